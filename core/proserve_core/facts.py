@@ -1,0 +1,71 @@
+"""Class facts on the wire from gateway to engine: flat keys in the OpenAI body's `vllm_xargs` (ARCHITECTURE, wire contracts).
+
+The gateway strips any key with `PREFIX` that a client sends and writes its own.
+"""
+
+from collections.abc import Mapping
+
+from proserve_core.objectives import DEFAULT_CLASS, ServiceObjectives, ServiceTerms
+
+PREFIX = "proserve_"
+CLASS = "proserve_class"
+WEIGHT = "proserve_weight"
+FIRST_GAIN = "proserve_first_gain"
+TOKEN_GAIN = "proserve_token_gain"
+TTFT_MS = "proserve_ttft_ms"
+TPOT_MS = "proserve_tpot_ms"
+AGE_MS = "proserve_age_ms"
+
+
+class FactsError(ValueError):
+    """A class fact is missing or is not a usable number; the message names the key."""
+
+
+def encode_facts(terms: ServiceTerms, age_s: float) -> dict[str, str | float]:
+    """Facts of a request that is `age_s` old when it is sent."""
+    return {
+        CLASS: terms.priority_class,
+        WEIGHT: terms.weight,
+        FIRST_GAIN: terms.first_token_gain,
+        TOKEN_GAIN: terms.output_token_gain,
+        TTFT_MS: terms.objectives.ttft_s * 1e3,
+        TPOT_MS: terms.objectives.tpot_s * 1e3,
+        AGE_MS: age_s * 1e3,
+    }
+
+
+def decode_facts(extra_args: Mapping[str, object] | None) -> tuple[ServiceTerms, float] | None:
+    """Terms and age in seconds; None for a request without class facts (the default class).
+
+    Raises:
+        FactsError: some facts are there but one is missing or not a positive number.
+    """
+    if not extra_args or CLASS not in extra_args:
+        return None
+    objectives = ServiceObjectives(
+        ttft_s=_number(extra_args, TTFT_MS) / 1e3, tpot_s=_number(extra_args, TPOT_MS) / 1e3
+    )
+    terms = ServiceTerms(
+        priority_class=str(extra_args[CLASS]),
+        weight=_number(extra_args, WEIGHT),
+        first_token_gain=_number(extra_args, FIRST_GAIN),
+        output_token_gain=_number(extra_args, TOKEN_GAIN),
+        objectives=objectives,
+    )
+    return terms, _number(extra_args, AGE_MS)
+
+
+def default_terms() -> ServiceTerms:
+    """Terms of a request without class facts."""
+    return DEFAULT_CLASS.terms()
+
+
+def _number(extra_args: Mapping[str, object], key: str) -> float:
+    value = extra_args.get(key)
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise FactsError(f"vllm_xargs.{key}: expected a number, got {value!r}") from None
+    if not 0 <= number < 1e12:
+        raise FactsError(f"vllm_xargs.{key}: expected a number from 0 to 1e12, got {value!r}")
+    return number

@@ -1,0 +1,6 @@
+"""Routing policies: which engine gets the next request."""
+
+from proserve_core.routing.protocol import RoutingPolicy
+from proserve_core.routing.state import Dispatched, EngineView, FleetView, RouteDecision, RoutingRequest
+
+__all__ = ["Dispatched", "EngineView", "FleetView", "RouteDecision", "RoutingPolicy", "RoutingRequest"]

@@ -1,0 +1,59 @@
+"""What a routing policy sees and returns."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from proserve_core.capacity import CapacitySnapshot
+from proserve_core.objectives import ServiceTerms
+
+
+class RoutingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that needs an engine. Times on the gateway's clock."""
+
+    id: str
+    arrival_s: float
+    terms: ServiceTerms
+    prompt_tokens: int
+    """Estimated from bytes unless the client sent token ids."""
+    expected_output_tokens: float
+
+
+class Dispatched(msgspec.Struct, kw_only=True):
+    """A request this gateway sent to an engine and that has not ended: dead reckoning between snapshots."""
+
+    request: RoutingRequest
+    sent_s: float
+    emitted_tokens: int = 0
+    in_snapshot: bool = False
+    """The engine's snapshot already counts it."""
+
+
+class EngineView(msgspec.Struct, kw_only=True):
+    """One engine as the gateway knows it. Policies only read it."""
+
+    name: str
+    snapshot: CapacitySnapshot | None
+    """None: the engine publishes no capacity (any OpenAI server); only own dispatches are known."""
+    snapshot_s: float
+    """When the snapshot was taken, on the gateway's clock (receipt minus its age)."""
+    dispatched: dict[str, Dispatched]
+    """Own requests in flight there, by request id."""
+
+
+class FleetView(msgspec.Struct, frozen=True, kw_only=True):
+    """Engines that may take the request: healthy, not draining, serving its model. Never empty."""
+
+    now_s: float
+    engines: Sequence[EngineView]
+
+
+class RouteDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the request goes and why."""
+
+    engine: str
+    reason: str
+    """One phrase a person can read, e.g. 'least load within candidates'."""
+    expected_ttft_s: float | None = None
+    expected_gain: float | None = None
+    candidates: tuple[str, ...] = ()
