@@ -1,4 +1,4 @@
-"""Class facts on the wire from gateway to engine: flat keys in the OpenAI body's `vllm_xargs` (ARCHITECTURE, wire contracts).
+"""Class facts on the wire from gateway to engine: flat keys in the OpenAI body's `vllm_xargs`.
 
 The gateway strips any key with `PREFIX` that a client sends and writes its own.
 """
@@ -42,9 +42,7 @@ def decode_facts(extra_args: Mapping[str, object] | None) -> tuple[ServiceTerms,
     """
     if not extra_args or CLASS not in extra_args:
         return None
-    objectives = ServiceObjectives(
-        ttft_s=_number(extra_args, TTFT_MS) / 1e3, tpot_s=_number(extra_args, TPOT_MS) / 1e3
-    )
+    objectives = ServiceObjectives(ttft_s=_number(extra_args, TTFT_MS) / 1e3, tpot_s=_number(extra_args, TPOT_MS) / 1e3)
     terms = ServiceTerms(
         priority_class=str(extra_args[CLASS]),
         weight=_number(extra_args, WEIGHT),
@@ -52,7 +50,7 @@ def decode_facts(extra_args: Mapping[str, object] | None) -> tuple[ServiceTerms,
         output_token_gain=_number(extra_args, TOKEN_GAIN),
         objectives=objectives,
     )
-    return terms, _number(extra_args, AGE_MS)
+    return terms, _number(extra_args, AGE_MS) / 1e3
 
 
 def default_terms() -> ServiceTerms:

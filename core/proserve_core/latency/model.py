@@ -73,9 +73,7 @@ class LatencyModel(msgspec.Struct, frozen=True, kw_only=True):
     def prefill_s(self, tokens: int, cached: int = 0) -> float:
         """Marginal cost of `tokens` prompt tokens after `cached` ones, beyond the knee, without the step constant."""
         return (
-            self.linear_token_s * tokens
-            + self.attention_s * (tokens * tokens + 2 * tokens * cached)
-            + self.sequence_s
+            self.linear_token_s * tokens + self.attention_s * (tokens * tokens + 2 * tokens * cached) + self.sequence_s
         )
 
     def decode_s(self, context: float) -> float:
@@ -85,7 +83,7 @@ class LatencyModel(msgspec.Struct, frozen=True, kw_only=True):
     def largest_chunk(self, *, budget_s: float, base: StepWork, cached: int, limit: int) -> int:
         """Most prompt tokens (0..limit) that can join `base` with the step still within `budget_s`.
 
-        Closed form: the chunk must fit the quadratic beyond the knee, or end below the knee where only attention counts.
+        Closed form: the chunk must fit both branches of the linear term, the floor and the line beyond the knee.
         """
         if limit <= 0:
             return 0

@@ -1,0 +1,1 @@
+"""The engine side of ProServe: vLLM plug-in, capacity server, emulator."""
