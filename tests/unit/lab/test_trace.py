@@ -1,0 +1,67 @@
+"""Reading and rescaling request traces."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from proserve_lab.trace import TraceError, TraceRow, read_trace, rescale
+
+HEADER = "arrival_s,prompt_tokens,output_tokens"
+
+
+def _file(tmp_path: Path, *lines: str) -> Path:
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_rows_are_read_in_order_and_cut_at_the_limit(tmp_path: Path) -> None:
+    path = _file(tmp_path, HEADER + ",client", "0.0,10,2,a", "1.5,20,3,b", "2,30,4,c")
+    assert read_trace(path, limit=2) == [
+        TraceRow(arrival_s=0.0, prompt_tokens=10, output_tokens=2),
+        TraceRow(arrival_s=1.5, prompt_tokens=20, output_tokens=3),
+    ]
+
+
+def test_compressed_traces_are_read_like_plain_ones(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv.gz"
+    path.write_bytes(gzip.compress(f"{HEADER}\n0,1,1\n".encode()))
+    assert len(read_trace(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["arrival_s,prompt_tokens", "0,1"], "missing column output_tokens"),
+        ([HEADER], "has no requests"),
+        ([HEADER, "0,x,1"], ":2: prompt_tokens: expected a number, got 'x'"),
+        ([HEADER, "0,1"], ":2: output_tokens: expected a number, got None"),
+        ([HEADER, "0,0,1"], ":2: prompt_tokens: expected a whole number from 1 on, got '0'"),
+        ([HEADER, "nan,1,1"], ":2: arrival_s: expected a finite number from 0 on"),
+        ([HEADER, "5,1,1", "4,1,1"], ":3: arrival_s 4 is before the row above"),
+    ],
+)
+def test_bad_traces_are_refused_with_the_line_and_the_value(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        read_trace(_file(tmp_path, *lines))
+
+
+def test_missing_and_damaged_files_are_trace_errors(tmp_path: Path) -> None:
+    damaged = tmp_path / "trace.csv.gz"
+    damaged.write_bytes(gzip.compress(b"x" * 1000)[:20])
+    for path in (tmp_path / "none.csv", damaged):
+        with pytest.raises(TraceError, match="cannot read the trace"):
+            read_trace(path)
+
+
+def test_rescaled_arrivals_keep_their_pattern_at_the_wanted_rate() -> None:
+    rows = [TraceRow(arrival_s=at, prompt_tokens=1, output_tokens=1) for at in (10.0, 11.0, 14.0)]
+    scaled = rescale(rows, rate=4.0)
+    assert [row.arrival_s for row in scaled] == pytest.approx([0.0, 0.125, 0.5])
+
+
+def test_the_shipped_slice_is_a_thousand_requests() -> None:
+    rows = read_trace(Path(__file__).parents[3] / "examples/traces/azure-conv-slice.csv")
+    assert len(rows) == 1000
+    assert rows[0].arrival_s == 0.0
