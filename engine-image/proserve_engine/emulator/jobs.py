@@ -21,7 +21,7 @@ SHORTEST_ANSWER, LONGEST_ANSWER = 16, 256
 """Range of answers whose length the client leaves open, tokens."""
 
 
-class Refusal(Exception):
+class JobError(Exception):
     """The request can't be served; answered as an OpenAI error."""
 
     def __init__(
@@ -99,13 +99,13 @@ def completion_job(data: bytes, *, model: str, max_model_length: int) -> Job:
     """What `POST /v1/completions` asks for.
 
     Raises:
-        Refusal: the body is malformed, asks for something the emulator can't do, or doesn't fit.
+        JobError: the body is malformed, asks for something the emulator can't do, or doesn't fit.
     """
     body = _decode(_completion_decoder, data)
     if body.best_of not in (None, 1):
-        raise Refusal(f"best_of: the emulated engine gives one answer, got {body.best_of}", param="best_of")
+        raise JobError(f"best_of: the emulated engine gives one answer, got {body.best_of}", param="best_of")
     if body.echo:
-        raise Refusal("echo: not supported by the emulated engine, leave it out", param="echo")
+        raise JobError("echo: not supported by the emulated engine, leave it out", param="echo")
     prompt_tokens, seed = _prompt(body.prompt)
     return _job(
         body, chat=False, model=model, limit=max_model_length, prompt_tokens=prompt_tokens, seed=seed,
@@ -117,13 +117,13 @@ def chat_job(data: bytes, *, model: str, max_model_length: int) -> Job:
     """What `POST /v1/chat/completions` asks for.
 
     Raises:
-        Refusal: the body is malformed, asks for something the emulator can't do, or doesn't fit.
+        JobError: the body is malformed, asks for something the emulator can't do, or doesn't fit.
     """
     body = _decode(_chat_decoder, data)
     if not body.messages:
-        raise Refusal("messages: expected at least one message", param="messages")
+        raise JobError("messages: expected at least one message", param="messages")
     if body.tools:
-        raise Refusal("tools: not supported by the emulated engine, leave them out", param="tools")
+        raise JobError("tools: not supported by the emulated engine, leave them out", param="tools")
     texts = [_text(index, message) for index, message in enumerate(body.messages)]
     prompt_tokens = sum(_text_tokens(text) + TOKENS_PER_MESSAGE for text in texts)
     max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
@@ -140,27 +140,27 @@ def _decode(decoder: "msgspec.json.Decoder[_BodyType]", data: bytes) -> _BodyTyp
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
-        raise Refusal(f"request body: {error}") from error
+        raise JobError(f"request body: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refusal(f"request body is not JSON: {error}") from error
+        raise JobError(f"request body is not JSON: {error}") from error
 
 
 def _job(
     body: _Body, *, chat: bool, model: str, limit: int, prompt_tokens: int, seed: int, max_tokens: int | None
 ) -> Job:
     if body.model != model:
-        raise Refusal(
+        raise JobError(
             f"model: {body.model!r} is not served here, the model is {model!r}",
             status=404, kind="not_found_error", param="model",
         )  # fmt: skip
     if body.n not in (None, 1):
-        raise Refusal(f"n: the emulated engine gives one answer per request, got {body.n}; send n = 1", param="n")
+        raise JobError(f"n: the emulated engine gives one answer per request, got {body.n}; send n = 1", param="n")
     if body.logprobs not in (None, False):
-        raise Refusal("logprobs: not supported by the emulated engine, leave them out", param="logprobs")
+        raise JobError("logprobs: not supported by the emulated engine, leave them out", param="logprobs")
     if max_tokens is not None and max_tokens < 1:
-        raise Refusal(f"max_tokens: expected at least 1, got {max_tokens}", param="max_tokens")
+        raise JobError(f"max_tokens: expected at least 1, got {max_tokens}", param="max_tokens")
     if prompt_tokens >= limit or prompt_tokens + (max_tokens or 0) > limit:
-        raise Refusal(
+        raise JobError(
             f"max_tokens: {prompt_tokens} prompt tokens and {max_tokens or 1} output tokens are more than the "
             f"maximum length of {limit} tokens",
             param="max_tokens",
@@ -174,7 +174,7 @@ def _job(
     try:
         facts = decode_facts(body.vllm_xargs)
     except FactsError as error:
-        raise Refusal(str(error), param="vllm_xargs") from error
+        raise JobError(str(error), param="vllm_xargs") from error
     terms, age_s = facts or (default_terms(), 0.0)
     options = body.stream_options or _StreamOptions()
     return Job(
@@ -198,7 +198,7 @@ def _prompt(prompt: str | list[int | str | list[int]]) -> tuple[int, int]:
     if isinstance(prompt, str):
         return _text_tokens(prompt), _seed(prompt.encode())
     if not prompt or not all(isinstance(token, int) for token in prompt):
-        raise Refusal("prompt: expected one text or one list of token ids per request", param="prompt")
+        raise JobError("prompt: expected one text or one list of token ids per request", param="prompt")
     return len(prompt), _seed(repr(prompt).encode())
 
 
@@ -206,7 +206,7 @@ def _text(index: int, message: _Message) -> str:
     if isinstance(message.content, list):
         for part in message.content:
             if part.type != "text":
-                raise Refusal(
+                raise JobError(
                     f"messages[{index}].content: the emulated engine reads text only, got {part.type!r}",
                     param="messages",
                 )

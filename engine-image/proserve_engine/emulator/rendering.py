@@ -9,27 +9,24 @@ import time
 
 import msgspec
 
-from proserve_engine.emulator.jobs import Job, Refusal
+from proserve_engine.emulator.jobs import Job, JobError
 
 DONE = b"data: [DONE]\n\n"
 
-_WORDS = (
-    "time year way day thing world life hand part child eye place work week case point company number group problem "
-    "fact night water room mother area money story month lot right study book word business issue side kind head house "
-    "service friend father power hour game line end member law car city name team minute idea body back parent face "
-    "level office door health person art war party result change morning reason research girl guy moment air teacher"
-).split()
+# Filler: two syllables make a word, a word is a token.
+_SYLLABLES = ("ba", "de", "fi", "ko", "lu", "me", "no", "ra")
+_WORDS = tuple(f" {first}{second}" for first in _SYLLABLES for second in _SYLLABLES)
 
 
 def words(job: Job, first: int, count: int) -> str:
-    """Text of the output tokens `first` .. `first + count - 1` (0-based); a token is a word."""
-    return "".join(f" {_WORDS[(job.seed + token * (token + 7)) % len(_WORDS)]}" for token in range(first, first + count))
+    """Text of the output tokens `first` .. `first + count - 1` (0-based)."""
+    return "".join(_WORDS[(job.seed + token * (token + 7)) % len(_WORDS)] for token in range(first, first + count))
 
 
-def error_body(refusal: Refusal) -> bytes:
+def error_body(error: JobError) -> bytes:
     """An OpenAI-shaped error."""
     return msgspec.json.encode(
-        {"error": {"message": refusal.message, "type": refusal.kind, "param": refusal.param, "code": refusal.status}}
+        {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.status}}
     )
 
 
@@ -101,9 +98,8 @@ class Rendering:
 
     def _usage(self, emitted: int) -> bytes:
         prompt = self._job.prompt_tokens
-        return (
-            f'{{"prompt_tokens": {prompt}, "completion_tokens": {emitted}, "total_tokens": {prompt + emitted}}}'.encode()
-        )
+        total = prompt + emitted
+        return f'{{"prompt_tokens": {prompt}, "completion_tokens": {emitted}, "total_tokens": {total}}}'.encode()
 
 
 def _object(job: Job) -> str:
