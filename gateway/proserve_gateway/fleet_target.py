@@ -1,0 +1,98 @@
+"""Where an engine is: what discovery knows (`EngineTarget`) and what the data path needs (`Endpoint`).
+
+Targets come from whoever starts or finds engines: the command line for local processes and for a pool's `endpoints`,
+later the Kubernetes watch.
+"""
+
+from urllib.parse import urlsplit
+
+import msgspec
+
+
+class TargetError(ValueError):
+    """A target's address cannot be used; the message names the target, the value and the fix."""
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Address of one engine's OpenAI server."""
+
+    name: str
+    host: str
+    port: int
+    base_path: str
+    """Path in front of `/v1`, without a slash at its end; mostly empty."""
+    tls: bool
+    api_key: str | None
+    has_capacity: bool
+    """The engine publishes capacity, so it is ours and understands class facts in `vllm_xargs`."""
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        scheme = "https" if self.tls else "http"
+        return f"Endpoint({self.name} {scheme}://{self.host}:{self.port}{self.base_path})"
+
+
+class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine as discovery reports it."""
+
+    name: str
+    """Unique in the fleet; appears in metrics and in the `x-proserve-engine` header."""
+    pool: str
+    base_url: str
+    """OpenAI server, with or without `/v1` at the end, e.g. `http://10.0.0.7:8000`."""
+    capacity_url: str | None = None
+    """Capacity server, e.g. `http://10.0.0.7:9400`; None: the engine has none (any OpenAI server)."""
+    api_key: str | None = None
+    """Key the engine asks from us."""
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"EngineTarget({self.name} pool={self.pool} {self.base_url} capacity={self.capacity_url})"
+
+    def endpoint(self, *, has_capacity: bool) -> Endpoint:
+        """Address of the OpenAI server.
+
+        Raises:
+            TargetError: `base_url` is not an http(s) address.
+        """
+        host, port, path, tls = _split(self.name, "base_url", self.base_url)
+        return Endpoint(
+            name=self.name,
+            host=host,
+            port=port,
+            base_path=path.removesuffix("/v1"),
+            tls=tls,
+            api_key=self.api_key,
+            has_capacity=has_capacity,
+        )
+
+    def capacity_endpoint(self) -> Endpoint | None:
+        """Address of the capacity server.
+
+        Raises:
+            TargetError: `capacity_url` is not an http(s) address.
+        """
+        if self.capacity_url is None:
+            return None
+        host, port, path, tls = _split(self.name, "capacity_url", self.capacity_url)
+        return Endpoint(
+            name=self.name,
+            host=host,
+            port=port,
+            base_path=path.removesuffix("/capacity"),
+            tls=tls,
+            api_key=None,
+            has_capacity=True,
+        )
+
+
+def _split(name: str, field: str, url: str) -> tuple[str, int, str, bool]:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+        raise TargetError(f"engine {name}: {field} {url!r} is not an address; write it like http://10.0.0.7:8000")
+    tls = parts.scheme == "https"
+    return parts.hostname, port or (443 if tls else 80), parts.path.rstrip("/"), tls
