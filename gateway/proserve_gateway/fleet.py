@@ -217,10 +217,10 @@ class Fleet:
         states = {name: str(e.health.state(now_s)) for name, e in self._engines.items() if e.target.pool == pool}
         known = ", ".join(f"{name} {state}" for name, state in states.items()) or "it has no engines"
         return ApiError(
-            503,
-            "no_engine_available",
-            "server_error",
-            f"no engine of pool {pool} can take requests now ({known}); try again",
+            status=503,
+            code="no_engine_available",
+            error_type="server_error",
+            message=f"no engine of pool {pool} can take requests now ({known}); try again",
             retry_after_s=RETRY_AFTER_S,
         )
 
