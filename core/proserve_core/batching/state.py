@@ -111,7 +111,8 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Residents that lose their blocks before the step, in the order in which they are taken."""
     predicted_s: float = 0.0
     order: tuple[str, ...] = ()
-    """All requests, most important first: decides the victim if the engine runs out of blocks unexpectedly."""
+    """Residents after the step's admissions and preemptions, most important first, those that pause at the end: decides
+    the victim if the engine runs out of blocks unexpectedly."""
     waits: Mapping[str, Reason] = msgspec.field(default_factory=dict)
     """Requests that were looked at and left out."""
     rest: Reason = Reason.BEHIND

@@ -1,0 +1,186 @@
+"""Fills one step: walks requests in a policy's order and takes them in while limits and time budget allow.
+
+Policies are an order, a time budget and `FillOptions`; everything about resources is here, so that no policy can plan
+more than the engine has. Each entry costs O(1): the step time is predicted from running sums.
+
+Rules that hold for every policy: at least one request runs whenever one can; a resident that does not run pauses (it
+keeps its blocks and its sequence slot); a victim comes from the tail of the order and never runs in the same step; a
+lack of sequence slots holds up waiting requests only.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from proserve_core.batching.state import BatchPlan, EngineState, PlanEntry, Reason, RequestState
+from proserve_core.latency import LatencyModel, StepWork
+
+
+class FillOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy wants from the filler. The defaults take what fits, as long as it fits."""
+
+    skip: bool = False
+    """Go on behind a request that does not fit, instead of ending the fill there."""
+    min_chunk: int = 1
+    """Smallest part of a prompt worth a step, tokens; the end of a prompt may be smaller."""
+    waiting_preempts: bool = True
+    """A waiting request may take blocks from residents behind it."""
+    whole_sequence: bool = False
+    """Admit only when all blocks of the request's present tokens are free (vLLM's `scheduler_reserve_full_isl`)."""
+    preempt_self: bool = False
+    """A resident for which nobody is left to preempt gives up its own blocks, as in vLLM, instead of pausing."""
+    admit_after_preemption: bool = True
+    """Admit waiting requests in a step that preempts."""
+
+
+def blocks_for(tokens: int, block_size: int) -> int:
+    """Blocks that hold `tokens` tokens."""
+    return -(-tokens // block_size)
+
+
+def first_chunk(latency: LatencyModel, min_chunk: int) -> int:
+    """Prompt tokens that a step takes even when its time budget is shorter than any useful step.
+
+    Up to the knee they cost nothing extra; without a knee the tokens should cost as much as the step's constant does.
+    """
+    constant_tokens = latency.constant_s / latency.linear_token_s if latency.linear_token_s > 0 else 0.0
+    knee_tokens = latency.knee_tokens
+    return max(min_chunk, math.ceil(constant_tokens), math.ceil(knee_tokens) if knee_tokens < math.inf else 0)
+
+
+def fill(
+    state: EngineState,
+    *,
+    order: Iterable[RequestState],
+    residents: Sequence[RequestState],
+    options: FillOptions,
+    budget_s: float = math.inf,
+) -> BatchPlan:
+    """Plan one step.
+
+    Args:
+        order: requests, most important first; read only as far as the fill gets, so it may be lazy. Each has at least
+            one pending token.
+        residents: the residents of `order`, in the same order; victims are taken from its end.
+        options: see `FillOptions`.
+        budget_s: predicted duration that the step must not exceed; the first entry runs even if it does.
+    """
+    limits, latency = state.limits, state.latency
+    block_size = limits.block_size
+    free = state.free_blocks
+    tokens_left = limits.max_step_tokens
+    slots = limits.max_sequences - len(residents)
+    timed = budget_s < math.inf
+    skip, min_chunk = options.skip, options.min_chunk
+    sums_s = latency.sums_s
+
+    # Sums over the entries so far: what the latency model needs.
+    new_tokens = attention = context = sequences = 0
+    entries: list[PlanEntry] = []
+    preempt: list[str] = []
+    paused: list[str] = []
+    waits: dict[str, Reason] = {}
+    rest = Reason.BEHIND
+    reached = 0  # residents the walk has come to
+    tail = len(residents)  # residents from here on are preempted
+
+    for request in order:
+        resident = request.resident
+        if resident:
+            if reached >= tail:
+                continue
+        elif slots <= 0:
+            if reached >= tail:
+                rest = Reason.SEQUENCES
+                break
+            waits[request.id] = Reason.SEQUENCES
+            continue
+        elif preempt and not options.admit_after_preemption:
+            rest = Reason.BLOCKS
+            break
+        if tokens_left <= 0:
+            rest = Reason.STEP_TOKENS
+            break
+        if resident:
+            reached += 1
+
+        computed = request.computed_tokens
+        emitted = request.emitted_tokens
+        pending = request.prompt_tokens + emitted - computed
+        decode = resident and pending == 1 and emitted > 0
+        chunk = pending if pending < tokens_left else tokens_left
+        reason: Reason | None = None
+        if timed and (entries or not decode):
+            if decode:
+                step_s = sums_s(new_tokens + 1, attention, context + computed, sequences + 1)
+            else:
+                added = chunk * (chunk + 2 * computed)
+                step_s = sums_s(new_tokens + chunk, attention + added, context, sequences + 1)
+            if step_s > budget_s:
+                reason = Reason.STEP_TIME
+                if not decode:
+                    sums = StepWork(
+                        new_tokens=new_tokens, attention=attention, decode_context=context, sequences=sequences
+                    )
+                    fitting = latency.largest_chunk(budget_s=budget_s, base=sums, cached=computed, limit=chunk)
+                    if not entries:
+                        fitting = max(fitting, min(chunk, first_chunk(latency, min_chunk)))
+                    if fitting >= min_chunk or fitting == chunk:
+                        chunk, reason = fitting, None
+        if chunk < min_chunk and chunk < pending and entries and reason is None:
+            reason = Reason.STEP_TOKENS
+
+        if reason is None:
+            held = request.blocks
+            whole = options.whole_sequence and not resident
+            need = -(-(computed + (pending if whole else chunk)) // block_size) - held
+            if need > free and (resident or options.waiting_preempts):
+                behind = sum(victim.blocks for victim in residents[reached:tail])
+                if options.preempt_self or need <= free + behind:
+                    while need > free and tail > reached:
+                        tail -= 1
+                        victim = residents[tail]
+                        preempt.append(victim.id)
+                        waits[victim.id] = Reason.PREEMPTED
+                        free += victim.blocks
+                        slots += 1
+                    if need > free and resident:
+                        tail -= 1
+                        preempt.append(request.id)
+                        waits[request.id] = Reason.PREEMPTED
+                        rest = Reason.BLOCKS
+                        break
+            if need > free:
+                reason = Reason.BLOCKS
+            elif need > 0:
+                free -= -(-(computed + chunk) // block_size) - held if whole else need
+
+        if reason is not None:
+            waits[request.id] = reason
+            if resident:
+                paused.append(request.id)
+            if entries and (not skip or sums_s(new_tokens + 1, attention, context, sequences + 1) > budget_s):
+                rest = Reason.STEP_TIME if reason is Reason.STEP_TIME else Reason.BEHIND
+                break
+            continue
+
+        entries.append(PlanEntry(request.id, chunk))
+        new_tokens += chunk
+        tokens_left -= chunk
+        sequences += 1
+        if decode:
+            context += computed
+        else:
+            attention += chunk * (chunk + 2 * computed)
+            if not resident:
+                slots -= 1
+
+    return BatchPlan(
+        entries=tuple(entries),
+        preempt=tuple(preempt),
+        predicted_s=sums_s(new_tokens, attention, context, sequences) if entries else 0.0,
+        order=(*[entry.id for entry in entries], *paused, *[request.id for request in residents[reached:tail]]),
+        waits=waits,
+        rest=rest,
+    )

@@ -1,0 +1,315 @@
+"""One engine as a pure state machine: what vLLM does with requests, blocks and steps, without a model and without time.
+
+Time is an argument, so the emulator drives a replica with the wall clock and the simulator with a virtual one:
+`begin_step(now)` plans and says how long the step takes, `complete_step(now)` hands out the tokens. Between the two,
+requests may be submitted and aborted. The plan is checked before it is applied: a policy that plans more than the
+engine has is an error, never a silent correction.
+
+Follows vLLM where it matters for timing: a chunk that ends the prompt emits the first token; a preempted request loses
+its blocks and is computed again, emitted tokens included; blocks are allocated per chunk. No prefix cache.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from proserve_core.batching.fill import blocks_for
+from proserve_core.batching.protocol import BatchingPolicy
+from proserve_core.batching.state import BatchPlan, EngineLimits, EngineState, RequestState
+from proserve_core.capacity import MAX_ROWS, CapacitySnapshot, ClassTotals, RequestRow
+from proserve_core.latency import LatencyModel
+from proserve_core.objectives import ServiceTerms
+
+
+class PlanError(RuntimeError):
+    """A policy planned what the engine cannot do: a bug in the policy."""
+
+
+class SubmitError(ValueError):
+    """A request that this engine can never serve."""
+
+
+class StartedStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that runs until `started_s + duration_s`."""
+
+    plan: BatchPlan
+    started_s: float
+    duration_s: float
+
+
+class Emission(msgspec.Struct, frozen=True, kw_only=True):
+    """One token of a request."""
+
+    id: str
+    token: int
+    """1-based index in the output."""
+    finished: bool
+
+
+class Replica:
+    """One engine under one policy."""
+
+    def __init__(
+        self,
+        *,
+        policy: BatchingPolicy,
+        policy_name: str,
+        limits: EngineLimits,
+        latency: LatencyModel,
+        model: str = "simulated",
+        engine_id: str = "replica",
+    ) -> None:
+        self.limits = limits
+        self.draining = False
+        """Published in the snapshot; whoever sends requests decides what follows from it."""
+        self.steps = 0
+        self.preemptions = 0
+        self._policy = policy
+        self._policy_name = policy_name
+        self._latency = latency
+        self._model = model
+        self._engine_id = engine_id
+        self._requests: dict[str, RequestState] = {}
+        self._output_tokens: dict[str, int] = {}
+        self._aborted: set[str] = set()
+        self._free_blocks = limits.blocks
+        self._step: StartedStep | None = None
+        self._changes = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step is running."""
+        return self._step is not None
+
+    @property
+    def pending(self) -> int:
+        """Requests in the engine."""
+        return len(self._requests)
+
+    @property
+    def free_blocks(self) -> int:
+        return self._free_blocks
+
+    def submit(
+        self, *, request_id: str, terms: ServiceTerms, arrival_s: float, prompt_tokens: int, output_tokens: int
+    ) -> None:
+        """Take a request. `output_tokens` is its true length, which the policy never sees.
+
+        Raises:
+            SubmitError: it has no tokens, is here already, or could not be held even by an empty engine.
+        """
+        if prompt_tokens < 1 or output_tokens < 1:
+            raise SubmitError(
+                f"request {request_id!r}: prompt_tokens {prompt_tokens} and output_tokens {output_tokens} "
+                "must be at least 1"
+            )
+        if request_id in self._requests:
+            raise SubmitError(f"request {request_id!r} is in the engine already: use another id")
+        blocks = blocks_for(prompt_tokens + output_tokens, self.limits.block_size)
+        if blocks > self.limits.blocks:
+            raise SubmitError(
+                f"request {request_id!r}: {prompt_tokens} prompt and {output_tokens} output tokens need {blocks} "
+                f"blocks and the engine has {self.limits.blocks}: shorten it or give the engine more KV blocks"
+            )
+        self._requests[request_id] = RequestState(
+            id=request_id, arrival_s=arrival_s, terms=terms, prompt_tokens=prompt_tokens
+        )
+        self._output_tokens[request_id] = output_tokens
+        self._changes += 1
+
+    def abort(self, request_id: str) -> bool:
+        """Drop a request; False when it is not here. Blocks of a request in the running step are free when it ends."""
+        if request_id not in self._requests or request_id in self._aborted:
+            return False
+        self._changes += 1
+        if self._step is not None and any(entry.id == request_id for entry in self._step.plan.entries):
+            self._aborted.add(request_id)
+        else:
+            self._remove(request_id)
+        return True
+
+    def begin_step(self, now_s: float) -> StartedStep | None:
+        """Plan and start a step; None when there is no request.
+
+        Raises:
+            PlanError: the plan breaks a limit, or leaves the engine idle although it has requests.
+            RuntimeError: a step is running.
+        """
+        if self._step is not None:
+            raise RuntimeError("a step is running: call complete_step first")
+        if not self._requests:
+            return None
+        plan = self._policy.plan(
+            EngineState(
+                now_s=now_s,
+                requests=list(self._requests.values()),
+                limits=self.limits,
+                free_blocks=self._free_blocks,
+                latency=self._latency,
+            )
+        )
+        duration_s, free_blocks = self._check(plan)
+        self._preempt(plan.preempt)
+        for entry in plan.entries:
+            request = self._requests[entry.id]
+            request.resident = True
+            request.blocks = max(
+                request.blocks, blocks_for(request.computed_tokens + entry.tokens, self.limits.block_size)
+            )
+        self._free_blocks = free_blocks
+        self.steps += 1
+        self._changes += 1
+        self._step = StartedStep(plan=plan, started_s=now_s, duration_s=duration_s)
+        return self._step
+
+    def complete_step(self, now_s: float) -> list[Emission]:
+        """End the running step: progress is made and tokens come out, in the plan's order.
+
+        Raises:
+            RuntimeError: no step is running.
+        """
+        if self._step is None:
+            raise RuntimeError("no step is running: call begin_step first")
+        emissions: list[Emission] = []
+        for entry in self._step.plan.entries:
+            if entry.id in self._aborted:
+                self._aborted.discard(entry.id)
+                self._remove(entry.id)
+                continue
+            request = self._requests[entry.id]
+            request.computed_tokens += entry.tokens
+            if request.computed_tokens < request.prompt_tokens + request.emitted_tokens:
+                continue
+            request.emitted_tokens += 1
+            if request.first_token_s is None:
+                request.first_token_s = now_s
+            finished = request.emitted_tokens == self._output_tokens[entry.id]
+            emissions.append(Emission(id=entry.id, token=request.emitted_tokens, finished=finished))
+            if finished:
+                self._remove(entry.id)
+        self._step = None
+        self._changes += 1
+        return emissions
+
+    def snapshot(self, now_s: float) -> CapacitySnapshot:
+        """What the engine publishes. During a step: its state when the step began, with the step's blocks taken."""
+        requests = [request for request in self._requests.values() if request.id not in self._aborted]
+        residents = [request for request in requests if request.resident]
+        waiting = [request for request in requests if not request.resident]
+        step = self._step
+        return CapacitySnapshot(
+            seq=self._changes,
+            engine_id=self._engine_id,
+            model=self._model,
+            policy=self._policy_name,
+            age_s=0.0,
+            block_size=self.limits.block_size,
+            blocks=self.limits.blocks,
+            free_blocks=self._free_blocks,
+            running=len(residents),
+            waiting=len(waiting),
+            max_sequences=self.limits.max_sequences,
+            max_step_tokens=self.limits.max_step_tokens,
+            step_age_s=now_s - step.started_s if step else None,
+            step_predicted_s=step.plan.predicted_s if step else None,
+            latency=self._latency,
+            preemptions=self.preemptions,
+            draining=self.draining,
+            classes=_class_totals(requests),
+            rows=tuple(_row(request, now_s) for request in (residents + waiting)[:MAX_ROWS]),
+            rows_truncated=len(requests) > MAX_ROWS,
+        )
+
+    def _check(self, plan: BatchPlan) -> tuple[float, int]:
+        """Duration of the planned step and free blocks after its allocations; raises PlanError."""
+        limits, requests = self.limits, self._requests
+        free = self._free_blocks
+        residents = sum(request.resident for request in requests.values())
+        for request_id in plan.preempt:
+            request = requests.get(request_id)
+            if request is None or not request.resident:
+                raise self._plan_error(f"preempts {request_id!r}, which is not resident")
+            free += request.blocks
+            residents -= 1
+        preempted = set(plan.preempt)
+        if len(preempted) < len(plan.preempt):
+            raise self._plan_error("preempts a request twice")
+        if not plan.entries:
+            raise self._plan_error(f"runs nothing although {len(requests)} requests are in the engine")
+        seen: set[str] = set()
+        new_tokens = attention = context = 0
+        for entry in plan.entries:
+            request = requests.get(entry.id)
+            if request is None or entry.id in seen or entry.id in preempted:
+                problem = "is unknown" if request is None else "is there twice" if entry.id in seen else "is preempted"
+                raise self._plan_error(f"runs {entry.id!r}, which {problem}")
+            seen.add(entry.id)
+            tokens, computed = entry.tokens, request.computed_tokens
+            if not 1 <= tokens <= request.pending_tokens:
+                raise self._plan_error(
+                    f"gives {entry.id!r} {tokens} tokens, it has {request.pending_tokens} to compute"
+                )
+            if request.is_decode:
+                context += computed
+            else:
+                attention += tokens * (tokens + 2 * computed)
+            residents += not request.resident
+            new_tokens += tokens
+            free -= max(0, blocks_for(computed + tokens, limits.block_size) - request.blocks)
+        if free < 0:
+            raise self._plan_error(f"needs {-free} blocks more than are free (limit blocks={limits.blocks})")
+        if residents > limits.max_sequences:
+            raise self._plan_error(f"makes {residents} requests resident (limit max_sequences={limits.max_sequences})")
+        if new_tokens > limits.max_step_tokens:
+            raise self._plan_error(f"has {new_tokens} tokens (limit max_step_tokens={limits.max_step_tokens})")
+        return self._latency.sums_s(new_tokens, attention, context, len(plan.entries)), free
+
+    def _plan_error(self, what: str) -> PlanError:
+        return PlanError(f"batching policy {self._policy_name!r}: the plan {what}")
+
+    def _preempt(self, request_ids: Sequence[str]) -> None:
+        for request_id in request_ids:
+            request = self._requests[request_id]
+            request.resident = False
+            request.blocks = 0
+            request.computed_tokens = 0
+            request.preemptions += 1
+        self.preemptions += len(request_ids)
+
+    def _remove(self, request_id: str) -> None:
+        self._free_blocks += self._requests.pop(request_id).blocks
+        del self._output_tokens[request_id]
+
+
+def _row(request: RequestState, now_s: float) -> RequestRow:
+    terms = request.terms
+    decoding = request.is_decode
+    return RequestRow(
+        id=request.id,
+        priority_class=terms.priority_class,
+        weight=terms.weight,
+        first_token_gain=terms.first_token_gain,
+        output_token_gain=terms.output_token_gain,
+        tpot_s=terms.objectives.tpot_s,
+        decoding=decoding,
+        resident=request.resident,
+        prefill_tokens=0 if decoding else request.pending_tokens,
+        context_tokens=request.computed_tokens,
+        emitted_tokens=request.emitted_tokens,
+        deadline_in_s=request.next_deadline_s() - now_s,
+    )
+
+
+def _class_totals(requests: Sequence[RequestState]) -> dict[str, ClassTotals]:
+    sums: dict[str, list[int]] = {}
+    for request in requests:
+        total = sums.setdefault(request.terms.priority_class, [0, 0, 0, 0])
+        total[1 if request.resident else 0] += 1
+        if request.is_decode:
+            total[3] += request.computed_tokens
+        else:
+            total[2] += request.pending_tokens
+    return {
+        name: ClassTotals(waiting=waiting, running=running, prefill_tokens=prefill, decode_context_tokens=context)
+        for name, (waiting, running, prefill, context) in sums.items()
+    }
