@@ -1,0 +1,122 @@
+"""The gateway's Prometheus metrics: every series is declared here, docs/metrics.md is generated from it.
+
+Label values come from the configuration (class, tenant, model, pool, engine) or from closed lists, never from
+clients; `Bounded` caps what is left. Base units; histogram buckets are part of the declaration.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+
+PREFIX = "proserve_gateway_"
+
+TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 60.0)
+TPOT_BUCKETS_S = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+
+MAX_LABEL_VALUES = 1000
+"""Of one label over the life of the process; reloaded configurations may bring new names for ever."""
+OTHER = "other"
+"""Label value of what does not come from the configuration, such as a model that nobody serves."""
+
+
+class MetricInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the metrics table."""
+
+    name: str
+    """As exposed, `_total` included."""
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+    buckets: tuple[float, ...] = ()
+
+
+class Bounded:
+    """Lets the first `limit` values of a label through and turns the rest into `other`."""
+
+    def __init__(self, limit: int = MAX_LABEL_VALUES) -> None:
+        self._limit = limit
+        self._seen: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        if value not in self._seen:
+            if len(self._seen) >= self._limit:
+                return OTHER
+            self._seen.add(value)
+        return value
+
+
+class GatewayMetrics:
+    """All series of one gateway, in a registry of its own."""
+
+    def __init__(self) -> None:
+        # The `_created` series double the output and nothing of ours reads them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.table: list[MetricInfo] = []
+        self.requests = self._counter(
+            "requests", ("class", "tenant", "model", "code"), "Requests that ended, by HTTP status (gRPC's too)."
+        )
+        self.in_flight = self._gauge("requests_in_flight", ("class", "tenant"), "Requests that have not ended.")
+        self.gain_earned = self._counter(
+            "gain_earned", ("class", "tenant"), "Service gain of tokens that passed before their deadline."
+        )
+        self.gain_lost = self._counter(
+            "gain_lost", ("class", "tenant", "cause"), "Service gain that was not earned, by cause."
+        )
+        self.slo_attained = self._counter(
+            "requests_slo_attained",
+            ("class", "tenant"),
+            "Finished requests whose time to first token and mean time per output token both met their targets.",
+        )
+        self.output_tokens = self._counter("output_tokens", ("class", "tenant", "model"), "Tokens sent to clients.")
+        self.prompt_tokens = self._counter(
+            "prompt_tokens", ("class", "tenant", "model"), "Prompt tokens, as the engines reported them."
+        )
+        self.ttft = self._histogram(
+            "time_to_first_token_seconds", ("class", "model"), "From arrival to the first token.", TTFT_BUCKETS_S
+        )
+        self.tpot = self._histogram(
+            "time_per_output_token_seconds",
+            ("class", "model"),
+            "Mean time between the tokens of a request, without the first; requests with two tokens or more.",
+            TPOT_BUCKETS_S,
+        )
+        self.decisions = self._counter("route_decisions", ("pool", "reason"), "Choices of an engine, by reason.")
+        self.polls = self._counter(
+            "engine_polls",
+            ("engine", "result"),
+            "Polls of engines: changed, unchanged (the long poll's wait ended), probed (no capacity there), missed.",
+        )
+
+    def declare(self, info: MetricInfo) -> None:
+        """Add a row to the table: for collectors that make their series when they are scraped."""
+        self.table.append(info)
+
+    def _counter(self, name: str, labels: Sequence[str], text: str) -> Counter:
+        self.declare(MetricInfo(name=f"{PREFIX}{name}_total", kind="counter", labels=tuple(labels), help=text))
+        return Counter(PREFIX + name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, labels: Sequence[str], text: str) -> Gauge:
+        self.declare(MetricInfo(name=PREFIX + name, kind="gauge", labels=tuple(labels), help=text))
+        return Gauge(PREFIX + name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, labels: Sequence[str], text: str, buckets: Sequence[float]) -> Histogram:
+        self.declare(
+            MetricInfo(name=PREFIX + name, kind="histogram", labels=tuple(labels), help=text, buckets=tuple(buckets))
+        )
+        return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
+
+    def render(self) -> bytes:
+        """Text exposition of all series."""
+        return generate_latest(self.registry)
+
+
+def table_markdown(rows: Iterable[MetricInfo]) -> str:
+    """The metrics as a Markdown table."""
+    lines = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for row in rows:
+        labels = ", ".join(f"`{label}`" for label in row.labels)
+        buckets = f" Buckets: {', '.join(f'{bound:g}' for bound in row.buckets)}." if row.buckets else ""
+        lines.append(f"| `{row.name}` | {row.kind} | {labels} | {row.help}{buckets} |")
+    return "\n".join(lines) + "\n"
