@@ -1,8 +1,8 @@
 """What a client is told when its request fails: one exception for both protocols.
 
-HTTP gets OpenAI's error object (`{"error": {"message", "type", "param", "code"}}`, conventions of its clients: they retry
-408, 409, 429 and 5xx on their own, so a request that can never work must not get one of these); gRPC gets the status
-code that belongs to the HTTP status.
+HTTP gets OpenAI's error object (`{"error": {"message", "type", "param", "code"}}`). Its clients retry 408, 409, 429 and
+5xx on their own, so a request that can never work must not get one of these. gRPC gets the status code that belongs to
+the HTTP status.
 """
 
 import math

@@ -149,8 +149,8 @@ class UpstreamClient:
                 exchange.stop(FailureKind.TIMEOUT, f"the request took longer than {limits.total_s:g} s")
         for idle in self._idle.values():
             for connection in [one for one in idle if now_s - one.idle_since_s > limits.keep_alive_s]:
-                connection.discard()
                 idle.remove(connection)
+                connection.discard()
         if self._active or any(self._idle.values()):
             self._arm()
 

@@ -140,13 +140,13 @@ class Exchange:
         while piece := await self.read():
             size += len(piece)
             if size > limit_bytes:
-                self.stop(FailureKind.PROTOCOL, f"the engine's answer is larger than {limit_bytes} bytes")
-                raise self.failure or AssertionError
+                self.abort()
+                raise UpstreamError(FailureKind.PROTOCOL, f"the engine's answer is larger than {limit_bytes} bytes")
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def abort(self) -> None:
-        """Give the answer up: closes the connection unless the answer is complete. The engine then aborts the request."""
+        """Give the answer up: closes the connection unless the answer is complete; the engine then aborts."""
         self.stop(FailureKind.STOPPED, "the gateway gave the exchange up")
 
     def stop(self, kind: FailureKind, message: str) -> None:
@@ -211,6 +211,9 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._head_bytes = 0
+        """Received before the head was complete: bounds a single header that never ends."""
+        self._header_bytes = 0
+        """Headers and trailers parsed so far."""
         self._framed = False
         self._informational = False
         self._unusable = False
@@ -220,7 +223,7 @@ class Connection(asyncio.Protocol):
         """Send a request on a connection that carries none."""
         if self._transport is None or self._exchange is not None:
             raise AssertionError("a connection carries one exchange at a time")
-        self._head_bytes = 0
+        self._head_bytes = self._header_bytes = 0
         self._framed = False
         exchange = self._exchange = Exchange(self, self._loop, self._loop.time() + self._limits.total_s)
         self._transport.write(request)
@@ -268,7 +271,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._fail(FailureKind.PROTOCOL, f"the engine's answer is not valid HTTP: {error}")
             return
-        if not exchange.head_complete and self._head_bytes > self._limits.head_bytes:
+        if self._header_bytes > self._limits.head_bytes or (
+            not exchange.head_complete and self._head_bytes > self._limits.head_bytes
+        ):
             self._fail(FailureKind.PROTOCOL, f"the engine's headers are larger than {self._limits.head_bytes} bytes")
             return
         if exchange.complete:
@@ -303,6 +308,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         exchange = self._exchange
+        self._header_bytes += len(name) + len(value) + 4
         if exchange is None or exchange.head_complete:
             return
         name = name.lower()
