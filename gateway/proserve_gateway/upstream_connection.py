@@ -274,6 +274,7 @@ class Connection(asyncio.Protocol):
         if self._header_bytes > self._limits.head_bytes or (
             not exchange.head_complete and self._head_bytes > self._limits.head_bytes
         ):
+            exchange.head_complete = False
             self._fail(FailureKind.PROTOCOL, f"the engine's headers are larger than {self._limits.head_bytes} bytes")
             return
         if exchange.complete:
