@@ -1,0 +1,1 @@
+"""The vLLM plug-in: ProServe's batching policies inside vLLM's own scheduler."""

@@ -1,0 +1,178 @@
+"""vLLM's requests in the planner's terms.
+
+One `RequestState` per request, kept for its whole life and brought up to date in place: per step only residents change,
+so the cost of a step does not grow with the queue.
+
+Not every request is the planner's business. vLLM keeps some in states of its own (waiting for a remote KV transfer, for
+a grammar, for the next part of a streamed input, for output that is still in flight). These are left out of the
+planner's view and vLLM treats them as it always does.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from proserve_core.batching import RequestState
+from proserve_core.facts import FactsError, decode_facts, default_terms
+
+RUNNABLE_STATUSES = frozenset({"WAITING", "PREEMPTED"})
+GRAMMAR_STATUS = "WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR"
+
+
+class Tracker:
+    """Keeps the `RequestState` of every request that the planner may schedule. Times are on `clock`.
+
+    Args:
+        block_size: tokens per block.
+        cached_prefix: looks up how many tokens of a request the prefix cache would give back.
+        bad_facts: told why a request's class facts are unusable; it then runs in the default class.
+    """
+
+    def __init__(
+        self,
+        *,
+        block_size: int,
+        cached_prefix: Callable[[Any], int],
+        bad_facts: Callable[[str, FactsError], None],
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.states: dict[str, RequestState] = {}
+        """By request id, in order of arrival at the engine."""
+        self.hidden: set[str] = set()
+        """Tracked requests that vLLM would not run in the coming step; refreshed by `refresh`."""
+        self.held_slots = 0
+        """Running requests that are not in the planner's view and keep a sequence slot; refreshed by `refresh`."""
+        self.with_facts = 0
+        """Tracked requests that carry class facts."""
+        self._block_size = block_size
+        self._cached_prefix = cached_prefix
+        self._bad_facts = bad_facts
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._classified: set[str] = set()
+        self._delicate: dict[str, Any] = {}
+        self._stale_prefixes: dict[str, Any] = {}
+
+    def add(self, request: Any) -> None:
+        """Take in a request that vLLM has queued. Streamed inputs stay vLLM's business."""
+        if request.resumable or request.request_id in self.states:
+            return
+        request_id: str = request.request_id
+        terms, age_s, classified = self._terms(request)
+        # vLLM stamps a request in its API process; until the engine takes it in, it waited for a step to end.
+        in_vllm_s = max(0.0, self._wall_clock() - request.arrival_time)
+        self.states[request_id] = RequestState(
+            id=request_id,
+            arrival_s=self._clock() - in_vllm_s - age_s,
+            terms=terms,
+            prompt_tokens=request.num_prompt_tokens,
+            computed_tokens=self._cached_prefix(request),
+        )
+        if classified:
+            self._classified.add(request_id)
+            self.with_facts += 1
+        if request.structured_output_request is not None:
+            self._delicate[request_id] = request
+        self._stale_prefixes[request_id] = request
+
+    def remove(self, request_id: str) -> None:
+        """Forget a finished request."""
+        if self.states.pop(request_id, None) is None:
+            return
+        if request_id in self._classified:
+            self._classified.remove(request_id)
+            self.with_facts -= 1
+        self.hidden.discard(request_id)
+        self._delicate.pop(request_id, None)
+        self._stale_prefixes.pop(request_id, None)
+
+    def preempted(self, request: Any) -> None:
+        """The request lost its blocks and waits again."""
+        state = self.states.get(request.request_id)
+        if state is None:
+            return
+        state.resident = False
+        state.preemptions += 1
+        state.blocks = 0
+        state.emitted_tokens = request.num_output_tokens
+        state.computed_tokens = self._cached_prefix(request)
+        self._delicate[request.request_id] = request
+        self._stale_prefixes[request.request_id] = request
+
+    def refresh(self, running: Iterable[Any], *, next_step: int) -> None:
+        """Bring residents up to date and find out whom vLLM would pass over in step `next_step`."""
+        states, block_size, hidden = self.states, self._block_size, self.hidden
+        hidden.clear()
+        held_slots = 0
+        for request in running:
+            state = states.get(request.request_id)
+            if state is None:
+                held_slots += 1
+                continue
+            computed = request.num_computed_tokens
+            in_flight = request.num_output_placeholders
+            emitted = request.num_output_tokens
+            if emitted and state.first_token_s is None:
+                state.first_token_s = self._clock()
+            state.resident = True
+            state.computed_tokens = computed
+            # Under asynchronous scheduling tokens in flight count as emitted: the next step makes the one after them.
+            state.emitted_tokens = emitted + in_flight
+            state.blocks = -(-computed // block_size)
+            if (
+                in_flight > 0 and computed + 2 - in_flight >= request.num_prompt_tokens + request.max_tokens
+            ) or next_step < request.next_decode_eligible_step:
+                hidden.add(request.request_id)
+                held_slots += 1
+        self.held_slots = held_slots
+        if self._delicate:
+            self._refresh_delicate()
+        if self._stale_prefixes:
+            self._refresh_one_prefix()
+
+    def visible(self) -> list[RequestState]:
+        """What the planner sees, in order of arrival at the engine."""
+        if not self.hidden:
+            return list(self.states.values())
+        return [state for state in self.states.values() if state.id not in self.hidden]
+
+    def _refresh_delicate(self) -> None:
+        for request_id, request in list(self._delicate.items()):
+            status = request.status.name
+            if status == "RUNNING":
+                del self._delicate[request_id]
+            elif not runnable(request):
+                self.hidden.add(request_id)
+
+    def _refresh_one_prefix(self) -> None:
+        """Look one waiting request's cached prefix up again, in turns: what others computed or evicted changes it."""
+        request_id, request = next(iter(self._stale_prefixes.items()))
+        del self._stale_prefixes[request_id]
+        state = self.states[request_id]
+        if not state.resident:
+            state.computed_tokens = self._cached_prefix(request)
+            self._stale_prefixes[request_id] = request
+
+    def _terms(self, request: Any) -> tuple[Any, float, bool]:
+        parameters = request.sampling_params
+        try:
+            facts = decode_facts(parameters.extra_args if parameters is not None else None)
+        except FactsError as error:
+            self._bad_facts(request.request_id, error)
+            facts = None
+        if facts is None:
+            return default_terms(), 0.0, False
+        return facts[0], facts[1], True
+
+
+def runnable(request: Any) -> bool:
+    """Whether vLLM would run this waiting request if it were first in the queue."""
+    status = request.status.name
+    if status == GRAMMAR_STATUS:
+        grammar = getattr(request.structured_output_request, "grammar", None)
+        return grammar is not None and not isinstance(grammar, Exception)
+    if status not in RUNNABLE_STATUSES:
+        return False
+    # Output of a preempted request that is still in flight is delivered before the request may run again.
+    return not (request.num_stale_output_tokens and not request.drop_stale_output)
