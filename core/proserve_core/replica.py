@@ -16,7 +16,8 @@ import msgspec
 from proserve_core.batching.fill import blocks_for
 from proserve_core.batching.protocol import BatchingPolicy
 from proserve_core.batching.state import BatchPlan, EngineLimits, EngineState, RequestState
-from proserve_core.capacity import MAX_ROWS, CapacitySnapshot, ClassTotals, RequestRow
+from proserve_core.capacity import MAX_ROWS, CapacitySnapshot
+from proserve_core.capacity_rows import class_totals, request_row
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceTerms
 
@@ -215,8 +216,8 @@ class Replica:
             latency=self._latency,
             preemptions=self.preemptions,
             draining=self.draining,
-            classes=_class_totals(requests),
-            rows=tuple(_row(request, now_s) for request in (residents + waiting)[:MAX_ROWS]),
+            classes=class_totals(requests),
+            rows=tuple(request_row(request, now_s) for request in (residents + waiting)[:MAX_ROWS]),
             rows_truncated=len(requests) > MAX_ROWS,
         )
 
@@ -279,37 +280,3 @@ class Replica:
     def _remove(self, request_id: str) -> None:
         self._free_blocks += self._requests.pop(request_id).blocks
         del self._output_tokens[request_id]
-
-
-def _row(request: RequestState, now_s: float) -> RequestRow:
-    terms = request.terms
-    decoding = request.is_decode
-    return RequestRow(
-        id=request.id,
-        priority_class=terms.priority_class,
-        weight=terms.weight,
-        first_token_gain=terms.first_token_gain,
-        output_token_gain=terms.output_token_gain,
-        tpot_s=terms.objectives.tpot_s,
-        decoding=decoding,
-        resident=request.resident,
-        prefill_tokens=0 if decoding else request.pending_tokens,
-        context_tokens=request.computed_tokens,
-        emitted_tokens=request.emitted_tokens,
-        deadline_in_s=request.next_deadline_s() - now_s,
-    )
-
-
-def _class_totals(requests: Sequence[RequestState]) -> dict[str, ClassTotals]:
-    sums: dict[str, list[int]] = {}
-    for request in requests:
-        total = sums.setdefault(request.terms.priority_class, [0, 0, 0, 0])
-        total[1 if request.resident else 0] += 1
-        if request.is_decode:
-            total[3] += request.computed_tokens
-        else:
-            total[2] += request.pending_tokens
-    return {
-        name: ClassTotals(waiting=waiting, running=running, prefill_tokens=prefill, decode_context_tokens=context)
-        for name, (waiting, running, prefill, context) in sums.items()
-    }
