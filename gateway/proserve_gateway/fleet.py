@@ -119,11 +119,11 @@ class Fleet:
     def __init__(
         self,
         *,
-        make_router: Callable[[], RoutingPolicy],
+        make_router: Callable[[str], RoutingPolicy],
         clock: Callable[[], float],
         on_decision: Callable[[str, str], None] | None = None,
     ) -> None:
-        """`on_decision(pool, reason)` is told each choice."""
+        """`make_router(pool)` gives the policy of a pool, `on_decision(pool, reason)` is told each choice."""
         self._make_router = make_router
         self._clock = clock
         self._on_decision = on_decision
@@ -152,7 +152,7 @@ class Fleet:
             pool = engine.target.pool
             if pool not in groups:
                 known_group = self._groups.get(pool)
-                groups[pool] = _Group(self._make_router() if known_group is None else known_group.router)
+                groups[pool] = _Group(self._make_router(pool) if known_group is None else known_group.router)
             groups[pool].engines[name] = engine
         self._engines, self._groups = engines, groups
         for listener in self._listeners:

@@ -64,7 +64,9 @@ class Bench:
         self.clock = Clock()
         self.decisions: list[tuple[str, str]] = []
         self.fleet = Fleet(
-            make_router=FirstEngine, clock=self.clock, on_decision=lambda pool, why: self.decisions.append((pool, why))
+            make_router=lambda _: FirstEngine(),
+            clock=self.clock,
+            on_decision=lambda pool, why: self.decisions.append((pool, why)),
         )
         self.fleet.set_targets([target("a"), target("b", port=8001)])
         self.a, self.b = self.fleet.engines
@@ -90,7 +92,7 @@ def bench() -> Bench:
 
 
 def test_engine_that_never_answered_gets_nothing() -> None:
-    fleet = Fleet(make_router=FirstEngine, clock=Clock())
+    fleet = Fleet(make_router=lambda _: FirstEngine(), clock=Clock())
     fleet.set_targets([target("a")])
     with pytest.raises(ApiError) as caught:
         fleet.choose("chat", request())
@@ -100,7 +102,7 @@ def test_engine_that_never_answered_gets_nothing() -> None:
 
 
 def test_unknown_pool_is_told_apart_from_busy_engines() -> None:
-    fleet = Fleet(make_router=FirstEngine, clock=Clock())
+    fleet = Fleet(make_router=lambda _: FirstEngine(), clock=Clock())
     with pytest.raises(ApiError, match="it has no engines"):
         fleet.choose("chat", request())
 
@@ -206,7 +208,7 @@ def test_restarted_engine_knows_none_of_the_old_requests(bench: Bench) -> None:
 
 
 def test_engine_without_capacity_is_usable_and_known_by_its_dispatches() -> None:
-    fleet = Fleet(make_router=FirstEngine, clock=Clock())
+    fleet = Fleet(make_router=lambda _: FirstEngine(), clock=Clock())
     fleet.set_targets([EngineTarget(name="plain", pool="chat", base_url="https://models.example.com/openai/v1")])
     (engine,) = fleet.engines
     fleet.probe_answered(engine)

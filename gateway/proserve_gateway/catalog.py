@@ -1,0 +1,139 @@
+"""What the gateway may do for whom: classes, tenants with their keys, and the pool of each model.
+
+Immutable: a new configuration makes a new catalog, requests in flight keep the terms they were given.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from proserve_core.objectives import PriorityClass, ServiceTerms, Tenant
+from proserve_gateway.auth import KeyRing, bearer_key
+from proserve_gateway.catalog_terms import asked_class, asked_objectives
+from proserve_gateway.errors import ApiError
+
+
+def qualified_name(namespace: str, name: str) -> str:
+    """Short unambiguous name of a namespaced resource: metrics, routing and messages use it."""
+    return name if namespace == "default" else f"{namespace}/{name}"
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """The engines of one model; `Fleet` and `EngineTarget.pool` know them by `name`."""
+
+    name: str
+    """`qualified_name` of the EnginePool."""
+    model: str
+    routing_policy: str
+
+
+class TenantGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """Who sent the request and what it may ask for."""
+
+    tenant: Tenant
+    name: str
+    """`qualified_name` of the tenant."""
+    default_class: PriorityClass
+    max_class: PriorityClass
+    terms: ServiceTerms
+    """Of a request that asks for nothing else."""
+
+
+class Catalog:
+    """One configuration, ready for look-ups per request."""
+
+    def __init__(
+        self,
+        *,
+        priority_classes: Iterable[PriorityClass],
+        tenants: Iterable[Tenant],
+        pools: Iterable[Pool],
+        secrets: Mapping[tuple[str, str], Mapping[str, bytes]],
+    ) -> None:
+        """`secrets` are entries by namespace and name of the Secret.
+
+        Raises:
+            ValueError: two tenants have the same key.
+            KeyError: a tenant names a class or a Secret entry that is not there (validated resources have them).
+        """
+        self.priority_classes = {each.name: each for each in priority_classes}
+        self.pools = {pool.model: pool for pool in pools}
+        self._grants: dict[str, TenantGrant] = {}
+        self._anonymous: TenantGrant | None = None
+        keys: list[tuple[bytes, str]] = []
+        for tenant in tenants:
+            grant = self._grant(tenant)
+            self._grants[grant.name] = grant
+            if tenant.anonymous:
+                self._anonymous = grant
+            keys += [(secrets[tenant.namespace, ref.name][ref.key], grant.name) for ref in tenant.api_keys]
+        self._keys = KeyRing(keys)
+
+    def _grant(self, tenant: Tenant) -> TenantGrant:
+        default = self.priority_classes[tenant.priority_class]
+        return TenantGrant(
+            tenant=tenant,
+            name=qualified_name(tenant.namespace, tenant.name),
+            default_class=default,
+            max_class=self.priority_classes[tenant.max_priority_class or tenant.priority_class],
+            terms=default.terms(),
+        )
+
+    def authenticate(self, authorization: bytes | None) -> TenantGrant:
+        """The tenant of an `Authorization` header. A wrong key never becomes the anonymous tenant.
+
+        Raises:
+            ApiError: 401 for no key (unless a tenant is anonymous), a key that nobody has, or another scheme.
+        """
+        if authorization is None:
+            if self._anonymous is None:
+                raise _unauthenticated("no API key was sent; send the header 'Authorization: Bearer KEY'")
+            return self._anonymous
+        key = bearer_key(authorization)
+        if key is None:
+            raise _unauthenticated("the Authorization header is not a bearer token; send 'Authorization: Bearer KEY'")
+        owner = self._keys.owner(key)
+        if owner is None:
+            raise _unauthenticated("the API key is not known; check it, or ask whoever runs this gateway for one")
+        return self._grants[owner]
+
+    def classify(self, grant: TenantGrant, headers: Mapping[str, str]) -> ServiceTerms:
+        """Terms of a request from its control headers (`catalog_terms.CONTROL_HEADERS`, lower case).
+
+        Raises:
+            ApiError: 400 for a value that makes no sense, 403 for a class above the tenant's maximum.
+        """
+        if not headers:
+            return grant.terms
+        chosen = asked_class(headers, self.priority_classes, grant.max_class) or grant.default_class
+        return chosen.terms(asked_objectives(headers, chosen.objectives))
+
+    def pool(self, model: str, grant: TenantGrant) -> Pool:
+        """The pool that serves the model.
+
+        Raises:
+            ApiError: 404 for a model that nobody serves or that the tenant may not use; told apart for nobody.
+        """
+        pool = self.pools.get(model)
+        if pool is None or not _may_use(grant, model):
+            raise ApiError(
+                status=404,
+                code="model_not_found",
+                error_type="invalid_request_error",
+                message=f"the model {model[:120]!r} does not exist or you have no access to it; "
+                f"you can use: {', '.join(self.models(grant)) or 'none'}",
+                param="model",
+            )
+        return pool
+
+    def models(self, grant: TenantGrant) -> list[str]:
+        """Models that the tenant may use, by name."""
+        return sorted(model for model in self.pools if _may_use(grant, model))
+
+
+def _may_use(grant: TenantGrant, model: str) -> bool:
+    return not grant.tenant.models or model in grant.tenant.models
+
+
+def _unauthenticated(message: str) -> ApiError:
+    return ApiError(status=401, code="invalid_api_key", error_type="authentication_error", message=message)
