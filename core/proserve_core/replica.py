@@ -61,8 +61,7 @@ class Replica:
         engine_id: str = "replica",
     ) -> None:
         self.limits = limits
-        self.draining = False
-        """Published in the snapshot; whoever sends requests decides what follows from it."""
+        self._draining = False
         self.steps = 0
         self.preemptions = 0
         self._policy = policy
@@ -128,6 +127,11 @@ class Replica:
         else:
             self._remove(request_id)
         return True
+
+    def drain(self) -> None:
+        """Publish that no new requests are wanted; whoever sends requests decides what follows from it."""
+        self._draining = True
+        self._changes += 1
 
     def begin_step(self, now_s: float) -> StartedStep | None:
         """Plan and start a step; None when there is no request.
@@ -215,7 +219,7 @@ class Replica:
             step_predicted_s=step.plan.predicted_s if step else None,
             latency=self._latency,
             preemptions=self.preemptions,
-            draining=self.draining,
+            draining=self._draining,
             classes=class_totals(requests),
             rows=tuple(request_row(request, now_s) for request in (residents + waiting)[:MAX_ROWS]),
             rows_truncated=len(requests) > MAX_ROWS,

@@ -211,8 +211,10 @@ def test_snapshot_tells_stage_work_left_and_deadlines_relative_to_now() -> None:
     replica.begin_step(2.0)
     replica.complete_step(2.5)
     replica.begin_step(2.5)
-    replica.draining = True
+    seq = replica.snapshot(2.51).seq
+    replica.drain()
     snapshot = replica.snapshot(2.51)
+    assert snapshot.seq > seq
     assert decode_snapshot(encode_snapshot(snapshot)) == snapshot
     assert (snapshot.running, snapshot.waiting, snapshot.draining) == (2, 0, True)
     assert snapshot.step_age_s == pytest.approx(0.01)
