@@ -1,0 +1,138 @@
+"""Runs one emulated engine as a process: builds the replica from a calibration and serves it with uvicorn."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+
+import msgspec
+import uvicorn
+
+from proserve_core.batching.registry import make_policy
+from proserve_core.batching.state import EngineLimits
+from proserve_core.latency import LatencyModel
+from proserve_core.latency.calibrations import Calibration, load_calibration
+from proserve_core.replica import Replica
+from proserve_engine.emulator.app import EmulatorApp
+from proserve_engine.emulator.clockwork import Clockwork
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE_S = 1
+"""Seconds that open streams get when the engine is told to stop; then they end without an end mark."""
+KEEP_ALIVE_S = 75
+"""Longer than gateways keep idle connections, so that it is they who close them."""
+
+
+class EmulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What to emulate and where to serve it."""
+
+    calibration: str
+    policy: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    model: str | None = None
+    """Name to serve; None: the calibration's model."""
+    kv_blocks: int | None = None
+    """KV blocks of the engine; None: as calibrated."""
+    max_sequences: int | None = None
+    """Requests that are resident at a time; None: as calibrated."""
+    speed: float = 1.0
+    """How many times as fast as calibrated. Deadlines stay as they are: it is a faster engine, not a faster clock."""
+
+
+def build_replica(options: EmulatorOptions) -> Replica:
+    """The engine that the options describe.
+
+    Raises:
+        KeyError: there is no such calibration.
+        PolicyError: there is no such policy.
+        ValueError: a number is out of range.
+    """
+    if options.speed <= 0:
+        raise ValueError(f"speed: expected a number above 0, got {options.speed:g}")
+    for name, value in (("kv-blocks", options.kv_blocks), ("max-sequences", options.max_sequences)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    calibration = load_calibration(options.calibration)
+    return Replica(
+        policy=make_policy(options.policy),
+        policy_name=options.policy,
+        limits=EngineLimits(
+            block_size=calibration.block_size,
+            blocks=options.kv_blocks or calibration.blocks,
+            max_sequences=options.max_sequences or calibration.max_sequences,
+            max_step_tokens=calibration.max_step_tokens,
+        ),
+        latency=faster(calibration.latency, options.speed),
+        model=served_model(options, calibration),
+        engine_id=uuid.uuid4().hex,
+    )
+
+
+def served_model(options: EmulatorOptions, calibration: Calibration) -> str:
+    """The name clients ask for."""
+    return options.model or calibration.model
+
+
+def faster(latency: LatencyModel, speed: float) -> LatencyModel:
+    """The latency model of an engine `speed` times as fast."""
+    return LatencyModel(**{name: value / speed for name, value in msgspec.structs.asdict(latency).items()})
+
+
+def run_emulator(options: EmulatorOptions) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code.
+
+    Raises:
+        KeyError, PolicyError, ValueError: as `build_replica`.
+        OSError: the port can't be had.
+    """
+    replica = build_replica(options)
+    model = served_model(options, load_calibration(options.calibration))
+    listener = socket.create_server((options.host, options.port), backlog=2048)
+    clockwork = Clockwork(replica, time.monotonic)
+    config = uvicorn.Config(
+        EmulatorApp(clockwork, model=model),
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level=logging.WARNING,
+        timeout_graceful_shutdown=STOP_GRACE_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )
+    host, port = listener.getsockname()[:2]
+    logger.info("%s under %s as %s on http://%s:%d", options.calibration, options.policy, model, host, port)
+    with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        return runner.run(_serve(clockwork, _Server(config), listener))
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to us: uvicorn raises them again when it is done, which would hide the exit code."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(clockwork: Clockwork, server: uvicorn.Server, listener: socket.socket) -> int:
+    def stop() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    engine = asyncio.ensure_future(clockwork.run())
+    serving = asyncio.ensure_future(server.serve([listener]))
+    await asyncio.wait({engine, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if not engine.done():
+        engine.cancel()
+        serving.result()
+        return 0
+    # Only an error ends the engine; without it every stream would hang.
+    logger.critical("the emulated engine stopped", exc_info=engine.exception())
+    stop()
+    await serving
+    return 1
