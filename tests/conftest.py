@@ -16,12 +16,18 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+PROCESS_TIMEOUT_S = 300
+"""An engine start alone takes a minute on a busy machine."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What lies in tests/engine needs the engine, what lies in tests/e2e starts processes."""
+    """Mark what lies in tests/engine and tests/e2e, and give it the time that starting processes takes."""
     for item in items:
         for folder in ("engine", "e2e"):
             if (ROOT / "tests" / folder) in item.path.parents:
                 item.add_marker(folder)
+                if item.get_closest_marker("timeout") is None:
+                    item.add_marker(pytest.mark.timeout(PROCESS_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

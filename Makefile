@@ -1,0 +1,77 @@
+# Each target makes the environment it needs and reuses it; see docs/development.md.
+PYTHON ?= python3
+ENGINE ?= vllm
+PYTEST_ARGS ?=
+
+ENVIRONMENTS := $(PYTHON) scripts/environments.py
+BIN := .venv/bin
+export PROSERVE_ENGINE_PYTHON ?= $(CURDIR)/.venv-engine/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help python .venv engine demo test test-fast test-engine coverage lint format lock bench clean
+
+help:
+	@echo "make demo        two engines behind the gateway, fcfs against slide-batching (ENGINE=emulated: without vLLM)"
+	@echo "make test        all tests, the ones on real vLLM included"
+	@echo "make test-fast   unit and conformance tests"
+	@echo "make test-engine tests on real vLLM only"
+	@echo "make coverage    unit and conformance tests with a coverage report"
+	@echo "make lint        ruff, mypy, import-linter        make format   apply ruff's fixes"
+	@echo "make bench       benchmarks, each next to its target"
+	@echo "make engine      only the environment with vLLM   make lock     pin dependencies anew"
+	@echo "make clean       remove what these targets made in the clone"
+
+python:
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "proserve needs Python 3.11 or newer with venv and pip: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+
+.venv: python
+	@$(ENVIRONMENTS) dev
+
+engine: python
+	@$(ENVIRONMENTS) engine
+
+# Status 69: the engine cannot be installed here, the reason is already printed.
+demo: .venv
+	@engine=$(ENGINE); \
+	if [ "$$engine" = vllm ]; then \
+	  $(ENVIRONMENTS) engine || { status=$$?; [ $$status = 69 ] || exit $$status; \
+	    echo "the demo runs on the emulator instead" >&2; engine=emulated; }; \
+	fi; \
+	$(BIN)/proserve demo --engine $$engine
+
+# The engine environment has all that the other tests need, so that one run covers everything.
+test: .venv
+	@python=$(PROSERVE_ENGINE_PYTHON); \
+	$(ENVIRONMENTS) engine || { status=$$?; [ $$status = 69 ] && [ -z "$$PROSERVE_REQUIRE_ENGINE" ] || exit $$status; \
+	  echo "tests that need the engine will be skipped" >&2; python=$(BIN)/python; }; \
+	$$python -m pytest $(PYTEST_ARGS)
+
+test-fast: .venv
+	@$(BIN)/python -m pytest tests/unit tests/conformance $(PYTEST_ARGS)
+
+test-engine: engine
+	@PROSERVE_REQUIRE_ENGINE=1 $(PROSERVE_ENGINE_PYTHON) -m pytest tests/engine $(PYTEST_ARGS)
+
+coverage: .venv
+	@$(BIN)/python -m pytest tests/unit tests/conformance --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: .venv
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: python
+	@$(ENVIRONMENTS) lock
+
+bench: .venv
+	@$(BIN)/proserve bench
+
+clean:
+	rm -rf .venv .venv-engine .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .demo dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
