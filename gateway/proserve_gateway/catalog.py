@@ -3,13 +3,14 @@
 Immutable: a new configuration makes a new catalog, requests in flight keep the terms they were given.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from proserve_core.objectives import PriorityClass, ServiceTerms, Tenant
+from proserve_core.resources import Resources
 from proserve_gateway.auth import KeyRing, bearer_key
-from proserve_gateway.catalog_terms import asked_class, asked_objectives
+from proserve_gateway.catalog_terms import asked_terms
 from proserve_gateway.errors import ApiError
 
 
@@ -42,42 +43,36 @@ class TenantGrant(msgspec.Struct, frozen=True, kw_only=True):
 class Catalog:
     """One configuration, ready for look-ups per request."""
 
-    def __init__(
-        self,
-        *,
-        priority_classes: Iterable[PriorityClass],
-        tenants: Iterable[Tenant],
-        pools: Iterable[Pool],
-        secrets: Mapping[tuple[str, str], Mapping[str, bytes]],
-    ) -> None:
-        """`secrets` are entries by namespace and name of the Secret.
+    def __init__(self, *, resources: Resources, keys: KeyRing) -> None:
+        self._resources = resources
+        self._keys = keys
+        self._grants = {_tenant_name(tenant): _grant(resources, tenant) for tenant in resources.tenants}
+        self._anonymous = next((grant for grant in self._grants.values() if grant.tenant.anonymous), None)
+        self.priority_classes: Mapping[str, PriorityClass] = {each.name: each for each in resources.priority_classes}
+        self.pools: Mapping[str, Pool] = {
+            pool.model.name: Pool(
+                name=qualified_name(pool.namespace, pool.name),
+                model=pool.model.name,
+                routing_policy=pool.routing_policy,
+            )
+            for pool in resources.engine_pools
+        }
+        """By model."""
+
+    @classmethod
+    def from_resources(cls, resources: Resources) -> "Catalog":
+        """The catalog of a validated configuration.
 
         Raises:
             ValueError: two tenants have the same key.
-            KeyError: a tenant names a class or a Secret entry that is not there (validated resources have them).
         """
-        self.priority_classes = {each.name: each for each in priority_classes}
-        self.pools = {pool.model: pool for pool in pools}
-        self._grants: dict[str, TenantGrant] = {}
-        self._anonymous: TenantGrant | None = None
-        keys: list[tuple[bytes, str]] = []
-        for tenant in tenants:
-            grant = self._grant(tenant)
-            self._grants[grant.name] = grant
-            if tenant.anonymous:
-                self._anonymous = grant
-            keys += [(secrets[tenant.namespace, ref.name][ref.key], grant.name) for ref in tenant.api_keys]
-        self._keys = KeyRing(keys)
-
-    def _grant(self, tenant: Tenant) -> TenantGrant:
-        default = self.priority_classes[tenant.priority_class]
-        return TenantGrant(
-            tenant=tenant,
-            name=qualified_name(tenant.namespace, tenant.name),
-            default_class=default,
-            max_class=self.priority_classes[tenant.max_priority_class or tenant.priority_class],
-            terms=default.terms(),
+        keys = KeyRing(
+            (key.encode("ascii"), _tenant_name(tenant))
+            for tenant in resources.tenants
+            for key in resources.api_keys(tenant)
         )
+        # What stays in memory for the life of the catalog holds no key.
+        return cls(resources=msgspec.structs.replace(resources, secrets=()), keys=keys)
 
     def authenticate(self, authorization: bytes | None) -> TenantGrant:
         """The tenant of an `Authorization` header. A wrong key never becomes the anonymous tenant.
@@ -101,12 +96,9 @@ class Catalog:
         """Terms of a request from its control headers (`catalog_terms.CONTROL_HEADERS`, lower case).
 
         Raises:
-            ApiError: 400 for a value that makes no sense, 403 for a class above the tenant's maximum.
+            ApiError: 400 for a value that makes no sense; the message names the header.
         """
-        if not headers:
-            return grant.terms
-        chosen = asked_class(headers, self.priority_classes, grant.max_class) or grant.default_class
-        return chosen.terms(asked_objectives(headers, chosen.objectives))
+        return asked_terms(self._resources, grant.tenant, headers) if headers else grant.terms
 
     def pool(self, model: str, grant: TenantGrant) -> Pool:
         """The pool that serves the model.
@@ -129,6 +121,21 @@ class Catalog:
     def models(self, grant: TenantGrant) -> list[str]:
         """Models that the tenant may use, by name."""
         return sorted(model for model in self.pools if _may_use(grant, model))
+
+
+def _tenant_name(tenant: Tenant) -> str:
+    return qualified_name(tenant.namespace, tenant.name)
+
+
+def _grant(resources: Resources, tenant: Tenant) -> TenantGrant:
+    default = resources.priority_class(tenant.priority_class)
+    return TenantGrant(
+        tenant=tenant,
+        name=_tenant_name(tenant),
+        default_class=default,
+        max_class=resources.priority_class(tenant.max_priority_class or tenant.priority_class),
+        terms=default.terms(),
+    )
 
 
 def _may_use(grant: TenantGrant, model: str) -> bool:

@@ -1,15 +1,16 @@
-"""Which class and targets one request gets: its tenant's, unless optional headers ask for less.
+"""Reads the optional headers by which a request asks for another class or other targets than its tenant's own.
 
-Priority can't be forged: a request may pick any class up to its tenant's maximum and may loosen its targets. A class
-above the maximum is refused, so that nobody believes to have it; a target tighter than the class's is raised to the
-class's, because it is a wish for less waiting and not an error. llm-d's names are accepted as aliases.
+What may be asked for is decided in `proserve_core.resources`: any class up to the tenant's maximum, later deadlines
+but no earlier ones; whoever asks for more gets the most that is allowed, and the reply's `x-proserve-class` says so.
+llm-d's names are accepted as aliases.
 """
 
 import math
 from collections.abc import Mapping
 
-from proserve_core.objectives import PriorityClass, ServiceObjectives
-from proserve_gateway.errors import ApiError, invalid_request
+from proserve_core.objectives import ServiceTerms, Tenant
+from proserve_core.resources import Resources, UnknownClassError, allowed_class, allowed_objectives
+from proserve_gateway.errors import invalid_request
 
 CLASS_HEADERS = ("x-proserve-class", "x-llm-d-inference-objective")
 TTFT_HEADERS = ("x-proserve-ttft-ms", "x-llm-d-slo-ttft-ms")
@@ -20,47 +21,24 @@ CONTROL_HEADERS = frozenset((*CLASS_HEADERS, *TTFT_HEADERS, *TPOT_HEADERS))
 LONGEST_TARGET_MS = 1e9
 
 
-def asked_class(
-    headers: Mapping[str, str], classes: Mapping[str, PriorityClass], largest: PriorityClass
-) -> PriorityClass | None:
-    """The class that the request names; None if it names none.
+def asked_terms(resources: Resources, tenant: Tenant, headers: Mapping[str, str]) -> ServiceTerms:
+    """Terms of a request of `tenant` with these headers.
 
     Raises:
-        ApiError: 400 for an unknown class, 403 for one above `largest`.
+        ApiError: 400 for a class that does not exist or a target that is not a positive number of milliseconds.
     """
     header, name = _first(headers, CLASS_HEADERS)
-    if header is None:
-        return None
-    asked = classes.get(name)
-    if asked is None:
-        raise invalid_request(
-            f"{header}: there is no class {name[:60]!r}; known are {', '.join(sorted(classes))}", param=header
+    try:
+        chosen = allowed_class(resources, tenant, None if header is None else name).priority_class
+    except UnknownClassError as error:
+        raise invalid_request(f"{header}: {error}", param=header) from error
+    ttft_ms, tpot_ms = _milliseconds(headers, TTFT_HEADERS), _milliseconds(headers, TPOT_HEADERS)
+    return chosen.terms(
+        allowed_objectives(
+            chosen,
+            ttft_s=None if ttft_ms is None else ttft_ms / 1e3,
+            tpot_s=None if tpot_ms is None else tpot_ms / 1e3,
         )
-    if asked.weight > largest.weight:
-        raise ApiError(
-            status=403,
-            code="class_not_allowed",
-            error_type="permission_error",
-            message=f"{header}: class {name} (weight {asked.weight}) is above this tenant's maximum {largest.name} "
-            f"(weight {largest.weight}); ask for that or a lighter one",
-            param=header,
-        )
-    return asked
-
-
-def asked_objectives(headers: Mapping[str, str], largest: ServiceObjectives) -> ServiceObjectives:
-    """The class's targets, loosened where the request says so.
-
-    Raises:
-        ApiError: 400 for a value that is not a positive number of milliseconds.
-    """
-    ttft_ms = _milliseconds(headers, TTFT_HEADERS)
-    tpot_ms = _milliseconds(headers, TPOT_HEADERS)
-    if ttft_ms is None and tpot_ms is None:
-        return largest
-    return ServiceObjectives(
-        ttft_s=largest.ttft_s if ttft_ms is None else max(largest.ttft_s, ttft_ms / 1e3),
-        tpot_s=largest.tpot_s if tpot_ms is None else max(largest.tpot_s, tpot_ms / 1e3),
     )
 
 
