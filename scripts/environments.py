@@ -35,6 +35,7 @@ UV_VERSION = "0.13.9"
 UNAVAILABLE = 69  # EX_UNAVAILABLE
 COMPLETE = "proserve-complete"
 """Written last into a cached engine folder, touched whenever it is used."""
+RARELY_IMPORTED = r"/(transformers/models|testing|tests)/"
 UNUSED_S = 30 * 24 * 3600
 
 
@@ -133,12 +134,16 @@ def make_dev() -> None:
 
 def make_engine() -> None:
     """`.venv-engine`: this clone, editable, on top of the cached engine packages."""
-    packages = engine_packages()
+    packages = engine_folder()
     venv = ROOT / ".venv-engine"
     stamp = venv / "proserve-stamp"
     key = digest((ROOT / "pyproject.toml").read_bytes(), str(packages).encode(), str(ROOT).encode())
-    if stamp.exists() and stamp.read_text() == key and (venv / "bin" / "python").exists():
+    made = stamp.exists() and stamp.read_text() == key and (venv / "bin" / "python").exists()
+    if made and (packages / COMPLETE).exists():
+        (packages / COMPLETE).touch()
         return
+    # Importing vLLM takes seconds, so the cached packages are checked when an environment is made, not on every use.
+    ensure_engine_packages(packages)
     tool = uv()
     _make_venv(tool, venv)
     own = next((venv / "lib").glob("python*/site-packages"))
@@ -158,24 +163,24 @@ def _install_clone(tool: Path, venv: Path) -> None:
     run([tool, "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "-e", "."], VIRTUAL_ENV=str(venv))
 
 
-def engine_packages() -> Path:
-    """The folder with vLLM and all it needs, built if it is missing or broken."""
+def engine_folder() -> Path:
+    """Where the packages of the engine environment belong: a name for each recipe, Python and platform."""
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         raise EngineUnavailableError(f"vLLM's CPU build has no wheel for {sys.platform} on {platform.machine()}")
-    builder = Path(__file__).read_bytes()
-    key = digest(ENGINE_LOCK.read_bytes(), ENGINE_OVERRIDES.read_bytes(), python_tag().encode(), builder)
-    cache = cache_folder()
-    folder = cache / f"engine-cpu-{key}"
-    with exclusive(cache / f"engine-cpu-{key}.lock"):
+    recipe = (ENGINE_LOCK.read_bytes(), ENGINE_OVERRIDES.read_bytes(), Path(__file__).read_bytes())
+    return cache_folder() / f"engine-cpu-{digest(*recipe, python_tag().encode())}"
+
+
+def ensure_engine_packages(folder: Path) -> None:
+    """Build the folder with vLLM and all it needs if it is missing or broken."""
+    with exclusive(folder.parent / f"{folder.name}.lock"):
         if folder.exists():
             if (folder / COMPLETE).exists() and _imports_vllm(folder):
-                (folder / COMPLETE).touch()
-                return folder
+                return
             say(f"{folder} is incomplete or broken: building it anew")
             shutil.rmtree(folder)
-        _remove_leftovers(cache, folder)
-        _build_engine_packages(cache, folder)
-    return folder
+        _remove_leftovers(folder.parent, folder)
+        _build_engine_packages(folder.parent, folder)
 
 
 def _remove_leftovers(cache: Path, folder: Path) -> None:
@@ -220,7 +225,7 @@ def _build_engine_packages(cache: Path, folder: Path) -> None:
         installed_s = time.monotonic()
         # Start-up of vLLM imports thousands of modules; uncompiled, every process would compile them again.
         # The status is of no use: packages carry a few files for newer versions of Python.
-        compile_all = ["-m", "compileall", "-qq", "-j", str(os.cpu_count() or 1), str(building)]
+        compile_all = ["-m", "compileall", "-qq", "-j", str(os.cpu_count() or 1), "-x", RARELY_IMPORTED, str(building)]
         subprocess.run(["nice", sys.executable, *compile_all], check=False)
         if not _imports_vllm(building):
             raise EngineUnavailableError("vLLM was installed but cannot be imported on this machine")
