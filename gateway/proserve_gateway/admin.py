@@ -1,0 +1,139 @@
+"""The admin port: liveness, readiness, metrics, and the state of engines and gain as JSON.
+
+Apart from the data port, so that it can stay inside the cluster; nothing here needs or shows a key.
+"""
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from proserve_core.gain import GainTotals, LossCause
+from proserve_gateway.accounting import Accounting
+from proserve_gateway.catalog import Catalog
+from proserve_gateway.fleet import EngineStatus, Fleet
+from proserve_gateway.metrics import GatewayMetrics
+
+
+class GainStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Gain of finished requests."""
+
+    requests: int
+    tokens: int
+    earned: float
+    earnable: float
+    tdg_ratio: float
+    slo_attainment: float
+    lost: dict[LossCause, float]
+
+    @classmethod
+    def of(cls, totals: GainTotals) -> "GainStatus":
+        return cls(
+            requests=totals.requests,
+            tokens=totals.tokens,
+            earned=totals.earned,
+            earnable=totals.earnable,
+            tdg_ratio=totals.tdg_ratio,
+            slo_attainment=totals.slo_attainment,
+            lost=totals.lost,
+        )
+
+
+class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `/status`."""
+
+    ready: bool
+    missing: list[str]
+    """Why it is not ready."""
+    engines: list[EngineStatus]
+    classes: dict[str, GainStatus]
+    """Every configured class and whatever else has been served, by name."""
+    tenants: dict[str, GainStatus]
+    total: GainStatus
+
+
+class Readiness:
+    """Whether a load balancer should send requests here: every pool can serve, and the gateway is not leaving."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.stopping = False
+        """Set when shutdown begins: readiness goes first, then requests end."""
+
+    def missing(self, pools: Iterable[str]) -> list[str]:
+        """What keeps the gateway from being ready; empty when it is."""
+        if self.stopping:
+            return ["the gateway is shutting down"]
+        rows = self._fleet.status()
+        missing = []
+        for pool in pools:
+            if not self._fleet.usable(pool):
+                states = ", ".join(_state(row) for row in rows if row.pool == pool) or "it has no engines"
+                missing.append(f"pool {pool}: no engine can take requests ({states})")
+        return missing
+
+
+def _state(row: EngineStatus) -> str:
+    return f"{row.name} is {row.state}: {row.last_error}" if row.last_error else f"{row.name} is {row.state}"
+
+
+def admin_app(
+    *,
+    catalog: Callable[[], Catalog],
+    fleet: Fleet,
+    accounting: Accounting,
+    metrics: GatewayMetrics,
+    readiness: Readiness,
+) -> Starlette:
+    """`catalog()` is the configuration in force."""
+
+    def missing() -> list[str]:
+        return readiness.missing(pool.name for pool in catalog().pools.values())
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        reasons = missing()
+        body = "".join(f"{reason}\n" for reason in reasons) or "ready\n"
+        return PlainTextResponse(body, status_code=503 if reasons else 200)
+
+    async def metrics_(_: Request) -> Response:
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    async def status(_: Request) -> Response:
+        reasons = missing()
+        body = GatewayStatus(
+            ready=not reasons,
+            missing=reasons,
+            engines=fleet.status(),
+            classes=_by_class(catalog(), accounting),
+            tenants=_by_tenant(accounting),
+            total=GainStatus.of(accounting.ledger.total()),
+        )
+        return Response(msgspec.json.encode(body), media_type="application/json")
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics_),
+            Route("/status", status),
+        ]
+    )
+
+
+def _by_class(catalog: Catalog, accounting: Accounting) -> dict[str, GainStatus]:
+    sums = {name: GainTotals() for name in catalog.priority_classes} | accounting.ledger.by_class()
+    return {name: GainStatus.of(totals) for name, totals in sums.items()}
+
+
+def _by_tenant(accounting: Accounting) -> dict[str, GainStatus]:
+    sums: dict[str, GainTotals] = {}
+    for (_, tenant), totals in accounting.ledger.by_class_and_tenant.items():
+        sums.setdefault(tenant, GainTotals()).merge(totals)
+    return {name: GainStatus.of(totals) for name, totals in sums.items()}

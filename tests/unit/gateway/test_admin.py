@@ -1,0 +1,128 @@
+"""The admin port says whether the gateway can serve, and if not, why."""
+
+import httpx
+import pytest
+
+from proserve_core.capacity import CapacitySnapshot
+from proserve_core.latency import LatencyModel
+from proserve_core.objectives import PriorityClass, ServiceObjectives, Tenant
+from proserve_core.pools import EnginePool, PoolModel
+from proserve_core.resources import Resources
+from proserve_core.routing.registry import make_router
+from proserve_gateway.accounting import Accounting
+from proserve_gateway.admin import Readiness, admin_app
+from proserve_gateway.catalog import Catalog
+from proserve_gateway.fleet import Fleet
+from proserve_gateway.fleet_metrics import FleetCollector
+from proserve_gateway.fleet_target import EngineTarget
+from proserve_gateway.metrics import GatewayMetrics
+
+HIGH = PriorityClass(name="high", weight=2, objectives=ServiceObjectives(ttft_s=1.0, tpot_s=0.1))
+LOW = PriorityClass(name="low", weight=1, objectives=ServiceObjectives(ttft_s=1.0, tpot_s=0.1))
+CATALOG = Catalog.from_resources(
+    Resources(
+        priority_classes=(HIGH, LOW),
+        tenants=(Tenant(name="acme", namespace="default", priority_class="high", anonymous=True),),
+        engine_pools=(EnginePool(name="chat", namespace="default", model=PoolModel(name="tiny")),),
+    )
+)
+SNAPSHOT = CapacitySnapshot(
+    seq=1, engine_id="e", model="tiny", policy="fcfs", age_s=0.0, block_size=16, blocks=100, free_blocks=40, running=3,
+    waiting=2, max_sequences=8, max_step_tokens=512,
+    latency=LatencyModel(
+        host_s=0.001, floor_s=0.01, linear_base_s=0.005, linear_token_s=1e-5, attention_s=0, context_s=0, sequence_s=0
+    ),
+)  # fmt: skip
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.metrics = GatewayMetrics()
+        self.accounting = Accounting(self.metrics)
+        self.fleet = Fleet(make_router=lambda _: make_router("round-robin"), clock=lambda: self.now_s)
+        self.fleet.set_targets(
+            [EngineTarget(name="chat-0", pool="chat", base_url="http://127.0.0.1:1", api_key="sk-e")]
+        )
+        FleetCollector(self.fleet, self.metrics)
+        self.readiness = Readiness(self.fleet)
+        self.app = admin_app(
+            catalog=lambda: CATALOG,
+            fleet=self.fleet,
+            accounting=self.accounting,
+            metrics=self.metrics,
+            readiness=self.readiness,
+        )
+
+    def engine_answers(self) -> None:
+        (engine,) = self.fleet.engines
+        self.fleet.snapshot_arrived(engine, SNAPSHOT)
+
+    async def get(self, path: str) -> httpx.Response:
+        transport = httpx.ASGITransport(self.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://admin") as client:
+            return await client.get(path)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_alive_before_it_is_ready(bench: Bench) -> None:
+    assert (await bench.get("/healthz")).status_code == 200
+    answer = await bench.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.text == "pool chat: no engine can take requests (chat-0 is starting)\n"
+
+
+async def test_reason_of_a_lost_engine_is_told(bench: Bench) -> None:
+    (engine,) = bench.fleet.engines
+    bench.fleet.poll_missed(engine, "models: no connection")
+    assert "chat-0 is starting: models: no connection" in (await bench.get("/readyz")).text
+
+
+async def test_ready_when_every_pool_has_an_engine(bench: Bench) -> None:
+    bench.engine_answers()
+    assert (await bench.get("/readyz")).status_code == 200
+
+
+async def test_pool_without_engines_is_named(bench: Bench) -> None:
+    bench.fleet.set_targets([])
+    assert "pool chat: no engine can take requests (it has no engines)" in (await bench.get("/readyz")).text
+
+
+async def test_not_ready_once_shutdown_begins(bench: Bench) -> None:
+    bench.engine_answers()
+    bench.readiness.stopping = True
+    answer = await bench.get("/readyz")
+    assert (answer.status_code, answer.text) == (503, "the gateway is shutting down\n")
+    assert (await bench.get("/healthz")).status_code == 200
+
+
+async def test_status_shows_engines_and_gain_of_every_class(bench: Bench) -> None:
+    bench.engine_answers()
+    bench.now_s += 0.5
+    entry = bench.accounting.open(
+        request_id="r", terms=HIGH.terms(), tenant="acme", model="tiny", arrival_s=bench.now_s, max_tokens=4
+    )
+    entry.tokens(bench.now_s + 0.5, 4)
+    entry.close()
+    answer = await bench.get("/status")
+    body = answer.json()
+    assert body["ready"] is True
+    (engine,) = body["engines"]
+    assert (engine["name"], engine["state"], engine["running"], engine["waiting"]) == ("chat-0", "ready", 3, 2)
+    assert engine["poll_age_s"] == pytest.approx(0.5)
+    assert body["classes"]["high"]["earned"] == 8.0
+    assert body["classes"]["low"]["requests"] == 0
+    assert body["tenants"]["acme"]["tdg_ratio"] == 1.0
+    assert body["total"]["requests"] == 1
+    assert "sk-e" not in answer.text
+
+
+async def test_metrics_show_the_engines(bench: Bench) -> None:
+    bench.engine_answers()
+    text = (await bench.get("/metrics")).text
+    assert 'proserve_gateway_engine_state{engine="chat-0",pool="chat",state="ready"} 1.0' in text
+    assert 'proserve_gateway_engine_state{engine="chat-0",pool="chat",state="suspected"} 0.0' in text

@@ -1,0 +1,33 @@
+"""What is exposed is what is documented, and labels stay bounded."""
+
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from proserve_gateway.fleet_metrics import MAX_REASONS, RouteCounter
+from proserve_gateway.metrics import OTHER, PREFIX, GatewayMetrics
+from proserve_gateway.metrics_docs import all_metrics, with_table
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
+
+
+def test_document_is_up_to_date() -> None:
+    text = DOCUMENT.read_text()
+    assert with_table(text) == text, "run python -m proserve_gateway.metrics_docs docs/metrics.md"
+
+
+def test_every_exposed_family_is_declared_and_prefixed() -> None:
+    metrics = all_metrics()
+    families = text_string_to_metric_families(metrics.render().decode())
+    exposed = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    assert exposed == {row.name for row in metrics.table}
+    assert all(name.startswith(PREFIX) for name in exposed)
+
+
+def test_free_text_of_policies_cannot_grow_without_bound() -> None:
+    metrics = GatewayMetrics()
+    counter = RouteCounter(metrics)
+    for number in range(MAX_REASONS + 10):
+        counter("chat", f"reason {number}")
+    labels = {"pool": "chat", "reason": OTHER}
+    assert metrics.registry.get_sample_value(f"{PREFIX}route_decisions_total", labels) == 10
