@@ -100,8 +100,12 @@ class Tracker:
         self._delicate[request.request_id] = request
         self._stale_prefixes[request.request_id] = request
 
-    def refresh(self, running: Iterable[Any], *, next_step: int) -> None:
-        """Bring residents up to date and find out whom vLLM would pass over in step `next_step`."""
+    def refresh(self, running: Iterable[Any], *, set_aside: Iterable[Any], next_step: int) -> None:
+        """Bring residents up to date and find out whom vLLM would pass over in step `next_step`.
+
+        Args:
+            set_aside: waiting requests that vLLM keeps apart from its queue.
+        """
         states, block_size, hidden = self.states, self._block_size, self.hidden
         hidden.clear()
         held_slots = 0
@@ -128,6 +132,9 @@ class Tracker:
         self.held_slots = held_slots
         if self._delicate:
             self._refresh_delicate()
+        for request in set_aside:
+            if request.request_id in states and (request.num_computed_tokens > 0 or not runnable(request)):
+                hidden.add(request.request_id)
         if self._stale_prefixes:
             self._refresh_one_prefix()
 
@@ -176,3 +183,8 @@ def runnable(request: Any) -> bool:
         return False
     # Output of a preempted request that is still in flight is delivered before the request may run again.
     return not (request.num_stale_output_tokens and not request.drop_stale_output)
+
+
+def needs_vllm(request: Any) -> bool:
+    """Whether vLLM has to look at this waiting request soon although it cannot run: to fail it."""
+    return request.status.name == GRAMMAR_STATUS and isinstance(request.structured_output_request.grammar, Exception)

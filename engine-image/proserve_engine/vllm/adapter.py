@@ -1,0 +1,217 @@
+"""Between vLLM's scheduler and a batching policy: plan on a snapshot, shape the scheduler, let vLLM act.
+
+vLLM's own `schedule()` does all the work. Before it runs, the adapter brings the scheduler into the shape that makes it
+follow the plan:
+
+- order: planned residents first and in the plan's order, the least important last, because vLLM takes the last one when
+  it runs out of blocks; planned waiting requests at the head of the queue;
+- chunk caps: each planned request gets the plan's tokens, everybody else 0. A resident with 0 is passed over and keeps
+  its blocks, a waiting request with 0 ends admission;
+- preemption: the plan's victims lose their blocks before the step.
+
+Class facts switch planning on: while no request in the engine carries any, vLLM schedules alone. So it does under
+policy `fcfs`, which is by definition what vLLM does. A plan of which vLLM could run nothing is followed by a step of
+vLLM's own, so that a disagreement about resources never stalls the engine.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from proserve_core.batching import BatchPlan, EngineLimits, EngineState
+from proserve_core.batching.registry import make_policy
+from proserve_core.facts import FactsError
+from proserve_core.latency import LatencyModel
+from proserve_engine.metrics import EngineMetrics
+from proserve_engine.vllm.settings import EngineSettings
+from proserve_engine.vllm.tracking import Tracker, needs_vllm
+
+_logger = logging.getLogger("vllm.proserve")
+
+
+class Adapter:
+    """Applies one policy to one scheduler."""
+
+    def __init__(self, scheduler: Any, settings: EngineSettings, metrics: EngineMetrics) -> None:
+        self.tracker = Tracker(
+            block_size=scheduler.block_size, cached_prefix=self._cached_prefix, bad_facts=self._report_bad_facts
+        )
+        self.plan: BatchPlan | None = None
+        """Plan of the present step; None when vLLM schedules alone."""
+        self._scheduler = scheduler
+        self._metrics = metrics
+        self._policy = make_policy(settings.policy, settings.policy_options)
+        self._never_plans = settings.policy == "fcfs"
+        # A hybrid model takes one block per group for the same tokens: blocks are counted in such sets.
+        self._groups = max(1, len(scheduler.kv_cache_config.kv_cache_groups))
+        self._block_pool = scheduler.kv_cache_manager.block_pool
+        self._watermark_blocks = scheduler.kv_cache_manager.watermark_blocks
+        self._caps: dict[str, int] | None = None
+        self._reserves_whole_sequence: bool = scheduler.scheduler_reserve_full_isl
+        self.preemptions = 0
+        """Since the engine started, whoever decided."""
+        self._preempting = False
+        self._refused = False
+        self._limits = self._limits_for(scheduler.max_num_running_reqs)
+
+    @property
+    def limits(self) -> EngineLimits:
+        return self._limits
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that can be given to any request, in sets of one per group."""
+        free: int = self._block_pool.get_num_free_blocks() - self._watermark_blocks
+        return max(0, free) // self._groups
+
+    def refresh(self) -> None:
+        """Bring the tracked requests up to date with vLLM."""
+        scheduler = self._scheduler
+        self.tracker.refresh(scheduler.running, set_aside=self._set_aside(), next_step=scheduler.current_step + 1)
+        slots = getattr(scheduler, "max_num_active_reqs", scheduler.max_num_running_reqs)
+        slots -= scheduler.num_waiting_for_streaming_input + self.tracker.held_slots
+        if slots != self._limits.max_sequences:
+            self._limits = self._limits_for(slots)
+
+    def prepare(self, latency: LatencyModel) -> bool:
+        """Plan the coming step and shape the scheduler for it; False when vLLM schedules alone."""
+        scheduler = self._scheduler
+        self.plan = self._caps = None
+        scheduler.scheduler_reserve_full_isl = self._reserves_whole_sequence
+        refused, self._refused = self._refused, False
+        if self._never_plans or refused or not self.tracker.with_facts or scheduler.pause_state.name != "UNPAUSED":
+            return False
+        self.refresh()
+        visible = self.tracker.visible()
+        if not visible:
+            return False
+        plan = self._policy.plan(
+            EngineState(
+                now_s=time.monotonic(),
+                requests=visible,
+                limits=self._limits,
+                free_blocks=self.free_blocks,
+                latency=latency,
+            )
+        )
+        self._apply(plan)
+        return True
+
+    def scheduled(self, total_tokens: int) -> None:
+        """Take notice of what vLLM made of the plan."""
+        if self.plan is not None and self.plan.entries and total_tokens == 0:
+            self._refused = True
+            self._metrics.refused_plans.inc()
+
+    def cap(self, request: Any) -> int | None:
+        """Most tokens that the request may get in the present step; None: as many as vLLM wants."""
+        caps = self._caps
+        if caps is None:
+            return None
+        request_id = request.request_id
+        cap = caps.get(request_id)
+        if cap is not None:
+            return cap
+        tracker = self.tracker
+        return 0 if request_id in tracker.states and request_id not in tracker.hidden else None
+
+    def preempted(self, request: Any) -> None:
+        """vLLM has taken the request's blocks, on the plan's behalf or on its own."""
+        self.tracker.preempted(request)
+        self.preemptions += 1
+        (self._metrics.planned_preemptions if self._preempting else self._metrics.forced_preemptions).inc()
+
+    def _apply(self, plan: BatchPlan) -> None:
+        scheduler, states = self._scheduler, self.tracker.states
+        self.plan = plan
+        # The plan decides how much of a sequence must fit, not vLLM's admission gate.
+        scheduler.scheduler_reserve_full_isl = False
+        caps = {entry.id: entry.tokens for entry in plan.entries}
+        if scheduler.num_spec_tokens:
+            # A decode with drafts is one unit: it runs whole or not at all.
+            caps |= {i: self._limits.max_step_tokens for i in caps if states[i].is_decode}
+        self._caps = caps
+        if plan.preempt:
+            self._preempt(plan.preempt)
+        self._order_running(plan)
+        self._order_waiting([entry.id for entry in plan.entries if not states[entry.id].resident])
+
+    def _preempt(self, victims: Iterable[str]) -> None:
+        scheduler = self._scheduler
+        can_be_freed = getattr(scheduler, "_request_blocks_can_be_freed", None)
+        now_s = time.monotonic()
+        self._preempting = True
+        for request_id in victims:
+            request = scheduler.requests[request_id]
+            if can_be_freed is not None and not can_be_freed(request):
+                # Its blocks would come back only after a step in flight; until then it just pauses.
+                continue
+            scheduler.running.remove(request)
+            scheduler._preempt_request(request, now_s, drop_stale_output=scheduler.requires_kv_delivery)
+        self._preempting = False
+
+    def _order_running(self, plan: BatchPlan) -> None:
+        running = self._scheduler.running
+        if len(running) < 2:
+            return
+        rank: dict[str, int] = {}
+        for entry in plan.entries:
+            rank[entry.id] = len(rank)
+        last = len(plan.order) + len(rank)
+        for position, request_id in enumerate(plan.order, start=len(rank)):
+            rank.setdefault(request_id, position)
+        tracker = self.tracker
+        for request in running:
+            request_id = request.request_id
+            if request_id not in rank:
+                # Whom the planner does not see vLLM must not victimise: most of them are about to end.
+                seen = request_id in tracker.states and request_id not in tracker.hidden
+                rank[request_id] = last if seen else -1
+        running.sort(key=lambda request: rank[request.request_id])
+
+    def _order_waiting(self, chosen_ids: list[str]) -> None:
+        scheduler, tracker = self._scheduler, self.tracker
+        waiting, skipped = scheduler.waiting, getattr(scheduler, "skipped_waiting", None)
+        if skipped:
+            # Up to vLLM 0.30: requests passed over once are tried before all others, whatever they are worth.
+            back = [r for r in skipped if r.request_id in tracker.states and r.request_id not in tracker.hidden]
+            if back:
+                skipped.remove_requests(back)
+                waiting.extend(back)
+        chosen = [scheduler.requests[request_id] for request_id in chosen_ids]
+        chosen_set = set(chosen)
+        rest = [request for request in waiting if request not in chosen_set]
+        first: list[Any] = []
+        if tracker.hidden or len(tracker.states) < len(scheduler.requests):
+            first = [r for r in rest if r.request_id not in tracker.states or needs_vllm(r)]
+            if first:
+                first_set = set(first)
+                rest = [request for request in rest if request not in first_set]
+        if first or chosen:
+            waiting.clear()
+            waiting.extend(first)
+            waiting.extend(chosen)
+            waiting.extend(rest)
+
+    def _set_aside(self) -> Iterable[Any]:
+        scheduler = self._scheduler
+        queue: Iterable[Any] | None = getattr(scheduler, "kv_holding_waiting", None)
+        return scheduler.skipped_waiting if queue is None else queue
+
+    def _cached_prefix(self, request: Any) -> int:
+        return int(self._scheduler.kv_cache_manager.get_computed_blocks(request)[1])
+
+    def _report_bad_facts(self, request_id: str, error: FactsError) -> None:
+        self._metrics.bad_facts.inc()
+        _logger.warning("request %s runs in the default class: %s", request_id, error)
+
+    def _limits_for(self, slots: int) -> EngineLimits:
+        scheduler = self._scheduler
+        return EngineLimits(
+            block_size=scheduler.block_size,
+            # One block is vLLM's null block.
+            blocks=(self._block_pool.num_gpu_blocks - 1) // self._groups,
+            max_sequences=max(0, slots),
+            max_step_tokens=scheduler.max_num_scheduled_tokens,
+        )

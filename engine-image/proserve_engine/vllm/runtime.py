@@ -1,0 +1,137 @@
+"""What surrounds the adapter in the engine process: step times, metrics, snapshots, the capacity server."""
+
+import logging
+import time
+from typing import Any
+
+from proserve_core.capacity import MAX_ROWS, CapacitySnapshot
+from proserve_core.capacity_rows import class_totals, request_row
+from proserve_core.latency import LatencyModel
+from proserve_engine.capacity_board import CapacityBoard
+from proserve_engine.capacity_server import CapacityApp, CapacityServer
+from proserve_engine.metrics import EngineMetrics
+from proserve_engine.vllm.adapter import Adapter
+from proserve_engine.vllm.publisher import Publisher
+from proserve_engine.vllm.settings import EngineSettings
+from proserve_engine.vllm.steps import StepClock, work_of
+
+_logger = logging.getLogger("vllm.proserve")
+
+
+class EngineRuntime:
+    """Lives as long as the scheduler. All methods but `stop` are called from the engine's thread."""
+
+    def __init__(self, scheduler: Any, settings: EngineSettings) -> None:
+        self.metrics = EngineMetrics(settings.policy)
+        self.board = CapacityBoard()
+        self.adapter = Adapter(scheduler, settings, self.metrics)
+        self._scheduler = scheduler
+        self._settings = settings
+        self._steps = StepClock()
+        self._publisher = Publisher(self.board, self.metrics)
+        self._latency = LatencyModel(
+            host_s=1e-3,
+            floor_s=6e-4,
+            linear_base_s=5e-4,
+            linear_token_s=1.2e-5,
+            attention_s=1.6e-9,
+            context_s=4.5e-7,
+            sequence_s=5.5e-4,
+        )
+        self._schedule_start_s = 0.0
+        self._publishing = False
+        self._server: CapacityServer | None = None
+        if settings.capacity_port is not None:
+            self._server = self._serve(settings.capacity_host, settings.capacity_port)
+        self._publish_if_idle()
+
+    def before_schedule(self) -> None:
+        """Plan the step. A snapshot shows the state before the step, so residents are brought up to date for it."""
+        start_s = time.perf_counter()
+        planned = self.adapter.prepare(self._latency)
+        self._publishing = self._publisher.due(idle=False)
+        if self._publishing and not planned:
+            self.adapter.refresh()
+        self._schedule_start_s = time.perf_counter()
+        if planned:
+            self.metrics.planned_steps.inc()
+            self.metrics.plan_seconds.observe(self._schedule_start_s - start_s)
+        else:
+            self.metrics.plain_steps.inc()
+
+    def after_schedule(self, output: Any) -> None:
+        """Start the clock of the step and publish."""
+        now_s = time.perf_counter()
+        self.metrics.schedule_seconds.observe(now_s - self._schedule_start_s)
+        scheduled: dict[str, int] = output.num_scheduled_tokens
+        self.adapter.scheduled(output.total_num_scheduled_tokens)
+        if not scheduled:
+            self._publish_if_idle()
+            return
+        scheduler, states = self._scheduler, self.adapter.tracker.states
+        work = work_of(scheduled, scheduler.requests, 1 + scheduler.num_spec_tokens)
+        if self._publishing:
+            for request_id in scheduled:
+                state = states.get(request_id)
+                if state is not None:
+                    state.resident = True
+        self._steps.scheduled(output, work, self._latency.step_s(work), time.perf_counter())
+        if self._publishing:
+            self._publisher.publish(self._snapshot, idle=False)
+
+    def step_done(self, output: Any) -> None:
+        """The step's result is in."""
+        step = self._steps.result(output, time.perf_counter())
+        if step is not None:
+            self.metrics.step_seconds.observe(step.duration_s)
+
+    def after_update(self) -> None:
+        """The step's tokens are delivered and finished requests are gone."""
+        self._publish_if_idle()
+
+    def stop(self) -> None:
+        """Stop serving capacity."""
+        if self._server is not None:
+            self._server.stop()
+
+    def _publish_if_idle(self) -> None:
+        if not self._scheduler.requests and self._publisher.due(idle=True):
+            self._publisher.publish(self._snapshot, idle=True)
+
+    def _snapshot(self) -> CapacitySnapshot:
+        adapter = self.adapter
+        limits, states = adapter.limits, list(adapter.tracker.states.values())
+        now_s = time.monotonic()
+        residents = [state for state in states if state.resident]
+        waiting = [state for state in states if not state.resident]
+        running_since_s = self._steps.running_since_s
+        return CapacitySnapshot(
+            seq=0,
+            engine_id="",
+            model=str(self._scheduler.vllm_config.model_config.served_model_name),
+            policy=self._settings.policy,
+            age_s=0.0,
+            block_size=limits.block_size,
+            blocks=limits.blocks,
+            free_blocks=adapter.free_blocks,
+            running=len(self._scheduler.running),
+            waiting=len(states) - len(residents),
+            max_sequences=limits.max_sequences,
+            max_step_tokens=limits.max_step_tokens,
+            step_age_s=None if running_since_s is None else time.perf_counter() - running_since_s,
+            step_predicted_s=self._steps.running_predicted_s,
+            latency=self._latency,
+            preemptions=adapter.preemptions,
+            classes=class_totals(states),
+            rows=tuple(request_row(state, now_s) for state in (residents + waiting)[:MAX_ROWS]),
+            rows_truncated=len(states) > MAX_ROWS,
+        )
+
+    def _serve(self, host: str, port: int) -> CapacityServer:
+        if port:
+            # Each data-parallel rank is an engine of its own.
+            port += self._scheduler.parallel_config.data_parallel_index
+        server = CapacityServer(CapacityApp(self.board, self.metrics.render), host=host, port=port)
+        server.start()
+        _logger.info("capacity at http://%s:%d/capacity, policy %s", host, server.port, self._settings.policy)
+        return server

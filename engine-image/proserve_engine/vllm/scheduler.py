@@ -1,0 +1,84 @@
+"""ProServe's scheduler classes for `vllm serve --scheduler-cls`.
+
+A mixin in front of vLLM's two schedulers: plan, then `super().schedule()`. `ProServeAsyncScheduler` is the default, it
+also runs where asynchronous scheduling is off; `ProServeScheduler` is for engines that need vLLM's synchronous class.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+from proserve_engine.vllm.runtime import EngineRuntime
+from proserve_engine.vllm.seams import check_classes, check_scheduler, check_version, installed_version
+from proserve_engine.vllm.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.outputs import ModelRunnerOutput
+
+_Scheduler: Any = object
+"""Stands for the vLLM scheduler behind the mixin."""
+
+
+class ProServeMixin(_Scheduler):
+    """Puts a batching policy in front of vLLM's `schedule()`, measures, and publishes capacity."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        version = installed_version()
+        check_version(version, os.environ)
+        check_classes(type(self), Request, version)
+        super().__init__(*args, **kwargs)
+        check_scheduler(self, version)
+        self._proserve = EngineRuntime(self, EngineSettings.from_environment(os.environ))
+
+    def add_request(self, request: Request) -> None:
+        super().add_request(request)
+        self._proserve.adapter.tracker.add(request)
+
+    def schedule(self, throttle_prefills: bool = False) -> "SchedulerOutput":
+        runtime = self._proserve
+        runtime.before_schedule()
+        output = super().schedule(throttle_prefills)
+        runtime.after_schedule(output)
+        return output
+
+    def update_from_output(self, scheduler_output: "SchedulerOutput", model_runner_output: "ModelRunnerOutput") -> Any:
+        self._proserve.step_done(scheduler_output)
+        result = super().update_from_output(scheduler_output, model_runner_output)
+        self._proserve.after_update()
+        return result
+
+    def shutdown(self) -> None:
+        self._proserve.stop()
+        super().shutdown()
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        self._proserve.adapter.tracker.remove(request.request_id)
+        return super()._free_request(request, *args, **kwargs)
+
+    def _preempt_request(self, request: Request, timestamp: float, drop_stale_output: bool = False) -> None:
+        super()._preempt_request(request, timestamp, drop_stale_output=drop_stale_output)
+        self._proserve.adapter.preempted(request)
+
+    def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
+        tokens: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+        cap = self._proserve.adapter.cap(request)
+        if cap is None or tokens <= cap:
+            return tokens
+        if cap == 0:
+            return 0
+        if self.need_mamba_block_aligned_split or request.has_encoder_inputs:
+            # The chunk was cut to a boundary that the model needs: it runs whole or not at all.
+            return tokens
+        return int(super()._reserve_prefill_lookahead(request, num_computed_tokens, cap))
+
+
+class ProServeScheduler(ProServeMixin, Scheduler):
+    """ProServe on vLLM's synchronous scheduler."""
+
+
+class ProServeAsyncScheduler(ProServeMixin, AsyncScheduler):
+    """ProServe on vLLM's asynchronous scheduler, vLLM's default on GPUs."""
