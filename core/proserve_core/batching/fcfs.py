@@ -15,7 +15,7 @@ from itertools import chain
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.state import BatchPlan, EngineState
 
-_OPTIONS = FillOptions(waiting_preempts=False, whole_sequence=True, preempt_self=True, admit_after_preemption=False)
+_OPTIONS = FillOptions(waiting_preempts=False, preempt_self=True, admit_after_preemption=False)
 
 
 class Fcfs:

@@ -5,7 +5,8 @@ more than the engine has. Each entry costs O(1): the step time is predicted from
 
 Rules that hold for every policy: at least one request runs whenever one can; a resident that does not run pauses (it
 keeps its blocks and its sequence slot); a victim comes from the tail of the order and never runs in the same step; a
-lack of sequence slots holds up waiting requests only.
+lack of sequence slots holds up waiting requests only; a waiting request is admitted when blocks for all its present
+tokens are there, as in vLLM (`scheduler_reserve_full_isl`), though only its chunk's blocks are taken.
 """
 
 import math
@@ -26,8 +27,6 @@ class FillOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Smallest part of a prompt worth a step, tokens; the end of a prompt may be smaller."""
     waiting_preempts: bool = True
     """A waiting request may take blocks from residents behind it."""
-    whole_sequence: bool = False
-    """Admit only when all blocks of the request's present tokens are free (vLLM's `scheduler_reserve_full_isl`)."""
     preempt_self: bool = False
     """A resident for which nobody is left to preempt gives up its own blocks, as in vLLM, instead of pausing."""
     admit_after_preemption: bool = True
@@ -133,8 +132,7 @@ def fill(
 
         if reason is None:
             held = request.blocks
-            whole = options.whole_sequence and not resident
-            need = -(-(computed + (pending if whole else chunk)) // block_size) - held
+            need = -(-(computed + (chunk if resident else pending)) // block_size) - held
             if need > free and (resident or options.waiting_preempts):
                 behind = sum(victim.blocks for victim in residents[reached:tail])
                 if options.preempt_self or need <= free + behind:
@@ -154,7 +152,7 @@ def fill(
             if need > free:
                 reason = Reason.BLOCKS
             elif need > 0:
-                free -= -(-(computed + chunk) // block_size) - held if whole else need
+                free -= need if resident else -(-(computed + chunk) // block_size) - held
 
         if reason is not None:
             waits[request.id] = reason

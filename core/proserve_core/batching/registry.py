@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from typing import Protocol
 
+import msgspec
+
 from proserve_core.batching.fcfs import Fcfs
+from proserve_core.batching.priority import Priority
 from proserve_core.batching.protocol import BatchingPolicy
+from proserve_core.batching.slide_batching import SlideBatching, SlideOptions
 
 
 class PolicyError(ValueError):
@@ -20,7 +24,20 @@ def _fcfs(options: Mapping[str, object]) -> BatchingPolicy:
     return Fcfs()
 
 
-POLICIES: dict[str, _Factory] = {"fcfs": _fcfs}
+def _priority(options: Mapping[str, object]) -> BatchingPolicy:
+    _no_options("priority", options)
+    return Priority()
+
+
+def _slide_batching(options: Mapping[str, object]) -> BatchingPolicy:
+    try:
+        return SlideBatching(msgspec.convert(options, SlideOptions))
+    except msgspec.ValidationError as error:
+        known = ", ".join(field.encode_name for field in msgspec.structs.fields(SlideOptions))
+        raise PolicyError(f"batching policy 'slide-batching': {error}; its options are {known}") from error
+
+
+POLICIES: dict[str, _Factory] = {"fcfs": _fcfs, "priority": _priority, "slide-batching": _slide_batching}
 """A new policy is entered here; the conformance suite then runs over it."""
 
 
