@@ -1,0 +1,80 @@
+"""From an EnginePool to the commands of its engines on this machine: real vLLM or emulated, on free loopback ports."""
+
+import enum
+import os
+import sys
+
+from proserve_cli.addresses import free_port
+from proserve_cli.local_engines import EngineSpec
+from proserve_core.pools import EnginePool, ModelOrigin
+
+
+class EngineKind(enum.StrEnum):
+    VLLM = "vllm"
+    EMULATED = "emulated"
+
+
+START_LIMIT_S = {EngineKind.VLLM: 600.0, EngineKind.EMULATED: 30.0}
+"""Time an engine gets until it answers: a large model may come from a slow disk, an emulator has nothing to load."""
+
+
+class LaunchError(Exception):
+    """The pool's engines can't be started on this machine; the message says what to do."""
+
+
+def pool_label(pool: EnginePool) -> str:
+    """Name of the pool in messages and metrics."""
+    return pool.name if pool.namespace == "default" else f"{pool.namespace}/{pool.name}"
+
+
+def engine_specs(pool: EnginePool, kind: EngineKind, *, policy: str | None = None) -> list[EngineSpec]:
+    """One spec per replica of the pool. `policy` overrides the pool's own.
+
+    Raises:
+        LaunchError: the pool's engines can't be started like this here.
+    """
+    policy = policy or pool.engine.batching_policy
+    make = _vllm if kind is EngineKind.VLLM else _emulated
+    return [make(pool, f"{pool_label(pool).replace('/', '-')}-{number}", policy) for number in range(pool.replicas)]
+
+
+def _emulated(pool: EnginePool, name: str, policy: str) -> EngineSpec:
+    port = free_port()
+    root = f"http://127.0.0.1:{port}"
+    command = [
+        sys.executable, "-m", "proserve_cli", "emulate", "--calibration", pool.calibration, "--policy", policy,
+        "--model", pool.model.name, "--port", str(port),
+    ]  # fmt: skip
+    return EngineSpec(
+        name=name, pool=pool_label(pool), policy=policy, command=command, environment=dict(os.environ),
+        base_url=root, capacity_url=root,
+    )  # fmt: skip
+
+
+def _vllm(pool: EnginePool, name: str, policy: str) -> EngineSpec:
+    from proserve_engine.serve import ServeError, serve_command
+    from proserve_engine.tiny_model import ModelError
+    from proserve_engine.vllm.settings import EngineSettings
+
+    port, capacity_port = free_port(), free_port()
+    arguments = ["--served-model-name", pool.model.name]
+    if pool.model.max_model_length is not None:
+        arguments += ["--max-model-len", str(pool.model.max_model_length)]
+    settings = EngineSettings(policy=policy, capacity_port=capacity_port)
+    try:
+        command = serve_command(
+            _model(pool), [*arguments, *pool.engine.args], settings=settings, host="127.0.0.1", port=port
+        )
+    except (ServeError, ModelError) as error:
+        raise LaunchError(f"EnginePool {pool_label(pool)}: {error}") from error
+    return EngineSpec(
+        name=name, pool=pool_label(pool), policy=policy, command=command.argv, environment=command.environment,
+        base_url=f"http://127.0.0.1:{port}", capacity_url=f"http://127.0.0.1:{capacity_port}",
+    )  # fmt: skip
+
+
+def _model(pool: EnginePool) -> str:
+    source = pool.model.source
+    if source is None:
+        raise LaunchError(f"EnginePool {pool_label(pool)}: spec.model.uri is missing, it names the model to load")
+    return f"generated://{source.location}" if source.origin is ModelOrigin.GENERATED else source.location

@@ -1,0 +1,30 @@
+"""The `-f FILE...` option: resource files, read and checked, with everything that is wrong listed at once."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from proserve_cli.failures import wrong_usage
+from proserve_core.resources import ResourceErrors, Resources, parse_resources, unenforced
+
+logger = logging.getLogger(__name__)
+
+
+def read_resources(files: Sequence[Path]) -> Resources:
+    """The resources of all files together; exit code 2 with every error if they can't be used."""
+    texts: dict[str, str] = {}
+    unreadable: list[str] = []
+    for file in files:
+        try:
+            texts[str(file)] = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            unreadable.append(f"  - {file}: cannot be read: {getattr(error, 'strerror', None) or error}")
+    if unreadable:
+        raise wrong_usage("\n".join(["resource files:", *unreadable]))
+    try:
+        resources = parse_resources(texts, require_pools=True, require_tenants=True)
+    except ResourceErrors as errors:
+        raise wrong_usage(errors) from errors
+    for line in unenforced(resources):
+        logger.warning("%s", line)
+    return resources
