@@ -1,0 +1,52 @@
+"""The `proserve` command: one typer application, one module per command.
+
+Commands import what they run only when they run, so that `proserve --help` is quick and a part that is not installed
+is named together with the extra that brings it.
+"""
+
+import importlib.metadata
+import logging
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from proserve_cli.emulate import emulate
+
+app = typer.Typer(
+    name="proserve",
+    help="Serves LLM requests of different importance on shared engines, so that important ones meet their targets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(emulate)
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        version = importlib.metadata.version("proserve")
+    except importlib.metadata.PackageNotFoundError:
+        version = "run from a source tree, not installed"
+    Console().print(f"proserve {version}", highlight=False)
+    raise typer.Exit
+
+
+@app.callback()
+def proserve(
+    version: Annotated[  # noqa: ARG001 - acted upon by its callback
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more, to stderr.")] = False,
+) -> None:
+    """Options of all commands."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+
+
+if __name__ == "__main__":
+    app()

@@ -84,14 +84,12 @@ def faster(latency: LatencyModel, speed: float) -> LatencyModel:
     return LatencyModel(**{name: value / speed for name, value in msgspec.structs.asdict(latency).items()})
 
 
-def run_emulator(options: EmulatorOptions) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit code.
+def run_emulator(replica: Replica, options: EmulatorOptions) -> int:
+    """Serve `replica`, built from `options`, until SIGTERM or SIGINT. Returns the exit code.
 
     Raises:
-        KeyError, PolicyError, ValueError: as `build_replica`.
         OSError: the port can't be had.
     """
-    replica = build_replica(options)
     model = served_model(options, load_calibration(options.calibration))
     listener = socket.create_server((options.host, options.port), backlog=2048)
     clockwork = Clockwork(replica, time.monotonic)

@@ -1,0 +1,41 @@
+"""`proserve emulate`: one emulated engine."""
+
+from typing import Annotated
+
+import typer
+
+from proserve_cli.failures import failed, needs_extra, wrong_usage
+
+
+def emulate(
+    *,
+    calibration: Annotated[str, typer.Option(help="Whose step times to emulate, e.g. h100-llama-3.1-8b.")],
+    policy: Annotated[str, typer.Option(help="Batching policy, e.g. fcfs or slide-batching.")],
+    port: Annotated[int, typer.Option(help="Port for everything it serves; 0: any.", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    model: Annotated[str | None, typer.Option(help="Name of the served model [default: the calibration's].")] = None,
+    kv_blocks: Annotated[int | None, typer.Option(help="KV blocks [default: as calibrated].", min=1)] = None,
+    max_sequences: Annotated[
+        int | None, typer.Option(help="Requests resident at a time [default: as calibrated].", min=1)
+    ] = None,
+    speed: Annotated[float, typer.Option(help="How many times as fast as calibrated the engine is.")] = 1.0,
+) -> None:
+    """Serve an emulated engine: OpenAI HTTP and /capacity on one port, with a calibration's timing and no model."""
+    with needs_extra("emulator"):
+        from proserve_engine.emulator.server import EmulatorOptions, build_replica, run_emulator
+
+    options = EmulatorOptions(
+        calibration=calibration, policy=policy, host=host, port=port, model=model, kv_blocks=kv_blocks,
+        max_sequences=max_sequences, speed=speed,
+    )  # fmt: skip
+    try:
+        replica = build_replica(options)
+    except KeyError as error:
+        raise wrong_usage(error.args[0]) from error
+    except ValueError as error:
+        raise wrong_usage(error) from error
+    try:
+        code = run_emulator(replica, options)
+    except OSError as error:
+        raise failed(f"cannot serve on {host}:{port}: {error}") from error
+    raise typer.Exit(code)

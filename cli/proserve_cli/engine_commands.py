@@ -1,4 +1,0 @@
-"""`proserve engine ...`: real engines."""
-
-
-
