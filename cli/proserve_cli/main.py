@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from proserve_cli.emulate import emulate
+from proserve_cli.engine_commands import engine_app
 
 app = typer.Typer(
     name="proserve",
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(emulate)
+app.add_typer(engine_app)
 
 
 def _print_version(wanted: bool) -> None:

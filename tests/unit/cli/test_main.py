@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -55,3 +56,29 @@ def test_help_imports_no_server() -> None:
     code = "import sys, proserve_cli.main; print(sorted({'uvicorn', 'grpc', 'numpy', 'httpx'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("engine", "serve", "generated://huge"), "there is no such generated model: use generated://tiny"),
+        (("engine", "serve", "/no/such/folder"), "/no/such/folder: no such folder"),
+        (("engine", "serve", "generated://tiny", "--policy", "luck"), "batching policy 'luck' does not exist"),
+        (("engine", "serve", "generated://tiny", "--scheduler-cls", "x"), "--scheduler-cls: ProServe's scheduler is"),
+        (("engine", "make-model", "huge"), "there is no generated model 'huge': use tiny or small"),
+    ],
+)
+def test_engine_commands_refuse_what_cannot_work(args: tuple[str, ...], message: str) -> None:
+    result = proserve(*args)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_making_a_model_without_torch_names_the_engine_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    result = proserve("engine", "make-model", "tiny", str(tmp_path / "model"))
+    assert result.exit_code == 2
+    assert "needs 'tokenizers': run this with the engine environment" in result.stderr
+    assert not list(tmp_path.iterdir())

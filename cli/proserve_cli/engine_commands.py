@@ -1,0 +1,61 @@
+"""`proserve engine ...`: real engines."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proserve_cli.failures import wrong_usage
+
+engine_app = typer.Typer(name="engine", help="Real engines: vLLM with ProServe's scheduler.", no_args_is_help=True)
+
+
+@engine_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    *,
+    model: Annotated[str, typer.Argument(help="Folder, Hugging Face name, or generated://tiny.", metavar="MODEL")],
+    policy: Annotated[str, typer.Option(help="Batching policy, e.g. fcfs or slide-batching.")] = "slide-batching",
+    capacity_port: Annotated[int, typer.Option(help="Port of /capacity.", min=1, max=65535)] = 9400,
+    capacity_host: Annotated[str, typer.Option(help="Address of /capacity.")] = "127.0.0.1",
+    calibration: Annotated[
+        str | None, typer.Option(help="Step times to begin with, until the engine has measured its own.")
+    ] = None,
+) -> None:
+    """Serve MODEL with vLLM under a ProServe policy. All other options go to `vllm serve` as they are."""
+    from proserve_core.batching.registry import PolicyError
+    from proserve_engine.serve import ServeError, run, serve_command
+    from proserve_engine.tiny_model import ModelError
+    from proserve_engine.vllm.settings import EngineSettings
+
+    settings = EngineSettings(
+        policy=policy, calibration=calibration, capacity_host=capacity_host, capacity_port=capacity_port
+    )
+    try:
+        command = serve_command(model, context.args, settings=settings)
+    except (ServeError, ModelError, PolicyError) as error:
+        raise wrong_usage(error) from error
+    run(command)
+
+
+@engine_app.command("make-model")
+def make_model(
+    *,
+    name: Annotated[str, typer.Argument(help="Which one: tiny or small.")] = "tiny",
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to make it (default: the cache that generated://NAME uses).")
+    ] = None,
+) -> None:
+    """Make a small language model with random weights. Needs the engine environment's interpreter."""
+    from proserve_engine import tiny_model
+
+    if name not in tiny_model.MODELS:
+        raise wrong_usage(f"there is no generated model {name!r}: use {' or '.join(tiny_model.MODELS)}")
+    model = tiny_model.MODELS[name]
+    try:
+        made = tiny_model.make_model(model, folder or tiny_model.cache_folder() / f"{name}-{model.key}")
+    except ModuleNotFoundError as error:
+        raise wrong_usage(
+            f"making a model needs {error.name!r}: run this with the engine environment (`make engine`)"
+        ) from error
+    typer.echo(made)
