@@ -17,6 +17,7 @@ until it answers, so it is not flooded.
 import math
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 import msgspec
 
@@ -30,6 +31,10 @@ NOMINAL_CALIBRATION = "a100-llama-3.1-8b"
 
 MIN_PREFILL_SHARE = 0.1
 """Least share of time left for prefills, however many decodes run."""
+
+
+LoadKey = tuple[bool, float, int, str]
+"""Has no room for the request, drain in seconds; ties go to more free blocks, then to the name."""
 
 
 class QueueOrder(Enum):
@@ -66,13 +71,14 @@ class EngineProfile(msgspec.Struct, frozen=True, kw_only=True):
     max_sequences: int
     max_step_tokens: int
 
-    def blocks_for(self, tokens: float) -> int:
-        return math.ceil(tokens / max(1, self.block_size))
+    def blocks_for(self, tokens: int) -> int:
+        return -(-tokens // (self.block_size or 1))
 
     def prefill_s(self, tokens: int, cached: int = 0) -> float:
         """Engine time of a prefill, with the constant of each step it needs."""
-        steps = -(-tokens // max(1, self.max_step_tokens))
-        return self.latency.prefill_s(tokens, cached) + steps * self.latency.constant_s
+        latency = self.latency
+        steps = -(-tokens // (self.max_step_tokens or 1))
+        return latency.prefill_s(tokens, cached) + steps * (latency.host_s + latency.linear_base_s)
 
 
 class Decodes:
@@ -89,6 +95,13 @@ class Decodes:
         self.count += 1
         self.context += context
         self.gain_by_tpot[tpot_s] = self.gain_by_tpot.get(tpot_s, 0.0) + gain
+
+    def extend(self, rows: Sequence[RequestRow]) -> None:
+        self.count += len(rows)
+        self.context += sum([row.context_tokens for row in rows])
+        gains = self.gain_by_tpot
+        for row in rows:
+            gains[row.tpot_s] = gains.get(row.tpot_s, 0.0) + row.weight * row.output_token_gain
 
     def stretch(self, latency: LatencyModel) -> float:
         """By how much running decodes lengthen prefills: budget / (budget - step constant - cost of the decodes)."""
@@ -121,6 +134,7 @@ class EngineEstimate:
         "start_s",
         "step_end_s",
         "stretch",
+        "tightest_tpot_s",
     )
 
     def __init__(
@@ -152,6 +166,10 @@ class EngineEstimate:
         """Blocks left once everything queued has its own; negative when it does not fit."""
         self.free_sequences = free_sequences
         self.decode_step_s = profile.latency.sums_s(decodes.count, 0.0, decodes.context, decodes.count)
+        self.tightest_tpot_s = min(
+            (tpot_s for tpot_s in decodes.gain_by_tpot if tpot_s >= self.decode_step_s), default=math.inf
+        )
+        """Smallest TPOT objective that decodes still meet."""
         end_s = start_s
         for work in queue:
             end_s = (end_s if end_s > work.release_s else work.release_s) + work.cost_s
@@ -174,16 +192,26 @@ class EngineEstimate:
         """Whether blocks and a sequence slot are left for the request."""
         return self.free_sequences > 0 and self.profile.blocks_for(request.prompt_tokens + 1) <= self.free_blocks
 
-    def load_key(self, request: RoutingRequest, now_s: float) -> tuple[bool, float, int, str]:
-        """Sorts engines by load: fitting ones first, then by drain; ties go to more free blocks, then to the name."""
-        return (not self.fits(request), self.drain_s(now_s), -self.free_blocks, self.name)
+    def load_key(self, request: RoutingRequest, now_s: float) -> LoadKey:
+        """Sorts engines by load."""
+        end_s = self.end_s
+        return not self.fits(request), end_s - now_s if end_s > now_s else 0.0, -self.free_blocks, self.name
+
+
+class _Known(NamedTuple):
+    """An estimate and what it was made from; newest id and count tell whether requests came or went."""
+
+    replay: "_Replay"
+    newest: str | None
+    in_flight: int
+    estimate: EngineEstimate
 
 
 class FleetEstimator:
     """Builds the estimates of a fleet; remembers those of engines about which nothing new is known."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[_Replay, tuple[str, ...], EngineEstimate]] = {}
+        self._known: dict[str, _Known] = {}
 
     def estimates(self, fleet: FleetView) -> list[EngineEstimate]:
         """One estimate per engine, in the view's order."""
@@ -202,16 +230,18 @@ class FleetEstimator:
         return estimates
 
     def _from_snapshot(self, view: EngineView, snapshot: CapacitySnapshot) -> EngineEstimate:
-        since = [dispatched for dispatched in view.dispatched.values() if not dispatched.in_snapshot]
-        ids = tuple([dispatched.request.id for dispatched in since])
         known = self._known.get(view.name)
-        replay = known[0] if known is not None else None
-        if replay is None or replay.snapshot is not snapshot or replay.snapshot_s != view.snapshot_s:
+        dispatched = view.dispatched
+        newest = next(reversed(dispatched), None)
+        if known is None or known.replay.snapshot is not snapshot or known.replay.snapshot_s != view.snapshot_s:
             replay = _Replay(snapshot, view.snapshot_s)
-        elif known is not None and known[1] == ids:
-            return known[2]
+        elif known.newest == newest and known.in_flight == len(dispatched):
+            return known.estimate
+        else:
+            replay = known.replay
+        since = [entry for entry in dispatched.values() if not entry.in_snapshot]
         estimate = replay.estimate(view.name, since)
-        self._known[view.name] = (replay, ids, estimate)
+        self._known[view.name] = _Known(replay, newest, len(dispatched), estimate)
         return estimate
 
 
@@ -224,9 +254,7 @@ class _Replay:
         self.profile = profile = _profile(snapshot)
         self.decodes = decodes = Decodes()
         queued = [row for row in snapshot.rows if row.prefill_tokens > 0 and not row.decoding]
-        for row in snapshot.rows:
-            if row.decoding or row.prefill_tokens <= 0:
-                decodes.add(context=row.context_tokens, tpot_s=row.tpot_s, gain=row.weight * row.output_token_gain)
+        decodes.extend([row for row in snapshot.rows if row.decoding or row.prefill_tokens <= 0])
         beyond = _beyond_rows(snapshot, queued, decodes) if snapshot.rows_truncated else None
         self.stretch = decodes.stretch(profile.latency)
         self.start_s = snapshot_s - (snapshot.step_age_s or 0.0)
@@ -321,7 +349,7 @@ def _from_own_requests(view: EngineView, profile: EngineProfile, now_s: float) -
     blocks = 0
     for dispatched in view.dispatched.values():
         request = dispatched.request
-        output = max(dispatched.emitted_tokens, request.expected_output_tokens)
+        output = max(dispatched.emitted_tokens, math.ceil(request.expected_output_tokens))
         blocks += profile.blocks_for(request.prompt_tokens + output)
         if dispatched.emitted_tokens:
             terms = request.terms

@@ -54,45 +54,42 @@ _KEY_OF_ORDER: dict[QueueOrder, Key] = {QueueOrder.ARRIVAL: _by_arrival, QueueOr
 class _Schedule:
     """A queue in one order, with finish times."""
 
-    __slots__ = ("complete", "earned", "finish", "key", "keys", "least_margin", "start_s", "work")
+    __slots__ = ("complete", "earned", "finish", "key", "keys", "least_margin", "on_time", "start_s")
 
     def __init__(self, queue: Sequence[QueuedWork], key: Key, start_s: float) -> None:
         self.key = key
         self.start_s = start_s
-        self.work = sorted(queue, key=lambda work: key(work, start_s))
-        self.keys = [key(work, start_s) for work in self.work]
+        keys = [key(work, start_s) for work in queue]
+        order = sorted(range(len(queue)), key=keys.__getitem__)
+        self.keys = [keys[index] for index in order]
         self.finish: list[float] = []
-        self.earned = 0.0
+        self.on_time: list[tuple[int, float, float, float]] = []
+        """Place, finish, time to spare and gain of the prefills that are on time."""
         self.complete = True
         """Everything that is worth something is on time."""
         at_s = start_s
-        for work in self.work:
+        for place, index in enumerate(order):
+            work = queue[index]
             at_s = (at_s if at_s > work.release_s else work.release_s) + work.cost_s
             self.finish.append(at_s)
             if at_s < work.deadline_s:
-                self.earned += work.gain
+                self.on_time.append((place, at_s, work.deadline_s - at_s, work.gain))
             elif work.gain > 0:
                 self.complete = False
-        self.least_margin = [math.inf] * (len(self.work) + 1)
-        """Least time to spare from here to the end, over prefills that are on time."""
-        least = math.inf
-        for index in range(len(self.work) - 1, -1, -1):
-            margin = self.work[index].deadline_s - self.finish[index]
-            if 0 < margin < least:
-                least = margin
-            self.least_margin[index] = least
+        self.earned = sum([gain for _, _, _, gain in self.on_time])
+        self.least_margin = min([margin for _, _, margin, _ in self.on_time], default=math.inf)
 
     def with_request(self, new: QueuedWork, begin_s: float, now_s: float) -> tuple[float, float]:
         """Gain of the queue with the request, and when the request would be done."""
         position = bisect_right(self.keys, self.key(new, begin_s))
         before_s = self.finish[position - 1] if position else self.start_s
-        finish_s = (before_s if before_s > begin_s else begin_s) + new.cost_s
+        cost_s = new.cost_s
+        finish_s = (before_s if before_s > begin_s else begin_s) + cost_s
         earned = self.earned + (new.gain if finish_s < new.deadline_s else 0.0)
-        if self.least_margin[position] <= new.cost_s:
-            for index in range(position, len(self.work)):
-                item, at_s = self.work[index], self.finish[index]
-                if now_s < at_s < item.deadline_s <= at_s + new.cost_s:
-                    earned -= item.gain
+        if self.least_margin <= cost_s:
+            for place, at_s, margin_s, gain in self.on_time:
+                if margin_s <= cost_s and place >= position and at_s > now_s:
+                    earned -= gain
         return earned, finish_s
 
 
@@ -108,7 +105,7 @@ class QueueForecast:
     def estimate(self, request: RoutingRequest, now_s: float) -> GainEstimate:
         """Gain difference and first token of `request`, sent now."""
         engine, terms = self.engine, request.terms
-        begin_s = max(now_s, engine.step_end_s)
+        begin_s = now_s if now_s > engine.step_end_s else engine.step_end_s
         new = QueuedWork(
             now_s,
             request.arrival_s + terms.objectives.ttft_s,
@@ -142,10 +139,9 @@ class QueueForecast:
         count = decodes.count + 1
         step_s = latency.sums_s(count, 0.0, decodes.context + request.prompt_tokens, count)
         delta = terms.weight * terms.output_token_gain if step_s <= terms.objectives.tpot_s else 0.0
-        before_s = self.engine.decode_step_s
-        for tpot_s, gain in decodes.gain_by_tpot.items():
-            if before_s <= tpot_s < step_s:
-                delta -= gain
+        if step_s > self.engine.tightest_tpot_s:
+            before_s = self.engine.decode_step_s
+            delta -= sum(gain for tpot_s, gain in decodes.gain_by_tpot.items() if before_s <= tpot_s < step_s)
         return delta
 
     def _schedule(self, key: Key) -> _Schedule:

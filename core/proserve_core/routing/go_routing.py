@@ -14,7 +14,7 @@ rule above is their only consistent reading. Faults of the published rule (it va
 load) stay: they are what later policies repair (docs/routing.md).
 """
 
-from proserve_core.routing.estimate import EngineEstimate, FleetEstimator
+from proserve_core.routing.estimate import EngineEstimate, FleetEstimator, LoadKey
 from proserve_core.routing.gain_estimate import GainEstimate, QueueForecast
 from proserve_core.routing.state import FleetView, RouteDecision, RoutingRequest
 
@@ -55,7 +55,7 @@ class GoRouting:
         best = max(gain.delta for _, gain in judged)
         least = self.beta * best if best > 0 else float("-inf")
         candidates = [(engine, gain) for engine, gain in judged if gain.delta >= least]
-        (engine, gain), reason = self._pick(candidates, request, now_s)
+        engine, gain, reason = self._pick(candidates, request, now_s)
         return RouteDecision(
             engine=engine.name,
             reason=reason,
@@ -72,16 +72,23 @@ class GoRouting:
 
     def _pick(
         self, candidates: list[tuple[EngineEstimate, GainEstimate]], request: RoutingRequest, now_s: float
-    ) -> tuple[tuple[EngineEstimate, GainEstimate], str]:
+    ) -> tuple[EngineEstimate, GainEstimate, str]:
         ttft_s = max(request.terms.objectives.ttft_s, 1e-9)
-        by_load = sorted(candidates, key=lambda candidate: candidate[0].load_key(request, now_s))
-        loads = [engine.drain_s(now_s) / ttft_s if engine.fits(request) else float("inf") for engine, _ in by_load]
+        by_load = sorted([(engine.load_key(request, now_s), engine, gain) for engine, gain in candidates], key=_load)
+        loads = [float("inf") if full else drain_s / ttft_s for (full, drain_s, _, _), _, _ in by_load]
         among = f"of {len(by_load)} candidate" + ("s" if len(by_load) > 1 else "")
-        if loads[-1] < self.theta_low:
-            return by_load[0], f"least loaded {among}, all lightly loaded"
         usable = [index for index, load in enumerate(loads) if load <= self.theta_high]
-        if not usable:
-            return by_load[0], f"least loaded {among}, all overloaded"
-        heaviest = loads[usable[-1]]
-        chosen = next(index for index in usable if loads[index] == heaviest)
-        return by_load[chosen], f"most loaded {among} below overload, at {heaviest:.0%} of its TTFT objective"
+        if loads[-1] < self.theta_low:
+            chosen, reason = 0, f"least loaded {among}, all lightly loaded"
+        elif not usable:
+            chosen, reason = 0, f"least loaded {among}, all overloaded"
+        else:
+            heaviest = loads[usable[-1]]
+            chosen = loads.index(heaviest)
+            reason = f"most loaded {among} below overload, at {heaviest:.0%} of its TTFT objective"
+        _, engine, gain = by_load[chosen]
+        return engine, gain, reason
+
+
+def _load(candidate: tuple[LoadKey, EngineEstimate, GainEstimate]) -> LoadKey:
+    return candidate[0]

@@ -26,7 +26,7 @@ class Dispatched(msgspec.Struct, kw_only=True):
     sent_s: float
     emitted_tokens: int = 0
     in_snapshot: bool = False
-    """The engine's snapshot already counts it."""
+    """The engine's snapshot already counts it. Changes only together with the snapshot."""
 
 
 class EngineView(msgspec.Struct, kw_only=True):
@@ -38,7 +38,7 @@ class EngineView(msgspec.Struct, kw_only=True):
     snapshot_s: float
     """When the snapshot was taken, on the gateway's clock (receipt minus its age)."""
     dispatched: dict[str, Dispatched]
-    """Own requests in flight there, by request id."""
+    """Own requests in flight there, by request id, in the order in which they were sent."""
 
 
 class FleetView(msgspec.Struct, frozen=True, kw_only=True):
