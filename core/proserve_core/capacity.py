@@ -82,6 +82,10 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(CapacitySnapshot)
 
 
+class _Versioned(msgspec.Struct):
+    version: int
+
+
 class CapacityError(ValueError):
     """The bytes are not a capacity snapshot that this version understands."""
 
@@ -99,10 +103,21 @@ def decode_snapshot(data: bytes) -> CapacitySnapshot:
     try:
         snapshot = _decoder.decode(data)
     except msgspec.MsgspecError as error:
+        _check_version(data)
         raise CapacityError(f"not a capacity snapshot: {error}") from error
     if snapshot.version != CAPACITY_VERSION:
+        _check_version(data)
+    return snapshot
+
+
+def _check_version(data: bytes) -> None:
+    """Say so if another version is why the bytes make no sense; any other fault is the caller's to report."""
+    try:
+        version = msgspec.json.decode(data, type=_Versioned).version
+    except msgspec.MsgspecError:
+        return
+    if version != CAPACITY_VERSION:
         raise CapacityError(
-            f"capacity version {snapshot.version} is not supported, this side speaks {CAPACITY_VERSION}: "
+            f"capacity version {version} is not supported, this side speaks {CAPACITY_VERSION}: "
             "run the same proserve release on gateway and engine"
         )
-    return snapshot

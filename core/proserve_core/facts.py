@@ -15,6 +15,7 @@ TOKEN_GAIN = "proserve_token_gain"
 TTFT_MS = "proserve_ttft_ms"
 TPOT_MS = "proserve_tpot_ms"
 AGE_MS = "proserve_age_ms"
+_KEYS = frozenset({CLASS, WEIGHT, FIRST_GAIN, TOKEN_GAIN, TTFT_MS, TPOT_MS, AGE_MS})
 
 
 class FactsError(ValueError):
@@ -38,13 +39,16 @@ def decode_facts(extra_args: Mapping[str, object] | None) -> tuple[ServiceTerms,
     """Terms and age in seconds; None for a request without class facts (the default class).
 
     Raises:
-        FactsError: some facts are there but one is missing or not a positive number.
+        FactsError: some facts are there but one is missing, is not a number or is negative, or the class has no name.
     """
-    if not extra_args or CLASS not in extra_args:
+    if not extra_args or _KEYS.isdisjoint(extra_args):
         return None
+    priority_class = extra_args.get(CLASS)
+    if not isinstance(priority_class, str) or not priority_class:
+        raise FactsError(f"vllm_xargs.{CLASS}: expected the name of a priority class, got {priority_class!r}")
     objectives = ServiceObjectives(ttft_s=_number(extra_args, TTFT_MS) / 1e3, tpot_s=_number(extra_args, TPOT_MS) / 1e3)
     terms = ServiceTerms(
-        priority_class=str(extra_args[CLASS]),
+        priority_class=priority_class,
         weight=_number(extra_args, WEIGHT),
         first_token_gain=_number(extra_args, FIRST_GAIN),
         output_token_gain=_number(extra_args, TOKEN_GAIN),

@@ -105,9 +105,12 @@ class RequestAccount:
         return LossCause.LATE_TOKEN_BATCHED
 
     def give_up(self, cause: LossCause, expected_tokens: int) -> None:
-        """Charge the tokens that will never come (up to `expected_tokens` in all) to `cause`."""
-        missing = earnable_gain(self.terms, expected_tokens) - earnable_gain(self.terms, self.tokens)
-        if missing > 0:
+        """Charge the tokens that will never come (up to `expected_tokens` in all) to `cause`.
+
+        Tokens that are worth nothing are charged too, as 0: the cause still says that the request was not finished.
+        """
+        if expected_tokens > self.tokens:
+            missing = earnable_gain(self.terms, expected_tokens) - earnable_gain(self.terms, self.tokens)
             self.lost[cause] = self.lost.get(cause, 0.0) + missing
 
     @property

@@ -104,8 +104,11 @@ class LatencyModel(msgspec.Struct, frozen=True, kw_only=True):
             room_s - self.linear_base_s - self.linear_token_s * base.new_tokens,
         )
         chunk = int(min(by_floor, by_compute, float(limit)))
+        # The roots are rounded; `step_s` decides.
         while chunk > 0 and self._with_chunk_s(base, chunk, cached) > budget_s:
             chunk -= 1
+        while chunk < limit and self._with_chunk_s(base, chunk + 1, cached) <= budget_s:
+            chunk += 1
         return chunk
 
     def _with_chunk_s(self, base: StepWork, chunk: int, cached: int) -> float:
@@ -119,9 +122,11 @@ class LatencyModel(msgspec.Struct, frozen=True, kw_only=True):
 
 def _root(quadratic: float, linear: float, room: float) -> float:
     """Largest p >= 0 with quadratic*p^2 + linear*p <= room; 0 if none, inf if unbounded."""
-    if room < 0:
-        return 0.0
+    if room <= 0:
+        return 0.0 if quadratic > 0 or linear > 0 or room < 0 else math.inf
+    if math.isinf(room):
+        return math.inf
     if quadratic <= 0:
         return room / linear if linear > 0 else math.inf
     # 2*room / (linear + sqrt(...)) keeps precision when quadratic is tiny.
-    return 2 * room / (linear + math.sqrt(linear * linear + 4 * quadratic * room)) if room > 0 else 0.0
+    return 2 * room / (linear + math.sqrt(linear * linear + 4 * quadratic * room))
