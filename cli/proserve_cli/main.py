@@ -13,6 +13,7 @@ from rich.console import Console
 
 from proserve_cli.emulate import emulate
 from proserve_cli.engine_commands import engine_app
+from proserve_cli.simulate import simulate
 
 app = typer.Typer(
     name="proserve",
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(emulate)
+app.command()(simulate)
 app.add_typer(engine_app)
 
 

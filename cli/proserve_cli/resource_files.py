@@ -12,6 +12,25 @@ logger = logging.getLogger(__name__)
 
 def read_resources(files: Sequence[Path]) -> Resources:
     """The resources of all files together; exit code 2 with every error if they can't be used."""
+    texts = _texts(files)
+    try:
+        resources = parse_resources(texts, require_pools=True, require_tenants=True)
+    except ResourceErrors as errors:
+        raise wrong_usage(errors) from errors
+    for line in unenforced(resources):
+        logger.warning("%s", line)
+    return resources
+
+
+def read_classes(file: Path) -> Resources:
+    """The resources of a file of PriorityClass documents; exit code 2 with every error if it can't be used."""
+    try:
+        return parse_resources(_texts([file]))
+    except ResourceErrors as errors:
+        raise wrong_usage(errors) from errors
+
+
+def _texts(files: Sequence[Path]) -> dict[str, str]:
     texts: dict[str, str] = {}
     unreadable: list[str] = []
     for file in files:
@@ -21,10 +40,4 @@ def read_resources(files: Sequence[Path]) -> Resources:
             unreadable.append(f"  - {file}: cannot be read: {getattr(error, 'strerror', None) or error}")
     if unreadable:
         raise wrong_usage("\n".join(["resource files:", *unreadable]))
-    try:
-        resources = parse_resources(texts, require_pools=True, require_tenants=True)
-    except ResourceErrors as errors:
-        raise wrong_usage(errors) from errors
-    for line in unenforced(resources):
-        logger.warning("%s", line)
-    return resources
+    return texts

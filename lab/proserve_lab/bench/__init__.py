@@ -1,0 +1,1 @@
+"""Benchmarks: each prints its ratio next to its target."""

@@ -1,0 +1,1 @@
+"""Discrete-event simulation of engines and routing in virtual time, on the emulator's own state machine."""

@@ -1,0 +1,79 @@
+"""What a simulated gateway knows of the replicas: snapshots that are late, and its own dispatches since."""
+
+from collections import deque
+
+from proserve_core.capacity import CapacitySnapshot
+from proserve_core.routing import Dispatched, EngineView, FleetView, RoutingPolicy, RoutingRequest
+from proserve_lab.simulation.workload import SimulatedRequest
+
+
+class OutputLengths:
+    """Running mean of output lengths by class: what a gateway can know before a request has run."""
+
+    _PRIOR_TOKENS = 128.0
+    _PRIOR_REQUESTS = 4.0
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def observe(self, priority_class: str, output_tokens: int) -> None:
+        total, count = self._sums.get(priority_class, (0.0, 0))
+        self._sums[priority_class] = (total + output_tokens, count + 1)
+
+    def expected(self, priority_class: str) -> float:
+        total, count = self._sums.get(priority_class, (0.0, 0))
+        return (total + self._PRIOR_TOKENS * self._PRIOR_REQUESTS) / (count + self._PRIOR_REQUESTS)
+
+
+class SimulatedGateway:
+    """Routes requests on snapshots that become visible `staleness_s` after they were taken."""
+
+    def __init__(self, *, router: RoutingPolicy, replicas: int, staleness_s: float) -> None:
+        self._router = router
+        self._staleness_s = staleness_s
+        self._views = [
+            EngineView(name=replica_name(index), snapshot=None, snapshot_s=0.0, dispatched={})
+            for index in range(replicas)
+        ]
+        self._by_name = {view.name: index for index, view in enumerate(self._views)}
+        self._arriving: list[deque[tuple[float, CapacitySnapshot]]] = [deque() for _ in range(replicas)]
+        self._lengths = OutputLengths()
+
+    def published(self, replica: int, snapshot: CapacitySnapshot, now_s: float) -> None:
+        """A replica took a snapshot."""
+        self._arriving[replica].append((now_s, snapshot))
+
+    def route(self, request: SimulatedRequest, now_s: float) -> int:
+        """Index of the replica that gets the request."""
+        self._receive(now_s)
+        asked = RoutingRequest(
+            id=request.id,
+            arrival_s=request.arrival_s,
+            terms=request.terms,
+            prompt_tokens=request.prompt_tokens,
+            expected_output_tokens=self._lengths.expected(request.terms.priority_class),
+        )
+        decision = self._router.choose(asked, FleetView(now_s=now_s, engines=self._views))
+        index = self._by_name[decision.engine]
+        self._views[index].dispatched[request.id] = Dispatched(request=asked, sent_s=now_s)
+        return index
+
+    def token(self, replica: int, request: SimulatedRequest, token: int, finished: bool) -> None:
+        """A token passed through the gateway."""
+        dispatched = self._views[replica].dispatched
+        if finished:
+            del dispatched[request.id]
+            self._lengths.observe(request.terms.priority_class, token)
+        else:
+            dispatched[request.id].emitted_tokens = token
+
+    def _receive(self, now_s: float) -> None:
+        for view, arriving in zip(self._views, self._arriving, strict=True):
+            while arriving and arriving[0][0] + self._staleness_s <= now_s:
+                view.snapshot_s, view.snapshot = arriving.popleft()
+                for item in view.dispatched.values():
+                    item.in_snapshot = item.sent_s <= view.snapshot_s
+
+
+def replica_name(index: int) -> str:
+    return f"replica-{index}"

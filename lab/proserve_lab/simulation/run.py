@@ -1,0 +1,145 @@
+"""The event loop of a simulation.
+
+Events are arrivals and ends of steps; a replica starts its next step as soon as it has work and none is running. Equal
+times are ordered: steps end before requests arrive, lower replica first, so that a run depends on its inputs alone.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from proserve_core.gain import GainLedger, RequestAccount
+from proserve_core.replica import Replica
+from proserve_core.routing import RoutingPolicy
+from proserve_lab.simulation.fleet import SimulatedGateway
+from proserve_lab.simulation.workload import SimulatedRequest
+
+
+class ConservationError(RuntimeError):
+    """Work was lost or invented: a bug in the replica or in the simulator."""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """One simulated request and when its tokens came, seconds of virtual time."""
+
+    request: SimulatedRequest
+    account: RequestAccount
+    emitted_s: list[float]
+
+
+class SimulationRun(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened."""
+
+    outcomes: list[Outcome]
+    ledger: GainLedger
+    steps: int
+    preemptions: int
+    simulated_s: float
+    """End of the last step."""
+    busy_s: float
+    """Sum of the steps' durations over all replicas."""
+
+
+def simulate(
+    requests: Sequence[SimulatedRequest],
+    *,
+    replicas: Sequence[Replica],
+    router: RoutingPolicy,
+    staleness_s: float = 0.02,
+    progress: Callable[[int], None] | None = None,
+) -> SimulationRun:
+    """Run `requests` (in order of arrival) to their end.
+
+    Args:
+        replicas: fresh engines, each with a policy of its own.
+        router: which replica gets a request; not asked when there is only one.
+        staleness_s: age at which the router sees the replicas' snapshots.
+        progress: called with the number of finished requests, every 100 of them.
+
+    Raises:
+        ConservationError: tokens or blocks don't add up at the end.
+        SubmitError: a request that no engine of this size could hold.
+    """
+    by_id = {request.id: request for request in requests}
+    accounts = {request.id: RequestAccount(request.terms, request.arrival_s) for request in requests}
+    emitted: dict[str, list[float]] = {request.id: [] for request in requests}
+    ledger = GainLedger()
+    gateway = (
+        SimulatedGateway(router=router, replicas=len(replicas), staleness_s=staleness_s) if len(replicas) > 1 else None
+    )
+    # (end of step, replica); arrivals come from the sorted list.
+    ends: list[tuple[float, int]] = []
+    now_s = busy_s = 0.0
+    finished = arrived = 0
+
+    def start(index: int) -> float:
+        step = replicas[index].begin_step(now_s)
+        if step is None:
+            return 0.0
+        for request_id in step.plan.preempt:
+            accounts[request_id].preempted = True
+        heapq.heappush(ends, (now_s + step.duration_s, index))
+        return step.duration_s
+
+    while ends or arrived < len(requests):
+        if ends and (arrived == len(requests) or ends[0][0] <= requests[arrived].arrival_s):
+            now_s, index = heapq.heappop(ends)
+            replica = replicas[index]
+            for emission in replica.complete_step(now_s):
+                request_id = emission.id
+                accounts[request_id].tokens_at(now_s)
+                emitted[request_id].append(now_s)
+                if gateway is not None:
+                    gateway.token(index, by_id[request_id], emission.token, emission.finished)
+                if emission.finished:
+                    ledger.close(accounts[request_id])
+                    finished += 1
+                    if progress is not None and finished % 100 == 0:
+                        progress(finished)
+            busy_s += start(index)
+            if gateway is not None:
+                gateway.published(index, replica.snapshot(now_s), now_s)
+        else:
+            request = requests[arrived]
+            arrived += 1
+            now_s = max(now_s, request.arrival_s)
+            index = gateway.route(request, now_s) if gateway is not None else 0
+            replicas[index].submit(
+                request_id=request.id,
+                terms=request.terms,
+                arrival_s=request.arrival_s,
+                prompt_tokens=request.prompt_tokens,
+                output_tokens=request.output_tokens,
+            )
+            if not replicas[index].busy:
+                busy_s += start(index)
+
+    _check_conservation(requests, replicas, emitted)
+    return SimulationRun(
+        outcomes=[
+            Outcome(request=request, account=accounts[request.id], emitted_s=emitted[request.id])
+            for request in requests
+        ],
+        ledger=ledger,
+        steps=sum(replica.steps for replica in replicas),
+        preemptions=sum(replica.preemptions for replica in replicas),
+        simulated_s=now_s,
+        busy_s=busy_s,
+    )
+
+
+def _check_conservation(
+    requests: Sequence[SimulatedRequest], replicas: Sequence[Replica], emitted: dict[str, list[float]]
+) -> None:
+    for request in requests:
+        if len(emitted[request.id]) != request.output_tokens:
+            raise ConservationError(
+                f"request {request.id}: {len(emitted[request.id])} tokens emitted of {request.output_tokens}"
+            )
+    for index, replica in enumerate(replicas):
+        if replica.pending or replica.free_blocks != replica.limits.blocks:
+            raise ConservationError(
+                f"replica {index}: {replica.pending} requests left, {replica.free_blocks} of {replica.limits.blocks} "
+                "blocks free at the end"
+            )

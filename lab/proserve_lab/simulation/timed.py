@@ -1,0 +1,19 @@
+"""Measures how long a policy plans; the core itself has no clock."""
+
+import time
+
+from proserve_core.batching import BatchingPolicy, BatchPlan, EngineState
+
+
+class TimedPolicy:
+    """A batching policy that notes the duration of each plan, seconds."""
+
+    def __init__(self, policy: BatchingPolicy) -> None:
+        self._policy = policy
+        self.durations_s: list[float] = []
+
+    def plan(self, state: EngineState) -> BatchPlan:
+        started_s = time.perf_counter()
+        plan = self._policy.plan(state)
+        self.durations_s.append(time.perf_counter() - started_s)
+        return plan

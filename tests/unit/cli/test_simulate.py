@@ -1,0 +1,89 @@
+"""`proserve simulate`: figures as JSON for scripts, one clear line for bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from proserve_cli.main import app
+
+BASE = ["simulate", "--calibration", "h100-llama-3.1-8b", "--policy", "fcfs"]
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "trace.csv"
+    lines = [f"{number * 0.5},{100 + number},{5 + number % 3}" for number in range(30)]
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def test_json_has_the_fields_of_the_contract(trace: Path, tmp_path: Path) -> None:
+    log = tmp_path / "tokens.jsonl"
+    options = ["--trace", str(trace), "--rate", "8", "--limit", "20", "--format", "json", "--token-log", str(log)]
+    done = CliRunner().invoke(app, [*BASE, *options])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert list(result) == [
+        "policy", "router", "replicas", "rate", "requests", "tdg_ratio", "slo_attainment", "classes", "steps",
+        "preemptions", "plan_us", "simulated_s", "wall_s",
+    ]  # fmt: skip
+    assert result["requests"] == 20
+    assert result["rate"] == pytest.approx(8)
+    assert set(result["classes"]) == {"high", "low"}
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [len(record["emitted"]) for record in records] == [record["output_tokens"] for record in records]
+    assert set(records[0]) == {
+        "id", "class", "weight", "arrival", "prompt_tokens", "output_tokens", "ttft_s", "tpot_s", "emitted",
+    }  # fmt: skip
+
+
+def test_several_replicas_are_routed(trace: Path) -> None:
+    options = ["--trace", str(trace), "--replicas", "3", "--router", "go-routing", "--format", "json"]
+    done = CliRunner().invoke(app, [*BASE, *options])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["replicas"] == 3
+
+
+def test_class_file_sets_the_mix(trace: Path, tmp_path: Path) -> None:
+    classes = tmp_path / "classes.yaml"
+    classes.write_text(
+        "apiVersion: proserve.dev/v1alpha1\nkind: PriorityClass\nmetadata: {name: only}\n"
+        "spec: {weight: 3, objectives: {timeToFirstToken: 2s, timePerOutputToken: 80ms}}\n"
+    )
+    options = ["--trace", str(trace), "--classes", str(classes), "--format", "json"]
+    done = CliRunner().invoke(app, [*BASE, *options])
+    assert done.exit_code == 0, done.output
+    assert list(json.loads(done.stdout)["classes"]) == ["only"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rate", "0"], "--rate: expected a positive number"),
+        (["--policy", "nix"], "batching policy 'nix' does not exist"),
+        (["--router", "nix"], "routing policy 'nix' does not exist"),
+        (["--calibration", "nix"], "calibration 'nix' does not exist"),
+        (["--kv-blocks", "1"], "the engine has 1"),
+        (["--trace", "missing.csv"], "cannot read the trace"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(trace: Path, options: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, [*BASE, "--trace", str(trace), *options])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "arrival_s,prompt_tokens\n0,1\n", "arrival_s,prompt_tokens,output_tokens\n",
+     "arrival_s,prompt_tokens,output_tokens\n0,-5,3\n"],
+)  # fmt: skip
+def test_unusable_trace_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    done = CliRunner().invoke(app, [*BASE, "--trace", str(path)])
+    assert done.exit_code == 2
+    assert str(path) in done.stderr
