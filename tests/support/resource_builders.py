@@ -28,7 +28,7 @@ def priority_class(name: str = "high", *, share: str | None = None, **spec: obje
     )
 
 
-def tenant(name: str = "alice", **spec: object) -> Data:
+def tenant(name: str = "alice", **spec: Any) -> Data:
     """An anonymous tenant of class `high`."""
     return document("Tenant", name, spec=_spec({"priorityClassName": "high", "anonymous": True}, spec))
 

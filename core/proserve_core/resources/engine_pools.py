@@ -71,6 +71,7 @@ _MODEL = Object(
                 pattern=r"generated://[a-z0-9][a-z0-9.-]*|hf://[\w.-]+/[\w.-]+|file:///[^\x00]+",
                 form="a model address: 'generated://tiny' (made on this machine), "
                 "'hf://organisation/name' (Hugging Face) or 'file:///folder'",
+                label="URI",
             ),
             description="Where engines load the model from. Needed without `endpoints`, not allowed with them.",
         ),
@@ -95,7 +96,7 @@ _ENGINE = Object(
     fields=(
         Field(
             name="image",
-            type=Text(pattern=r"\S+", form="an image reference without spaces"),
+            type=Text(pattern=r"\S+", form="an image reference without spaces", label="image"),
             effect=Effect.CLUSTER_ONLY,
             description="Container image of the engine.",
         ),
@@ -128,7 +129,7 @@ _ENDPOINT = Object(
     fields=(
         Field(
             name="url",
-            type=Text(max_length=2048),
+            type=Text(max_length=2048, label="URL"),
             required=True,
             description="Address of an OpenAI-compatible server, without the path: `http://host:8000`.",
         ),

@@ -61,7 +61,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     close = get_close_matches(_fold(word), folded, n=1, cutoff=0.6)
     if close:
         return f"did you mean {folded[close[0]]!r}?"
-    return f"known here: {', '.join(names)}" if names else "nothing is known here"
+    return f"known here: {', '.join(names)}" if names else "there is none yet: declare it"
 
 
 def _fold(word: str) -> str:

@@ -35,6 +35,8 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
     pattern: str = r"[^\x00]+"
     form: str = "a string that is not empty"
     """The pattern in words, with an example where that helps."""
+    label: str = "string"
+    """The form in one or two words."""
     choices: tuple[str, ...] = ()
     max_length: int = 4096
 
@@ -94,14 +96,21 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 LABEL_NAME = Text(
     pattern=r"[a-z0-9]([-a-z0-9]*[a-z0-9])?",
     form="a name of lower-case letters, digits and '-' that starts and ends with a letter or digit",
+    label="name",
     max_length=63,
 )
 SUBDOMAIN_NAME = Text(
     pattern=r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*",
     form="a name of lower-case letters, digits, '-' and '.' that starts and ends with a letter or digit",
+    label="name",
     max_length=253,
 )
-SECRET_ENTRY = Text(pattern=r"[-._a-zA-Z0-9]+", form="a key of letters, digits, '-', '_' and '.'", max_length=253)
+SECRET_ENTRY = Text(
+    pattern=r"[-._a-zA-Z0-9]+",
+    form="a key of letters, digits, '-', '_' and '.'",
+    label="name",
+    max_length=253,
+)
 
 
 def secret_key_ref(description: str) -> Field:

@@ -148,6 +148,7 @@ PRIORITY_CLASS = Kind(
             type=Text(
                 pattern=r"0?\.\d*[1-9]\d*|1(\.0*)?",
                 form="a decimal above 0 and at most 1, such as '0.5'",
+                label="decimal string",
                 max_length=20,
             ),
             description="Share of the requests that simulations draw from this class. "

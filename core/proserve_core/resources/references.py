@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from proserve_core.objectives import OverloadAction
 from proserve_core.resources.engine_pools import ENGINE_POOL
 from proserve_core.resources.errors import ResourceError, show, suggestion
 from proserve_core.resources.kinds import Reading
@@ -82,8 +83,9 @@ def _unknown_class(reading: Reading, path: str, name: str, index: _Index) -> Res
 def _degradation(index: _Index) -> Iterator[ResourceError]:
     target_of: dict[str, str] = {}
     for name, reading in index.classes.items():
-        target = reading.spec.get("overload", {}).get("className")
-        if target is None:
+        overload = reading.spec.get("overload", {})
+        target = overload.get("className")
+        if target is None or overload.get("action") != OverloadAction.DEGRADE:
             continue
         if target not in index.classes:
             yield _unknown_class(reading, _OVERLOAD_CLASS, target, index)

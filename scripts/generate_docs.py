@@ -1,0 +1,36 @@
+"""Writes the generated parts of docs/: everything between a `begin generated: NAME` and an `end generated` comment.
+
+Run it with the project's Python from the root of the repository; with `--check` it only says what is out of date.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from proserve_core.resources.reference import reference_markdown
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PARTS: Mapping[str, Callable[[], str]] = {"resources": reference_markdown}
+
+_BLOCK = re.compile(r"(<!-- begin generated: ([\w-]+)[^\n]*-->\n).*?(<!-- end generated -->)", re.DOTALL)
+
+
+def current(text: str) -> str:
+    """`text` with each generated part made anew."""
+    return _BLOCK.sub(lambda block: f"{block[1]}\n{PARTS[block[2]]()}\n{block[3]}", text)
+
+
+def main(arguments: list[str]) -> int:
+    outdated = {page: text for page in sorted(DOCS.glob("*.md")) if (text := current(page.read_text())) != page.read_text()}
+    for page, text in outdated.items():
+        if "--check" in arguments:
+            print(f"{page.relative_to(DOCS.parent)} is out of date: run python scripts/generate_docs.py")
+        else:
+            page.write_text(text)
+            print(f"wrote {page.relative_to(DOCS.parent)}")
+    return 1 if outdated and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,169 @@
+"""EnginePool documents into pools."""
+
+import pytest
+
+from proserve_core import pools
+from proserve_core.batching.registry import POLICIES
+from proserve_core.objectives import SecretKeyRef
+from proserve_core.pools import ModelOrigin, ModelSource
+from resource_builders import document, endpoint_pool, engine_pool, errors_of, parse, secret
+
+
+def test_pool_of_engines_is_read() -> None:
+    data = engine_pool(
+        model={"name": "qwen", "uri": "hf://Qwen/Qwen2.5-14B", "maxModelLength": 4096},
+        replicas=2,
+        engine={"image": "engine:1", "args": ["--max-num-seqs=64"], "scheduler": {"policy": "priority"}},
+        resources={"limits": {"nvidia.com/gpu": 1}, "requests": {"cpu": "500m"}},
+        routing={"policy": "min-load"},
+    )
+    data["metadata"]["annotations"] = {"proserve.dev/calibration": "h100-qwen2.5-14b"}
+    (pool,) = parse(data).engine_pools
+    assert pool.model.source == ModelSource(origin=ModelOrigin.HUGGING_FACE, location="Qwen/Qwen2.5-14B")
+    assert (pool.model.name, pool.model.max_model_length, pool.replicas) == ("qwen", 4096, 2)
+    assert (pool.engine.image, pool.engine.args) == ("engine:1", ("--max-num-seqs=64",))
+    assert (pool.engine.batching_policy, pool.routing_policy) == ("priority", "min-load")
+    assert (pool.resources.limits, pool.resources.requests) == ({"nvidia.com/gpu": "1"}, {"cpu": "500m"})
+    assert pool.calibration == "h100-qwen2.5-14b"
+
+
+def test_optional_fields_have_defaults() -> None:
+    (pool,) = parse(engine_pool()).engine_pools
+    assert (pool.replicas, pool.model.max_model_length, pool.endpoints) == (1, None, ())
+    assert (pool.engine.batching_policy, pool.routing_policy) == ("slide-batching", "go-routing")
+    assert pool.calibration == "cpu-tiny"
+
+
+def test_pool_of_endpoints_is_read() -> None:
+    endpoints = [
+        {"url": "http://127.0.0.1:8000/"},
+        {"url": "https://Models.example.com", "apiKey": {"secretKeyRef": {"name": "keys", "key": "server"}}},
+        {"url": "http://[::1]:8001"},
+    ]
+    (pool,) = parse(secret(server="sk-x"), engine_pool(model={"name": "m"}, endpoints=endpoints)).engine_pools
+    assert [endpoint.url for endpoint in pool.endpoints] == [
+        "http://127.0.0.1:8000",
+        "https://models.example.com",
+        "http://[::1]:8001",
+    ]
+    assert pool.endpoints[1].api_key == SecretKeyRef(name="keys", key="server")
+    assert (pool.replicas, pool.model.source) == (0, None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"replicas": 1},
+        {"engine": {}},
+        {"resources": {}},
+        {"model": {"name": "m", "uri": "generated://tiny"}},
+        {"model": {"name": "m", "maxModelLength": 10}},
+    ],
+)
+def test_endpoints_exclude_fields_of_engines_that_we_start(fields: dict[str, object]) -> None:
+    data = endpoint_pool()
+    data["spec"] |= fields
+    (error,) = errors_of(data)
+    assert "contradicts spec.endpoints" in error
+
+
+def test_pool_says_where_its_model_comes_from() -> None:
+    (error,) = errors_of(engine_pool(model={"name": "m"}))
+    assert "spec.model.uri: is missing; say where engines load the model from" in error
+
+
+@pytest.mark.parametrize("uri", ["generated://tiny", "hf://org/na.me-1", "file:///models/my model"])
+def test_model_address_has_a_known_form(uri: str) -> None:
+    assert errors_of(engine_pool(model={"name": "m", "uri": uri})) == []
+
+
+@pytest.mark.parametrize("uri", ["tiny", "org/name", "hf://name", "file://models", "s3://bucket/x", "generated://", ""])
+def test_other_model_addresses_are_refused(uri: str) -> None:
+    (error,) = errors_of(engine_pool(model={"name": "m", "uri": uri}))
+    assert "'hf://organisation/name' (Hugging Face)" in error
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("localhost:8000", "is not a server's address"),
+        ("ftp://host", "is not a server's address"),
+        ("http://", "is not a server's address"),
+        ("http://host:0", "is not a server's address"),
+        ("http://host:65536", "is not a server's address"),
+        ("http://ho st", "is not a server's address"),
+        ("http://host\n", "is not a server's address"),
+        ("http://host:8000/v1", "has a path; write it as http://host:port or https://host; /v1/... is added to it"),
+        ("http://host?x=1", "has a path"),
+    ],
+)
+def test_endpoint_is_the_address_of_a_server(url: str, says: str) -> None:
+    (error,) = errors_of(endpoint_pool("outside", url))
+    assert "spec.endpoints[0].url: " in error
+    assert says in error
+
+
+def test_password_in_an_endpoint_is_refused_without_showing_it() -> None:
+    (error,) = errors_of(endpoint_pool("outside", "http://me:sesame@host"))
+    assert "put the credential in a Secret" in error
+    assert "sesame" not in error
+
+
+def test_endpoint_listed_twice_is_refused() -> None:
+    (error,) = errors_of(endpoint_pool("outside", "http://a:1", "http://b:1", "http://B:1/"))
+    assert "spec.endpoints[2].url: 'http://B:1/' is listed twice" in error
+
+
+def test_credential_of_an_endpoint_is_in_a_secret_of_the_pools_namespace() -> None:
+    data = endpoint_pool()
+    data["spec"]["endpoints"][0]["apiKey"] = {"secretKeyRef": {"name": "keys", "key": "server"}}
+    (error,) = errors_of(data)
+    assert "spec.endpoints[0].apiKey.secretKeyRef.name: there is no Secret 'keys'" in error
+
+
+@pytest.mark.parametrize("argument", ["--max-model-len=5", "--max_model_len", "--port", "--served-model-name=x"])
+def test_argument_that_another_field_sets_is_refused(argument: str) -> None:
+    (error,) = errors_of(engine_pool(engine={"args": [argument]}))
+    assert "is set by ProServe" in error
+
+
+@pytest.mark.parametrize("quantity", ["-1", "1.5.1", "4GiB", "", -1, 1.5, True, None, "1" * 100])
+def test_resource_is_a_quantity(quantity: object) -> None:
+    (error,) = errors_of(engine_pool(resources={"limits": {"memory": quantity}}))
+    assert "spec.resources.limits[memory]: " in error
+
+
+def test_unknown_policies_get_a_suggestion() -> None:
+    errors = errors_of(engine_pool(engine={"scheduler": {"policy": "slidebatching"}}, routing={"policy": "gorouting"}))
+    assert [error.split("; ")[1] for error in errors] == [
+        "did you mean 'slide-batching'?",
+        "did you mean 'go-routing'?",
+    ]
+
+
+def test_every_batching_policy_may_be_named() -> None:
+    assert set(POLICIES) <= set(pools.BATCHING_POLICIES)
+
+
+def test_pool_name_is_a_single_label() -> None:
+    assert len(errors_of(engine_pool("a.b"))) == 1
+
+
+def test_two_pools_with_one_model_name_are_refused() -> None:
+    (error,) = errors_of(engine_pool("a"), engine_pool("b"))
+    assert "(EnginePool default/b): spec.model.name: 'tiny' is already served by test#1" in error
+
+
+def test_pool_and_tenant_are_required_only_when_asked() -> None:
+    assert errors_of(secret()) == []
+    errors = errors_of(secret(), require_pools=True, require_tenants=True)
+    assert [error.split("; ")[0] for error in errors] == [
+        "resources: there is no EnginePool",
+        "resources: there is no Tenant",
+    ]
+
+
+def test_calibration_is_a_name() -> None:
+    data = document("EnginePool", "a", annotations={"proserve.dev/calibration": "H100 big"}, spec=engine_pool()["spec"])
+    (error,) = errors_of(data)
+    assert "metadata.annotations[proserve.dev/calibration]: got 'H100 big'" in error
