@@ -99,6 +99,14 @@ class Entry:
             expected_tokens=self._expected_tokens,
         )
 
+    def refuse(self, status: int) -> None:
+        """The engine refused the request itself (4xx): counted, but no gain could have come of it."""
+        if not self._open:
+            return
+        self._open = False
+        self._series.in_flight.dec()
+        self._series.ended(status)
+
 
 class Accounting:
     """Books of one gateway."""

@@ -62,6 +62,11 @@ class UpstreamClient:
         """Open connections, idle ones included."""
         return len(self._keys)
 
+    def stop_exchanges(self) -> None:
+        """Fail what is under way, as a part of this gateway's shutdown."""
+        for exchange in list(self._active):
+            exchange.stop(FailureKind.STOPPED, "the gateway is shutting down")
+
     def close(self) -> None:
         """Abort everything."""
         for connection in list(self._keys):

@@ -1,0 +1,212 @@
+"""The JSON body of an OpenAI request: checked where the gateway needs it, rewritten where the engine must be told.
+
+Only the top level is taken apart; prompts stay the bytes that the client sent, so a long one costs a scan and no
+objects. What the gateway does not know passes through and is the engine's to judge. Three things do not pass:
+`vllm_xargs` keys of ours (class facts, which would forge a class), `priority` (credentials decide, not the body) and
+`kv_transfer_params` (tells an engine where to fetch KV from). A key that occurs twice reaches the engine once.
+"""
+
+import re
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from proserve_core.facts import PREFIX
+from proserve_gateway.errors import ApiError, invalid_request
+
+CONTROL_FIELDS = frozenset({"priority", "kv_transfer_params"})
+
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_encode = msgspec.json.Encoder().encode
+
+_string = msgspec.json.Decoder(str)
+_flag = msgspec.json.Decoder(bool | None)
+_integer = msgspec.json.Decoder(int | None)
+_object = msgspec.json.Decoder(dict[str, Raw] | None)
+_list = msgspec.json.Decoder(list[Raw])
+_text_or_list = msgspec.json.Decoder(str | list[Raw])
+
+_POSITION = re.compile(r"\(byte (\d+)\)")
+_BASE64 = re.compile(rb";base64,[A-Za-z0-9+/=]*")
+_USAGE_OPTIONS = b'{"include_usage":true}'
+_EXACT_USAGE_OPTIONS = b'{"include_usage":true,"continuous_usage_stats":true}'
+
+
+class BodyKind(StrEnum):
+    """How a route's body is read."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    OTHER = "other"
+    """Passed through: only the model is looked at."""
+
+
+class RequestBody:
+    """A checked body. Cheap to keep for a second attempt: `encode` does not change it."""
+
+    __slots__ = (
+        "_fields",
+        "choices",
+        "continuous_usage",
+        "include_usage",
+        "kind",
+        "max_tokens",
+        "model",
+        "prompt_bytes",
+        "prompt_tokens",
+        "stream",
+    )
+
+    def __init__(self, kind: BodyKind, fields: dict[str, Raw]) -> None:
+        self._fields = fields
+        self.kind = kind
+        model: str | None = _take(fields, "model", _string)
+        if not model:
+            raise _missing_field("model", "the name of a model, see /v1/models")
+        self.model = model
+        self.stream: bool = _take(fields, "stream", _flag) or False
+        self.max_tokens: int | None = None
+        self.choices = 1
+        """Answers that the request asks for: `n` times the number of prompts."""
+        self.include_usage = False
+        self.continuous_usage = False
+        self.prompt_bytes = 0
+        """Size of the prompt as JSON."""
+        self.prompt_tokens: int | None = None
+        """Exact, when the client sent token ids."""
+        if kind is not BodyKind.OTHER:
+            self._check_generation()
+
+    def _check_generation(self) -> None:
+        fields = self._fields
+        self.max_tokens = _natural(fields, "max_completion_tokens")
+        limit = _natural(fields, "max_tokens")
+        if self.max_tokens is None:
+            self.max_tokens = limit
+        count = _take(fields, "n", _integer)
+        if count is not None and count < 1:
+            raise invalid_request(f"n is {count}: it must be at least 1", param="n")
+        self.choices = count or 1
+        options = _take(fields, "stream_options", _object)
+        if options:
+            self.include_usage = _take(options, "include_usage", _flag, "stream_options.") or False
+            self.continuous_usage = _take(options, "continuous_usage_stats", _flag, "stream_options.") or False
+        _take(fields, "vllm_xargs", _object)
+        if self.kind is BodyKind.CHAT:
+            messages = _take(fields, "messages", _list)
+            if messages is None:
+                raise _missing_field("messages", "a list of messages")
+            self._measure_prompt(fields["messages"])
+        else:
+            prompt = _take(fields, "prompt", _text_or_list)
+            if prompt is None:
+                if "prompt_embeds" not in fields:
+                    raise _missing_field("prompt", "a string, or a list of strings or token ids")
+            else:
+                self._measure_prompt(fields["prompt"])
+                if isinstance(prompt, list):
+                    self._count_prompts(prompt)
+
+    def _measure_prompt(self, raw: Raw) -> None:
+        view = memoryview(raw)
+        self.prompt_bytes = len(view)
+        if len(view) > 1024 and b";base64," in (data := bytes(view)):
+            # Pictures and sounds are tokens too, but not one per four bytes of base64.
+            self.prompt_bytes = len(_BASE64.sub(b"", data))
+
+    def _count_prompts(self, prompt: list[Raw]) -> None:
+        first = bytes(memoryview(prompt[0]).tobytes()[:1]) if prompt else b""
+        if first == b"[":
+            self.choices *= len(prompt)
+            self.prompt_tokens = sum(bytes(memoryview(ids)).count(b",") + 1 for ids in prompt)
+        elif first == b'"':
+            self.choices *= len(prompt)
+        elif first:
+            self.prompt_tokens = len(prompt)
+
+    def encode(self, *, facts: dict[str, str | float] | None, exact_usage: bool) -> bytes:
+        """The body for one engine.
+
+        `facts` are the class facts, None for an engine that is not ours: it may refuse keys it does not know. A stream
+        reports its usage in any case, `exact_usage` asks for it on every chunk, which only vLLM understands.
+        """
+        fields: dict[str, Any] = {key: raw for key, raw in self._fields.items() if key not in CONTROL_FIELDS}
+        if self.kind is BodyKind.OTHER:
+            return _encode(fields)
+        client_xargs = _object.decode(fields.pop("vllm_xargs")) if "vllm_xargs" in fields else None
+        xargs: dict[str, Any] = {k: raw for k, raw in (client_xargs or {}).items() if not k.startswith(PREFIX)}
+        if facts is not None:
+            xargs.update(facts)
+        if xargs:
+            fields["vllm_xargs"] = xargs
+        if self.stream:
+            wanted = _EXACT_USAGE_OPTIONS if exact_usage or self.continuous_usage else _USAGE_OPTIONS
+            known = fields.get("stream_options")
+            options = (_object.decode(known) if known is not None else None) or {}
+            fields["stream_options"] = {**options, **_object_of(wanted)} if options else Raw(wanted)
+        return _encode(fields)
+
+
+def parse_body(kind: BodyKind, body: bytes) -> RequestBody:
+    """Check a request body.
+
+    Raises:
+        ApiError: 400; malformed JSON names the position, a wrong type names the field.
+    """
+    try:
+        if not body.isascii():
+            body.decode()
+        fields = _fields.decode(body)
+    except UnicodeDecodeError as error:
+        raise invalid_request(
+            f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}; send JSON encoded as UTF-8",
+            code="invalid_json",
+        ) from error
+    except msgspec.ValidationError as error:
+        raise invalid_request(f"the body must be a JSON object: {error}", code="invalid_json") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _malformed(body, str(error)) from error
+    return RequestBody(kind, fields)
+
+
+def _malformed(body: bytes, message: str) -> ApiError:
+    position = _POSITION.search(message)
+    if not body.strip():
+        where = ": it is empty"
+    elif position is None:
+        where = f": {message}"
+    else:
+        at = int(position.group(1))
+        line = body.count(b"\n", 0, at) + 1
+        column = at - body.rfind(b"\n", 0, at)
+        where = f" at byte {at} (line {line}, column {column}): {message}"
+    return invalid_request(f"the body is not valid JSON{where}", code="invalid_json")
+
+
+def _take(fields: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[Any], prefix: str = "") -> Any:
+    """Value of a field; None when it is absent."""
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    try:
+        return decoder.decode(raw)
+    except (msgspec.ValidationError, RecursionError) as error:
+        path = f"{prefix}{name}"
+        raise invalid_request(f"{path} has the wrong type: {error}", param=path, code="invalid_type") from error
+
+
+def _natural(fields: dict[str, Raw], name: str) -> int | None:
+    value: int | None = _take(fields, name, _integer)
+    if value is not None and value < 0:
+        raise invalid_request(f"{name} is {value}: it must not be negative", param=name)
+    return value
+
+
+def _object_of(data: bytes) -> dict[str, Raw]:
+    return _object.decode(data) or {}
+
+
+def _missing_field(name: str, what: str) -> ApiError:
+    return invalid_request(f"{name} is missing: it must be {what}", param=name, code="missing_required_parameter")

@@ -1,0 +1,114 @@
+"""A gateway's data path on loopback in front of fake engines, with simulated time for judging if wanted."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+
+from fake_openai_engine import FakeEngine
+from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjectives, Tenant
+from proserve_core.pools import EnginePool, PoolModel
+from proserve_core.resources import Resources, Secret
+from proserve_core.routing.round_robin import RoundRobin
+from proserve_gateway.accounting import Accounting
+from proserve_gateway.catalog import Catalog
+from proserve_gateway.dispatch import Dispatcher
+from proserve_gateway.fleet import Fleet
+from proserve_gateway.http_api import HttpApi, HttpLimits
+from proserve_gateway.http_server import HttpServer
+from proserve_gateway.intake import Intake
+from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.upstream import UpstreamClient
+from proserve_gateway.upstream_connection import UpstreamLimits
+
+GOLD_KEY = "gold-key"
+FREE_KEY = "free-key"
+
+
+def catalog(*, anonymous: bool = False) -> Catalog:
+    """Classes high and low; tenants gold (high) and free (low); one model, tiny."""
+    return Catalog.from_resources(
+        Resources(
+            priority_classes=(
+                PriorityClass(name="high", weight=4, objectives=ServiceObjectives(ttft_s=0.5, tpot_s=0.04)),
+                PriorityClass(name="low", weight=1, objectives=ServiceObjectives(ttft_s=5.0, tpot_s=1.0)),
+            ),
+            tenants=(
+                Tenant(name="gold", namespace="default", priority_class="high", api_keys=(_key("gold"),)),
+                Tenant(name="free", namespace="default", priority_class="low", api_keys=(_key("free"),)),
+                *([Tenant(name="anybody", namespace="default", priority_class="low", anonymous=True)] * anonymous),
+            ),
+            engine_pools=(EnginePool(name="tiny", namespace="default", model=PoolModel(name="tiny")),),
+            secrets=(
+                Secret(name="keys", namespace="default", values={"gold": GOLD_KEY.encode(), "free": FREE_KEY.encode()}),
+            ),
+        )
+    )
+
+
+def _key(entry: str) -> SecretKeyRef:
+    return SecretKeyRef(name="keys", key=entry)
+
+
+class Gateway:
+    """A running data path and its books."""
+
+    def __init__(self, *, server: HttpServer, fleet: Fleet, accounting: Accounting, metrics: GatewayMetrics) -> None:
+        self.server = server
+        self.fleet = fleet
+        self.accounting = accounting
+        self.metrics = metrics
+        self.url = f"http://127.0.0.1:{server.port}"
+        self.client: httpx.AsyncClient
+
+    async def chat(self, *, key: str | None = GOLD_KEY, headers: dict[str, str] | None = None, **fields: Any) -> Any:
+        """Ask for a chat completion; `fields` go into the body."""
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **fields}
+        return await self.client.post("/v1/chat/completions", json=body, headers=_headers(key, headers))
+
+    def sample(self, name: str, **labels: str) -> float:
+        """Value of a metric; 0 before it was touched. `cls` stands for the label `class`."""
+        if "cls" in labels:
+            labels["class"] = labels.pop("cls")
+        return self.metrics.registry.get_sample_value(f"proserve_gateway_{name}", labels) or 0.0
+
+
+def _headers(key: str | None, more: dict[str, str] | None = None) -> dict[str, str]:
+    return {**({} if key is None else {"authorization": f"Bearer {key}"}), **(more or {})}
+
+
+@contextlib.asynccontextmanager
+async def gateway(
+    *engines: FakeEngine,
+    ours: bool = True,
+    anonymous: bool = False,
+    limits: HttpLimits | None = None,
+    upstream: UpstreamLimits | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    stall_ms: int = 60_000,
+) -> AsyncIterator[Gateway]:
+    """A gateway in front of `engines`; `ours` engines publish capacity."""
+    metrics = GatewayMetrics()
+    accounting = Accounting(metrics)
+    fleet = Fleet(make_router=lambda _: RoundRobin(), clock=clock)
+    fleet.set_targets([engine.target() for engine in engines])
+    for known in fleet.engines:
+        fleet.probe_answered(known)
+        if ours:
+            known.endpoint = known.target.endpoint(has_capacity=True)
+    client = UpstreamClient(upstream)
+    dispatcher = Dispatcher(fleet=fleet, accounting=accounting, upstream=client, clock=clock)
+    intake = Intake(catalog=catalog(anonymous=anonymous), accounting=accounting)
+    api = HttpApi(intake=intake, dispatcher=dispatcher, clock=clock, limits=limits)
+    server = HttpServer(api, host="127.0.0.1", port=0, stall_ms=stall_ms)
+    await server.start()
+    running = Gateway(server=server, fleet=fleet, accounting=accounting, metrics=metrics)
+    try:
+        async with httpx.AsyncClient(base_url=running.url, timeout=10, verify=False) as running.client:
+            yield running
+    finally:
+        server.close()
+        await server.wait_closed(0.0)
+        client.close()
