@@ -22,7 +22,9 @@ def nnls(gram: Sequence[Sequence[float]], target: Sequence[float]) -> list[float
     goal = [value * factor for value, factor in zip(target, scale, strict=True)]
     tolerance = 1e-9 * max(map(abs, goal), default=0.0)
     values = [0.0] * size
-    free: list[int] = []
+    # Mostly nothing is negative, and the first solution is the last.
+    free = [i for i in range(size) if scale[i]]
+    _settle(unit, goal, values, free)
     useless: set[int] = set()
     while True:
         best, steepest = -1, tolerance
