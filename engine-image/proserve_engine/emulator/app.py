@@ -143,14 +143,14 @@ async def _reply(send: Send, status: int, body: bytes) -> None:
 
 
 async def _read(receive: Receive) -> bytes:
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
         body += message.get("body", b"")
         if not message.get("more_body", False):
-            return body
+            return bytes(body)
 
 
 async def _disconnect(receive: Receive) -> None:

@@ -86,12 +86,13 @@ def test_what_it_cannot_do_is_refused_with_the_field(fields: dict[str, object], 
 
 
 def test_chat_refuses_what_needs_a_model() -> None:
-    for fields in (
+    refused: tuple[dict[str, object], ...] = (
         {"tools": [{"type": "function"}]},
         {"messages": []},
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
         {"logprobs": True},
-    ):
+    )
+    for fields in refused:
         with pytest.raises(JobError):
             chat(**fields)
 
