@@ -1,0 +1,1 @@
+"""`proserve.v1.Inference`: its .proto and what protoc makes of it (`python scripts/generate_grpc.py`)."""
