@@ -22,7 +22,9 @@ def current(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    outdated = {page: text for page in sorted(DOCS.glob("*.md")) if (text := current(page.read_text())) != page.read_text()}
+    outdated = {
+        page: text for page in sorted(DOCS.glob("*.md")) if (text := current(page.read_text())) != page.read_text()
+    }
     for page, text in outdated.items():
         if "--check" in arguments:
             print(f"{page.relative_to(DOCS.parent)} is out of date: run python scripts/generate_docs.py")

@@ -71,6 +71,7 @@ class Answer:
         "content_type",
         "ended",
         "engine",
+        "failure",
         "first",
         "sent_s",
         "status",
@@ -105,6 +106,13 @@ class Answer:
         self.answered_s = 0.0
         """When the first of the answer was here."""
         self.ended = False
+        self.failure: ApiError | None = None
+        """Why the stream broke off, once it has: for protocols that end with a status instead of an event."""
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens of the stream so far."""
+        return self._relay.tokens if self._relay is not None else 0
 
     async def read(self) -> bytes:
         """The next whole events of a stream, after `first`; b"" at its end.
@@ -148,8 +156,10 @@ class Answer:
     def _end_of_stream(self, relay: SseRelay) -> None:
         self.ended = True
         if relay.error is not None:
-            self._lease.close(Outcome.FAILED, f"error in the stream: {relay.error[:200].decode(errors='replace')}")
-            self._entry.close(LossCause.ENGINE_FAILURE, status=502)
+            what = f"error in the stream: {relay.error[:200].decode(errors='replace')}"
+            self.failure = engine_failure(f"engine {self.engine}: {what}")
+            self._lease.close(Outcome.FAILED, what)
+            self._entry.close(LossCause.ENGINE_FAILURE, status=self.failure.status)
             return
         if relay.prompt_tokens is not None:
             self._on_prompt(relay.prompt_tokens)
@@ -160,7 +170,7 @@ class Answer:
         """End the stream with an error that nobody can take for its natural end."""
         self.ended = True
         self._exchange.abort()
-        failure = failed_answer(self.engine, error)
+        failure = self.failure = failed_answer(self.engine, error)
         stalled = isinstance(error, UpstreamError) and error.kind is FailureKind.STALLED
         ours = isinstance(error, UpstreamError) and error.kind is FailureKind.STOPPED
         self._lease.close(Outcome.CANCELLED if stalled or ours else Outcome.FAILED, str(error))
