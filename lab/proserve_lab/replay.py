@@ -33,7 +33,7 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplayRecord(msgspec.Struct, kw_only=True):
-    """What became of one request. Times are seconds after the start of the replay."""
+    """What became of one request. Times, the request's arrival included, are on the replayer's clock."""
 
     request: ReplayRequest
     sent_s: float
@@ -66,6 +66,66 @@ def prompt_ids(seed: int, count: int) -> list[int]:
     return [draw.choice(VOCABULARY) for _ in range(count)]
 
 
+class Replayer:
+    """Sends requests to one server and records what comes back, against one clock."""
+
+    def __init__(self, *, url: str, model: str, timeout_s: float) -> None:
+        """`url` is the server's root; a request slower than `timeout_s` is recorded as an error."""
+        self._url = url
+        self._model = model
+        self._timeout_s = timeout_s
+        self._start_s = time.perf_counter()
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._start_s
+
+    def body(self, request: ReplayRequest, *, seed: int) -> bytes:
+        """The request's HTTP body; its prompt depends on `seed` only."""
+        return msgspec.json.encode(
+            {
+                "model": self._model,
+                "prompt": prompt_ids(seed, request.prompt_tokens),
+                "max_tokens": request.output_tokens,
+                "ignore_eos": True,
+                "temperature": 0,
+                "stream": True,
+                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            }
+        )
+
+    async def send(self, record: ReplayRecord, body: bytes) -> None:
+        """Send one request and fill its record. A cancelled one keeps the tokens that it got."""
+        request = record.request
+
+        def take(received_s: float, data: bytes) -> None:
+            event = _event_decoder.decode(data)
+            if event.error is not None:
+                record.error = f"error in the stream: {event.error.message}"
+                record.status = 200
+            elif event.usage is not None:
+                new = event.usage.completion_tokens - len(record.tokens_s)
+                record.tokens_s.extend([received_s - self._start_s] * new)
+
+        record.sent_s = self.now_s
+        try:
+            sent_s = await stream(
+                url=f"{self._url}/v1/completions",
+                headers={"authorization": f"Bearer {request.api_key}"},
+                body=body,
+                on_event=take,
+                timeout_s=self._timeout_s,
+            )
+        except StreamError as error:
+            record.error = record.error or str(error)
+            record.status = record.status or error.status
+            return
+        record.sent_s = sent_s - self._start_s
+        if record.error is None and len(record.tokens_s) != request.output_tokens:
+            record.error = f"expected {request.output_tokens} tokens, got {len(record.tokens_s)}"
+
+
 async def replay(
     requests: Sequence[ReplayRequest],
     *,
@@ -86,57 +146,17 @@ async def replay(
     Returns:
         One record per request, in the order of `requests`. Failures are records with an error, never missing.
     """
-    bodies = [_body(model, index, request) for index, request in enumerate(requests)]
-    start_s = time.perf_counter()
+    replayer = Replayer(url=url, model=model, timeout_s=timeout_s)
+    bodies = [replayer.body(request, seed=number) for number, request in enumerate(requests)]
+    begin_s = replayer.now_s
 
     async def send(request: ReplayRequest, body: bytes) -> ReplayRecord:
-        await asyncio.sleep(start_s + request.arrival_s - time.perf_counter())
-        record = await _send(request, body, url=url, timeout_s=timeout_s, start_s=start_s)
+        record = ReplayRecord(
+            request=msgspec.structs.replace(request, arrival_s=begin_s + request.arrival_s), sent_s=0.0
+        )
+        await asyncio.sleep(record.request.arrival_s - replayer.now_s)
+        await replayer.send(record, body)
         on_done(record)
         return record
 
     return await asyncio.gather(*(send(request, body) for request, body in zip(requests, bodies, strict=True)))
-
-
-def _body(model: str, index: int, request: ReplayRequest) -> bytes:
-    return msgspec.json.encode(
-        {
-            "model": model,
-            "prompt": prompt_ids(index, request.prompt_tokens),
-            "max_tokens": request.output_tokens,
-            "ignore_eos": True,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-        }
-    )
-
-
-async def _send(request: ReplayRequest, body: bytes, *, url: str, timeout_s: float, start_s: float) -> ReplayRecord:
-    record = ReplayRecord(request=request, sent_s=time.perf_counter() - start_s)
-
-    def take(received_s: float, data: bytes) -> None:
-        event = _event_decoder.decode(data)
-        if event.error is not None:
-            record.error = f"error in the stream: {event.error.message}"
-            record.status = 200
-        elif event.usage is not None:
-            new = event.usage.completion_tokens - len(record.tokens_s)
-            record.tokens_s.extend([received_s - start_s] * new)
-
-    try:
-        sent_s = await stream(
-            url=f"{url}/v1/completions",
-            headers={"authorization": f"Bearer {request.api_key}"},
-            body=body,
-            on_event=take,
-            timeout_s=timeout_s,
-        )
-    except StreamError as error:
-        record.error = record.error or str(error)
-        record.status = record.status or error.status
-        return record
-    record.sent_s = sent_s - start_s
-    if record.error is None and len(record.tokens_s) != request.output_tokens:
-        record.error = f"expected {request.output_tokens} tokens, got {len(record.tokens_s)}"
-    return record
