@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PROSERVE_ENGINE_PYTHON ?= $(CURDIR)/.venv-engine/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help python .venv engine demo test test-fast test-engine coverage lint format lock bench clean
+.PHONY: help python .venv engine demo test test-fast test-engine coverage lint format docs lock bench clean
 
 help:
 	@echo "make demo        two engines behind the gateway, fcfs against slide-batching (ENGINE=emulated: without vLLM)"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-engine tests on real vLLM only"
 	@echo "make coverage    unit and conformance tests with a coverage report"
 	@echo "make lint        ruff, mypy, import-linter        make format   apply ruff's fixes"
+	@echo "make docs        the generated parts of docs/"
 	@echo "make bench       benchmarks, each next to its target"
 	@echo "make engine      only the environment with vLLM   make lock     pin dependencies anew"
 	@echo "make clean       remove what these targets made in the clone"
@@ -65,6 +66,9 @@ lint: .venv
 format: .venv
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: .venv
+	@$(BIN)/python scripts/generate_docs.py
 
 lock: python
 	@$(ENVIRONMENTS) lock

@@ -1,6 +1,6 @@
 """Writes the generated parts of docs/: everything between a `begin generated: NAME` and an `end generated` comment.
 
-Run it with the project's Python from the root of the repository; with `--check` it only says what is out of date.
+`make docs` runs it; with `--check` it only says what is out of date.
 """
 
 import re
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     }
     for page, text in outdated.items():
         if "--check" in arguments:
-            print(f"{page.relative_to(DOCS.parent)} is out of date: run python scripts/generate_docs.py")
+            print(f"{page.relative_to(DOCS.parent)} is out of date: run make docs")
         else:
             page.write_text(text)
             print(f"wrote {page.relative_to(DOCS.parent)}")

@@ -11,9 +11,7 @@ import msgspec
 
 from proserve_core.objectives import SecretKeyRef
 
-BATCHING_POLICIES = ("fcfs", "priority", "slide-batching")
 DEFAULT_BATCHING_POLICY = "slide-batching"
-ROUTING_POLICIES = ("round-robin", "min-load", "go-routing")
 DEFAULT_ROUTING_POLICY = "go-routing"
 DEFAULT_CALIBRATION = "cpu-tiny"
 
@@ -60,7 +58,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A running OpenAI-compatible server."""
 
     url: str
-    """`scheme://host[:port]`, without a path."""
+    """`scheme://host[:port][/path]`: what `/v1/...` is added to."""
     api_key: SecretKeyRef | None = None
     """Bearer credential that the server asks for, from a Secret in the pool's namespace."""
 

@@ -3,13 +3,12 @@
 import re
 from collections.abc import Mapping
 
+from proserve_core.batching.registry import POLICIES
 from proserve_core.objectives import SecretKeyRef
 from proserve_core.pools import (
-    BATCHING_POLICIES,
     DEFAULT_BATCHING_POLICY,
     DEFAULT_CALIBRATION,
     DEFAULT_ROUTING_POLICY,
-    ROUTING_POLICIES,
     Endpoint,
     EnginePool,
     EngineSettings,
@@ -32,11 +31,12 @@ from proserve_core.resources.fields import (
     secret_key_ref,
 )
 from proserve_core.resources.kinds import API_VERSION, Kind, Reading
+from proserve_core.routing.registry import ROUTERS
 
 CALIBRATION_ANNOTATION = "proserve.dev/calibration"
 
 _URL = re.compile(
-    r"https?://([a-z0-9]([-a-z0-9.]*[a-z0-9])?|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?(?P<rest>[/?#].*)?",
+    r"https?://([a-z0-9]([-a-z0-9.]*[a-z0-9])?|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?(?P<path>/[^\s?#]*)?",
     re.IGNORECASE | re.ASCII,
 )
 
@@ -86,7 +86,7 @@ _SCHEDULER = Object(
     fields=(
         Field(
             name="policy",
-            type=Text(choices=BATCHING_POLICIES),
+            type=Text(choices=tuple(sorted(POLICIES))),
             default=DEFAULT_BATCHING_POLICY,
             description="How an engine chooses what runs in its next step.",
         ),
@@ -131,7 +131,7 @@ _ENDPOINT = Object(
             name="url",
             type=Text(max_length=2048, label="URL"),
             required=True,
-            description="Address of an OpenAI-compatible server, without the path: `http://host:8000`.",
+            description="Address of an OpenAI-compatible server, such as `http://host:8000`; `/v1/...` is added to it.",
         ),
         Field(
             name="apiKey",
@@ -144,7 +144,7 @@ _ROUTING = Object(
     fields=(
         Field(
             name="policy",
-            type=Text(choices=ROUTING_POLICIES),
+            type=Text(choices=tuple(sorted(ROUTERS))),
             default=DEFAULT_ROUTING_POLICY,
             description="How the gateway chooses an engine of the pool for a request.",
         ),
@@ -178,21 +178,21 @@ def _check(reading: Reading) -> None:
 
 
 def _check_url(reading: Reading, url: str, path: str, seen: set[str]) -> None:
-    expected = "write it as http://host:port or https://host"
+    expected = "write it as http://host:port, without query"
     if "@" in url:
         # The address is not shown: it may hold a password.
         reading.error(path, "holds a user name or password", "put the credential in a Secret and name it in apiKey")
     elif not (match := _URL.fullmatch(url)) or not 0 < int(match["port"] or 80) < 65536:
         reading.error(path, f"{show(url)} is not a server's address", expected)
-    elif (match["rest"] or "").strip("/"):
-        reading.error(path, f"{show(url)} has a path", f"{expected}; /v1/... is added to it")
     elif _base_url(url) in seen:
         reading.error(path, f"{show(url)} is listed twice", "remove one of the two")
     seen.add(_base_url(url))
 
 
 def _base_url(url: str) -> str:
-    return url.rstrip("/").lower()
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme.lower()}://{host.lower()}{slash}{path}".rstrip("/").removesuffix("/v1")
 
 
 ENGINE_POOL = Kind(

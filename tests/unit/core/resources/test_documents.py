@@ -60,7 +60,7 @@ def test_file_without_documents_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: 0x_\n", "a: " + "9" * 5000 + "\n", "[" * 5000, "a: \x00\n", "a: *b\n", "? [a]\n: 1\n"]
+    "text", ["a: 0x_\n", "a: " + "9" * 5000 + "\n", "[" * 2000, "a: \x00\n", "a: *b\n", "? [a]\n: 1\n"]
 )
 def test_unreadable_text_is_an_error_not_a_crash(text: str) -> None:
     read = read_yaml("file.yaml", text)

@@ -7,7 +7,7 @@ from operator import getitem
 from typing import Any, cast
 
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proserve_core.resources import Document, ResourceErrors, Resources, parse_documents, parse_resources
@@ -45,12 +45,14 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PLACES = places(list(VALID))
 
 
+@settings(max_examples=30)  # drawing nested values is what takes the time
 @given(st.lists(NESTED))
 def test_arbitrary_documents(documents: list[Any]) -> None:
     outcome = parse_or_errors(documents)
     assert outcome == Resources() if not documents else isinstance(outcome, list)
 
 
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(PLACES), NESTED), min_size=1, max_size=3))
 def test_valid_documents_with_values_replaced(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     documents: list[Any] = copy.deepcopy(list(VALID))
@@ -78,6 +80,7 @@ def test_arbitrary_text(text: str) -> None:
         parse_resources({"text": text})
 
 
+@settings(max_examples=40)
 @given(st.data())
 def test_valid_text_with_characters_replaced(data: st.DataObject) -> None:
     text = yaml.safe_dump_all(VALID)

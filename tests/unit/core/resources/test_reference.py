@@ -30,7 +30,7 @@ def all_fields() -> list[tuple[str, Field]]:
 def test_generated_part_of_the_page_is_current() -> None:
     generated = re.search(r"<!-- begin generated: resources [^\n]*\n\n(.*?)\n<!-- end generated -->", PAGE, re.DOTALL)
     assert generated is not None
-    assert generated[1] == reference_markdown(), "run: python scripts/generate_docs.py"
+    assert generated[1] == reference_markdown(), "run: make docs"
 
 
 def test_every_field_is_described_and_in_the_tables() -> None:
