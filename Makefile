@@ -74,7 +74,7 @@ lock: python
 	@$(ENVIRONMENTS) lock
 
 bench: .venv
-	@$(BIN)/proserve bench
+	$(BIN)/python -m proserve_lab.bench.gateway_rate
 
 clean:
 	rm -rf .venv .venv-engine .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .demo dist

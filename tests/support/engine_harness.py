@@ -1,11 +1,10 @@
 """vLLM's real scheduler with a pretended worker: scheduling in full detail without a model.
 
 The worker follows vLLM's protocol (new, cached and resumed requests, block tables) and keeps what a KV cache would
-hold: each slot of each block remembers the whole prefix that was computed into it. Before a step it checks that every slot
-that the step would read holds the right prefix, so blocks that were freed too early or adopted wrongly are noticed. Its
-"model" turns a prefix into the next token, so outputs depend on every token before them.
-
-Run by the engine environment's interpreter only.
+hold: each slot of each block remembers the whole prefix that was computed into it. Before a step it checks that every
+slot that the step would read holds the right prefix, so blocks that were freed too early or adopted wrongly are
+noticed. Its "model" turns a prefix into the next token, so outputs depend on every token before them. Run by the
+engine environment's interpreter only.
 """
 
 import hashlib
