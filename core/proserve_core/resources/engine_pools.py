@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from proserve_core.batching.registry import POLICIES
+from proserve_core.latency.calibrations import calibration_names
 from proserve_core.objectives import SecretKeyRef
 from proserve_core.pools import (
     DEFAULT_BATCHING_POLICY,
@@ -230,7 +231,7 @@ ENGINE_POOL = Kind(
     annotations=(
         Field(
             name=CALIBRATION_ANNOTATION,
-            type=Text(pattern=r"[a-z0-9][a-z0-9.-]*", form="the name of a calibration, such as 'h100-llama-3.1-8b'"),
+            type=Text(choices=calibration_names()),
             default=DEFAULT_CALIBRATION,
             description="Calibration whose step times an emulated engine takes (`proserve up --engine emulated`).",
         ),

@@ -157,7 +157,10 @@ def test_pool_and_tenant_are_required_only_when_asked() -> None:
     ]
 
 
-def test_calibration_is_a_name() -> None:
-    data = document("EnginePool", "a", annotations={"proserve.dev/calibration": "H100 big"}, spec=engine_pool()["spec"])
+def test_unknown_calibration_gets_a_suggestion() -> None:
+    data = document(
+        "EnginePool", "a", annotations={"proserve.dev/calibration": "h100-llama-8b"}, spec=engine_pool()["spec"]
+    )
     (error,) = errors_of(data)
-    assert "metadata.annotations[proserve.dev/calibration]: got 'H100 big'" in error
+    assert "metadata.annotations[proserve.dev/calibration]: 'h100-llama-8b' is not a possible value" in error
+    assert error.endswith("did you mean 'h100-llama-3.1-8b'?")
