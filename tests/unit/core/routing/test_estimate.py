@@ -35,6 +35,12 @@ def test_dispatch_since_the_snapshot_adds_its_work_from_when_it_was_sent() -> No
     assert estimate(view).end_s == pytest.approx(15.3)
 
 
+def test_dispatch_that_a_later_snapshot_does_not_show_has_not_begun() -> None:
+    request = routing_request(300, name="r", arrival_s=14.9)
+    view = engine_view("a", capacity(), sent(request, at_s=15.0), snapshot_s=15.2)
+    assert estimate(view).end_s == pytest.approx(15.5)
+
+
 def test_dispatch_that_the_snapshot_counts_is_not_counted_twice() -> None:
     request = routing_request(300, name="r")
     view = engine_view("a", capacity(prefill_row(300)), sent(request, counted=True))
