@@ -76,16 +76,14 @@ class GoRouting:
         ttft_s = max(request.terms.objectives.ttft_s, 1e-9)
         by_load = sorted([(engine.load_key(request, now_s), engine, gain) for engine, gain in candidates], key=_load)
         loads = [float("inf") if full else drain_s / ttft_s for (full, drain_s, _, _), _, _ in by_load]
-        among = f"of {len(by_load)} candidate" + ("s" if len(by_load) > 1 else "")
         usable = [index for index, load in enumerate(loads) if load <= self.theta_high]
         if loads[-1] < self.theta_low:
-            chosen, reason = 0, f"least loaded {among}, all lightly loaded"
+            chosen, reason = 0, "least loaded: all candidates are lightly loaded"
         elif not usable:
-            chosen, reason = 0, f"least loaded {among}, all overloaded"
+            chosen, reason = 0, "least loaded: all candidates are overloaded"
         else:
-            heaviest = loads[usable[-1]]
-            chosen = loads.index(heaviest)
-            reason = f"most loaded {among} below overload, at {heaviest:.0%} of its TTFT objective"
+            chosen = loads.index(loads[usable[-1]])
+            reason = "most loaded candidate that is not overloaded"
         _, engine, gain = by_load[chosen]
         return engine, gain, reason
 

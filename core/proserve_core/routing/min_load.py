@@ -20,10 +20,9 @@ class MinLoad:
         now_s = fleet.now_s
         estimates = self._estimator.estimates(fleet)
         best = min(estimates, key=lambda estimate: estimate.load_key(request, now_s))
-        drain_s = best.drain_s(now_s)
         return RouteDecision(
             engine=best.name,
-            reason=f"least predicted drain, {drain_s * 1e3:.0f} ms",
+            reason="least predicted drain" if best.fits(request) else "least predicted drain: no engine has room",
             expected_ttft_s=best.begin_s(now_s) + best.cost_s(request) - request.arrival_s,
             candidates=tuple(estimate.name for estimate in estimates),
         )

@@ -120,6 +120,7 @@ def test_chooses_an_engine_of_the_view_with_a_reason(name: str, calls: list[tupl
         assert decision.engine in decision.candidates
         assert set(decision.candidates) <= names
         assert decision.reason
+        assert not any(character.isdigit() for character in decision.reason), "reasons are metric labels"
 
 
 @pytest.mark.parametrize("name", sorted(ROUTERS))

@@ -42,13 +42,13 @@ def test_over_balancing_example() -> None:
 def test_idle_fleet_gets_the_least_loaded() -> None:
     decision = choose(GoRouting(), routing_request(10), queue_of("a", 150), queue_of("b", 50), queue_of("c", 100))
     assert decision.engine == "b"
-    assert decision.reason == "least loaded of 3 candidates, all lightly loaded"
+    assert decision.reason == "least loaded: all candidates are lightly loaded"
 
 
 def test_between_the_thresholds_the_heaviest_engine_that_is_not_overloaded_is_packed() -> None:
     decision = choose(GoRouting(), routing_request(10), queue_of("a", 0), queue_of("b", 500), queue_of("c", 850))
     assert decision.engine == "b"
-    assert decision.reason == "most loaded of 3 candidates below overload, at 50% of its TTFT objective"
+    assert decision.reason == "most loaded candidate that is not overloaded"
 
 
 def test_thresholds_are_relative_to_the_requests_own_objective() -> None:
@@ -68,6 +68,7 @@ def test_engine_that_adds_clearly_less_gain_is_no_candidate() -> None:
 def test_engine_without_blocks_counts_as_overloaded() -> None:
     full, busy = queue_of("full", 0, free_blocks=1), queue_of("busy", 700)
     assert choose(GoRouting(), routing_request(100), full, busy).engine == "busy"
+    assert choose(GoRouting(), routing_request(100), full).reason == "least loaded: all candidates are overloaded"
 
 
 def test_ties_go_to_more_free_blocks_then_to_the_name() -> None:
