@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from proserve_core.resources.reference import reference_markdown
+from proserve_core.resources.field_tables import reference_markdown
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PARTS: Mapping[str, Callable[[], str]] = {"resources": reference_markdown}

@@ -1,7 +1,7 @@
 """Field descriptions of the resources: the single source of truth for reading, for the reference in docs/resources.md,
 and for any schema made from it.
 
-A tree of values, no behaviour: `reader` interprets it, `reference` prints it. Practice: Kubernetes API conventions
+A tree of values, no behaviour: `reader` interprets it, `field_tables` prints it. Practice: Kubernetes API conventions
 (durations and quantities are strings, no floats in specs).
 """
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from proserve_core.resources import CUSTOM_KINDS, ResourceErrors, parse_resources
+from proserve_core.resources.field_tables import reference_markdown
 from proserve_core.resources.fields import Field, ListOf, Object
-from proserve_core.resources.reference import reference_markdown
 
 PAGE = (Path(__file__).parents[4] / "docs" / "resources.md").read_text()
 
