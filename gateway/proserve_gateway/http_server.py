@@ -78,14 +78,21 @@ class HttpServer:
         """Accept no more connections and requests; those under way go on."""
         self._server.should_exit = True
 
+    async def drained(self, grace_s: float) -> bool:
+        """After `close()`: wait for open requests, at most `grace_s`; False when some are left."""
+        if self._serving is None:
+            return True
+        done, _ = await asyncio.wait({self._serving}, timeout=grace_s)
+        return bool(done)
+
     async def wait_closed(self, grace_s: float) -> None:
         """After `close()`: wait for open requests, at most `grace_s`, then cut them."""
         if self._serving is None:
             self._socket.close()
             return
-        done, _ = await asyncio.wait({self._serving}, timeout=grace_s)
-        if done:
-            self._serving.result()
+        if await self.drained(grace_s):
+            if not self._serving.cancelled():
+                self._serving.result()
             return
         state = self._server.server_state
         for server in self._server.servers:

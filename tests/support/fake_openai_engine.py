@@ -19,7 +19,7 @@ class FakeRequest:
         self.path = path
         self.headers = headers
         self.raw = raw
-        self.body: dict[str, Any] = json.loads(raw)
+        self.body: dict[str, Any] = json.loads(raw) if raw else {}
 
 
 class Reply:
@@ -68,6 +68,7 @@ class FakeEngine:
         self.name = name
         self.behave: Behaviour = self.generate
         self.requests: list[FakeRequest] = []
+        """Without the probes of `/v1/models`."""
         self.asked = asyncio.Event()
         """The first request is here."""
         self.client_left = asyncio.Event()
@@ -77,7 +78,11 @@ class FakeEngine:
         self.port = 0
 
     def target(self, pool: str = "tiny") -> EngineTarget:
-        return EngineTarget(name=self.name, pool=pool, base_url=f"http://127.0.0.1:{self.port}", api_key="engine-key")
+        return EngineTarget(name=self.name, pool=pool, base_url=self.url, api_key="engine-key")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     async def generate(self, request: FakeRequest, reply: Reply) -> None:
         """As vLLM: a role chunk, one chunk per token, usage as asked for."""
@@ -123,6 +128,9 @@ class FakeEngine:
         try:
             while True:
                 request = await _read(reader)
+                if request.path == "/v1/models":
+                    await Reply(writer).json(200, {"object": "list", "data": []})
+                    continue
                 self.requests.append(request)
                 self.asked.set()
                 await self._answer(request, reader, writer)

@@ -1,0 +1,138 @@
+"""The assembled gateway: starts, follows its engines, takes a new configuration, stops without losing requests."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import grpc
+import httpx
+import pytest
+
+from fake_openai_engine import FakeEngine, fake_engine
+from proserve_core.resources import Resources
+from proserve_gateway.fleet_target import EngineTarget, TargetError
+from proserve_gateway.rpc import inference_pb2 as pb
+from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
+from proserve_gateway.server import Gateway, GatewayConfig, Listen, serve
+from resource_builders import endpoint_pool, keyed_tenant, parse, priority_class, secret
+
+AUTH = {"authorization": "Bearer sk-alice"}
+STREAM = {"model": "outside", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+ANY = Listen("127.0.0.1", 0)
+
+
+def resources(*urls: str, key: str = "sk-alice") -> Resources:
+    return parse(priority_class("high"), keyed_tenant("alice"), secret(alice=key), endpoint_pool("outside", *urls))
+
+
+@contextlib.asynccontextmanager
+async def running(engine: FakeEngine, drain_s: float = 5.0) -> AsyncIterator[tuple[Gateway, httpx.AsyncClient]]:
+    """A gateway that is ready, in front of one engine, and a client for it."""
+    config = GatewayConfig(resources=resources(engine.url), http=ANY, admin=ANY, grpc=ANY, drain_s=drain_s)
+    gateway = Gateway(config)
+    await gateway.start()
+    await ready(gateway)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.http.port}", verify=False) as client:
+            yield gateway, client
+    finally:
+        await gateway.stop(0.0)
+
+
+async def ready(gateway: Gateway) -> None:
+    async with asyncio.timeout(5):
+        while gateway.missing:  # noqa: ASYNC110 readiness is asked for, as a probe does
+            await asyncio.sleep(0.005)
+
+
+async def test_all_ports_serve_in_front_of_an_endpoint_pool() -> None:
+    async with fake_engine() as engine, running(engine) as (gateway, client):
+        reply = await client.post("/v1/chat/completions", json=STREAM, headers=AUTH)
+        assert reply.headers["x-proserve-engine"] == "outside-0"
+        assert reply.text.endswith("data: [DONE]\n\n")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+            stub = InferenceStub(channel)  # type: ignore[no-untyped-call]
+            answer = await stub.Generate(
+                pb.GenerateRequest(model="outside", prompt="hi"), metadata=(("authorization", "Bearer sk-alice"),)
+            )
+            assert answer.text.startswith("t0")
+        assert gateway.admin is not None
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.admin.port}", verify=False) as admin:
+            assert (await admin.get("/readyz")).status_code == 200
+            status = (await admin.get("/status")).json()
+            assert status["total"]["requests"] == 2
+            assert status["engines"][0]["state"] == "ready"
+            assert 'proserve_gateway_route_decisions_total{pool="outside"' in (await admin.get("/metrics")).text
+
+
+async def test_new_configuration_takes_over_as_a_whole_and_a_bad_one_not_at_all() -> None:
+    async with fake_engine() as engine, running(engine) as (gateway, client):
+        gateway.configure(resources(engine.url, key="sk-new"), ())
+        old = await client.post("/v1/chat/completions", json=STREAM, headers=AUTH)
+        new = await client.post("/v1/chat/completions", json=STREAM, headers={"authorization": "Bearer sk-new"})
+        assert (old.status_code, new.status_code) == (401, 200)
+        twice = EngineTarget(name="outside-0", pool="outside", base_url=engine.url)
+        with pytest.raises(TargetError, match="outside-0"):
+            gateway.configure(resources(engine.url, key="sk-newer"), [twice])
+        new = await client.post("/v1/chat/completions", json=STREAM, headers={"authorization": "Bearer sk-new"})
+        assert new.status_code == 200
+
+
+async def test_open_stream_ends_in_full_while_the_gateway_stops() -> None:
+    async with fake_engine() as engine, running(engine) as (gateway, client):
+        engine.token_gate = asyncio.Event()
+        async with client.stream("POST", "/v1/chat/completions", json=STREAM, headers=AUTH) as reply:
+            stopping = asyncio.create_task(gateway.stop())
+            await asyncio.sleep(0.2)
+            assert gateway.missing == ["the gateway is shutting down"]
+            with pytest.raises(httpx.ConnectError):
+                await httpx.AsyncClient(verify=False).get(f"http://127.0.0.1:{gateway.http.port}/v1/models")
+            engine.token_gate.set()
+            text = "".join([part async for part in reply.aiter_text()])
+        assert "t3 " in text
+        assert text.endswith("data: [DONE]\n\n")
+        assert "error" not in text
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_stream_that_outlasts_the_drain_ends_with_an_error_event() -> None:
+    async with fake_engine() as engine, running(engine, drain_s=0.1) as (gateway, client):
+        engine.token_gate = asyncio.Event()
+        async with client.stream("POST", "/v1/chat/completions", json=STREAM, headers=AUTH) as reply:
+            stopping = asyncio.create_task(gateway.stop())
+            text = "".join([part async for part in reply.aiter_text()])
+        *_, error, done, end = text.split("\n\n")
+        assert (done, end) == ("data: [DONE]", "")
+        assert json.loads(error.removeprefix("data: "))["error"]["code"] == "gateway_shutting_down"
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_address_in_use_is_an_error_at_start() -> None:
+    async with fake_engine() as engine:
+        taken = Listen("127.0.0.1", engine.port)
+        with pytest.raises(OSError, match="in use"):
+            Gateway(GatewayConfig(resources=resources(engine.url), http=taken))
+
+
+async def test_signal_stops_the_gateway_after_open_requests() -> None:
+    started: asyncio.Future[Gateway] = asyncio.get_running_loop().create_future()
+    async with fake_engine() as engine:
+        config = GatewayConfig(resources=resources(engine.url), http=ANY)
+        serving = asyncio.create_task(serve(config, on_started=started.set_result))
+        gateway = await started
+        await ready(gateway)
+        engine.token_gate = asyncio.Event()
+        url = f"http://127.0.0.1:{gateway.http.port}/v1/chat/completions"
+        async with (
+            httpx.AsyncClient(verify=False) as client,
+            client.stream("POST", url, json=STREAM, headers=AUTH) as reply,
+        ):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.2)
+            assert not serving.done()
+            engine.token_gate.set()
+            assert (await reply.aread()).endswith(b"data: [DONE]\n\n")
+        await asyncio.wait_for(serving, 5)
