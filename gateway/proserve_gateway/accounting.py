@@ -1,33 +1,54 @@
 """Accounts for every request: gain by class, tenant and cause, latencies, tokens and outcomes.
 
 Gain itself is computed by `proserve_core.gain`; this module opens one account per request, feeds it as tokens pass
-and books the result when the request ends. Sums are plain numbers that `accounting_metrics` reads when it is scraped,
-so there is one set of books and no lock per request; only the histograms are Prometheus' own.
+and books the result into the ledger and the metrics when the request ends. Metric children are resolved once per
+class, tenant and model, because resolving labels costs more than the rest of a chunk.
 """
-
-from collections import Counter
 
 from proserve_core.gain import GainLedger, LossCause, RequestAccount
 from proserve_core.objectives import ServiceTerms
 from proserve_gateway.accounting_lengths import OutputLengths
-from proserve_gateway.metrics import OTHER, GatewayMetrics
+from proserve_gateway.metrics import OTHER, Bounded, GatewayMetrics
 
 CLIENT_CLOSED = 499
 """Status of a request whose client left; never sent, only counted."""
 
 
-class Series:
-    """What is counted of one class, tenant and model, beside the gain in the ledger."""
+class _Series:
+    """Metric children of one class, tenant and model."""
 
-    __slots__ = ("by_code", "in_flight", "output_tokens", "prompt_tokens", "tpot", "ttft")
+    __slots__ = (
+        "attained",
+        "by_cause",
+        "by_code",
+        "earned",
+        "in_flight",
+        "labels",
+        "metrics",
+        "output_tokens",
+        "prompt_tokens",
+        "tpot",
+        "ttft",
+    )  # fmt: skip
 
-    def __init__(self, metrics: GatewayMetrics, priority_class: str, model: str) -> None:
+    def __init__(self, metrics: GatewayMetrics, priority_class: str, tenant: str, model: str) -> None:
+        self.metrics = metrics
+        self.labels = (priority_class, tenant, model)
         self.ttft = metrics.ttft.labels(priority_class, model)
         self.tpot = metrics.tpot.labels(priority_class, model)
-        self.in_flight = 0
-        self.by_code: Counter[int] = Counter()
-        self.output_tokens = 0
-        self.prompt_tokens = 0
+        self.earned = metrics.gain_earned.labels(priority_class, tenant)
+        self.by_cause = {cause: metrics.gain_lost.labels(priority_class, tenant, cause) for cause in LossCause}
+        self.attained = metrics.slo_attained.labels(priority_class, tenant)
+        self.in_flight = metrics.in_flight.labels(priority_class, tenant)
+        self.output_tokens = metrics.output_tokens.labels(priority_class, tenant, model)
+        self.prompt_tokens = metrics.prompt_tokens.labels(priority_class, tenant, model)
+        self.by_code = {200: metrics.requests.labels(priority_class, tenant, model, "200")}
+
+    def ended(self, status: int) -> None:
+        child = self.by_code.get(status)
+        if child is None:
+            child = self.by_code[status] = self.metrics.requests.labels(*self.labels, str(status))
+        child.inc()
 
 
 class Entry:
@@ -39,7 +60,7 @@ class Entry:
         self,
         *,
         accounting: "Accounting",
-        series: Series,
+        series: _Series,
         account: RequestAccount,
         request_id: str,
         tenant: str,
@@ -83,8 +104,8 @@ class Entry:
         if not self._open:
             return
         self._open = False
-        self._series.in_flight -= 1
-        self._series.by_code[status] += 1
+        self._series.in_flight.dec()
+        self._series.ended(status)
 
 
 class Accounting:
@@ -93,11 +114,9 @@ class Accounting:
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
         self._lengths = OutputLengths()
+        self._series: dict[tuple[str, str, str], _Series] = {}
+        self._class_label, self._tenant_label, self._model_label = Bounded(), Bounded(), Bounded()
         self.ledger = GainLedger()
-        self.series: dict[tuple[str, str, str], Series] = {}
-        """By class, tenant and model."""
-        self.refusals: Counter[tuple[str, str, int]] = Counter()
-        """Requests turned away at the door, by class, tenant and status."""
 
     def expected_output_tokens(self, *, model: str, priority_class: str, max_tokens: int | None) -> float:
         """What a new request will probably bring."""
@@ -118,7 +137,7 @@ class Accounting:
         Tenant, class and model are names from the configuration: they become label values.
         """
         series = self._series_of(terms.priority_class, tenant, model)
-        series.in_flight += 1
+        series.in_flight.inc()
         return Entry(
             accounting=self,
             series=series,
@@ -136,12 +155,17 @@ class Accounting:
 
         No gain is charged: it asked for nothing that could have been delivered.
         """
-        self.refusals[priority_class or OTHER, tenant or OTHER, status] += 1
+        self._metrics.requests.labels(
+            OTHER if priority_class is None else self._class_label(priority_class),
+            OTHER if tenant is None else self._tenant_label(tenant),
+            OTHER,
+            str(status),
+        ).inc()
 
     def book(
         self,
         entry: Entry,
-        series: Series,
+        series: _Series,
         cause: LossCause | None,
         *,
         status: int,
@@ -158,16 +182,25 @@ class Accounting:
                 model=entry.model, priority_class=account.terms.priority_class, tokens=account.tokens
             )
         self.ledger.close(account, tenant=entry.tenant)
-        series.in_flight -= 1
-        series.by_code[status] += 1
-        series.output_tokens += account.tokens
-        series.prompt_tokens += prompt_tokens or 0
+        series.in_flight.dec()
+        series.ended(status)
+        series.earned.inc(account.earned)
+        for lost_by, gain in account.lost.items():
+            series.by_cause[lost_by].inc(gain)
+        if account.slo_attained:
+            series.attained.inc()
+        series.output_tokens.inc(account.tokens)
+        if prompt_tokens:
+            series.prompt_tokens.inc(prompt_tokens)
         if account.tokens > 1 and account.first_s is not None and account.last_s is not None:
             series.tpot.observe((account.last_s - account.first_s) / (account.tokens - 1))
 
-    def _series_of(self, priority_class: str, tenant: str, model: str) -> Series:
+    def _series_of(self, priority_class: str, tenant: str, model: str) -> _Series:
         key = (priority_class, tenant, model)
-        series = self.series.get(key)
+        series = self._series.get(key)
         if series is None:
-            series = self.series[key] = Series(self._metrics, priority_class, model)
+            series = _Series(
+                self._metrics, self._class_label(priority_class), self._tenant_label(tenant), self._model_label(model)
+            )
+            self._series[key] = series
         return series

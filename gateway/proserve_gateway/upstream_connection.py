@@ -9,6 +9,7 @@ else is an error, never a short success.
 import asyncio
 from collections.abc import Callable
 from enum import StrEnum
+from typing import cast
 
 import httptools
 import msgspec
@@ -249,9 +250,8 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError(f"expected a stream transport, got {transport!r}")
-        self._transport = transport
+        # uvloop's transports are no subclasses of asyncio.Transport.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         exchange = self._exchange
