@@ -1,18 +1,12 @@
 """From an EnginePool to the commands of its engines on this machine: real vLLM or emulated, on free loopback ports."""
 
-import enum
 import os
 import sys
 
 from proserve_cli.addresses import free_port
+from proserve_cli.engine_kind import EngineKind
 from proserve_cli.local_engines import EngineSpec
 from proserve_core.pools import EnginePool, ModelOrigin
-
-
-class EngineKind(enum.StrEnum):
-    VLLM = "vllm"
-    EMULATED = "emulated"
-
 
 START_LIMIT_S = {EngineKind.VLLM: 600.0, EngineKind.EMULATED: 30.0}
 """Time an engine gets until it answers: a large model may come from a slow disk, an emulator has nothing to load."""

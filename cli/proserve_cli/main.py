@@ -13,7 +13,9 @@ from rich.console import Console
 
 from proserve_cli.emulate import emulate
 from proserve_cli.engine_commands import engine_app
+from proserve_cli.gateway_command import gateway
 from proserve_cli.simulate import simulate
+from proserve_cli.up import up
 
 app = typer.Typer(
     name="proserve",
@@ -22,6 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(up)
+app.command()(gateway)
 app.command()(emulate)
 app.command()(simulate)
 app.add_typer(engine_app)
@@ -50,6 +54,8 @@ def proserve(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
+    # Its lines about starting and stopping say nothing that ours don't.
+    logging.getLogger("uvicorn").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 if __name__ == "__main__":

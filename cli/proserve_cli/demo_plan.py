@@ -1,0 +1,117 @@
+"""What the demo sends and by when it is due, derived from what the engines at hand can do.
+
+A demo that names its load in requests per second shows nothing on a machine twice as fast or half as fast. So the
+engines are measured first, the load is a multiple of that, and the objectives are multiples of the latencies that were
+seen while the engines were just busy. Everything chosen is printed.
+"""
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from proserve_cli.engine_kind import EngineKind
+from proserve_core.objectives import PriorityClass, ServiceObjectives
+from proserve_lab.probe import Throughput
+from proserve_lab.replay import ReplayRequest
+from proserve_lab.trace import TraceRow
+from proserve_lab.workload import LengthScale, TenantLoad, build_requests
+
+HIGH, LOW = "interactive", "batch"
+KEYS = {HIGH: "sk-demo-interactive", LOW: "sk-demo-batch"}
+WEIGHTS = {HIGH: 4, LOW: 1}
+
+LOAD = 1.5
+"""Offered load over measured capacity. One class alone (half of the requests) fits, both together do not."""
+FIRST_TOKEN_FACTOR = 4.0
+OUTPUT_TOKEN_FACTOR = 2.0
+"""Objectives of the high class over the median latencies of the probe."""
+PATIENCE = 3.0
+"""Objectives of the low class over those of the high one."""
+FEWEST_REQUESTS = 40
+
+
+class DemoSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What depends on the kind of engine."""
+
+    model: str
+    """Generated model that the real engines load."""
+    scale: LengthScale
+    concurrency: int
+    """Requests in flight per engine in the probe."""
+    probe_s: float
+    replay_s: float
+    """Time over which requests arrive."""
+
+
+SETTINGS = {
+    # Lengths such that a request keeps a CPU core busy for about a tenth of a second.
+    EngineKind.VLLM: DemoSettings(
+        model="small",
+        scale=LengthScale(divisor=8, longest_prompt=512, longest_output=128),
+        concurrency=16,
+        probe_s=10.0,
+        replay_s=30.0,
+    ),
+    EngineKind.EMULATED: DemoSettings(
+        model="tiny",
+        scale=LengthScale(divisor=2, longest_prompt=2048, longest_output=512),
+        concurrency=16,
+        probe_s=4.0,
+        replay_s=12.0,
+    ),
+}
+
+
+class DemoPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured and what was chosen."""
+
+    capacity_requests_per_s: float
+    capacity_tokens_per_s: float
+    probe_ttft_p50_s: float
+    probe_tpot_p50_s: float
+    load: float
+    """Offered rate over capacity."""
+    rate: float
+    """Requests per second."""
+    requests: int
+    length_divisor: float
+    """Trace lengths are divided by this."""
+    seed: int
+    classes: dict[str, PriorityClass]
+
+
+def make_plan(measured: Throughput, *, settings: DemoSettings, rows: int, seed: int) -> DemoPlan:
+    """Choose load and objectives. `rows` is the length of the trace."""
+    rate = LOAD * measured.requests_per_s
+    ttft_s = _milliseconds(FIRST_TOKEN_FACTOR * measured.ttft_p50_s)
+    tpot_s = _milliseconds(OUTPUT_TOKEN_FACTOR * measured.tpot_p50_s)
+    patient = ServiceObjectives(ttft_s=_milliseconds(PATIENCE * ttft_s), tpot_s=_milliseconds(PATIENCE * tpot_s))
+    objectives = {HIGH: ServiceObjectives(ttft_s=ttft_s, tpot_s=tpot_s), LOW: patient}
+    return DemoPlan(
+        capacity_requests_per_s=measured.requests_per_s,
+        capacity_tokens_per_s=measured.tokens_per_s,
+        probe_ttft_p50_s=measured.ttft_p50_s,
+        probe_tpot_p50_s=measured.tpot_p50_s,
+        load=LOAD,
+        rate=rate,
+        requests=min(rows, max(FEWEST_REQUESTS, round(rate * settings.replay_s))),
+        length_divisor=settings.scale.divisor,
+        seed=seed,
+        classes={
+            name: PriorityClass(name=name, weight=WEIGHTS[name], objectives=objectives[name]) for name in (HIGH, LOW)
+        },
+    )
+
+
+def plan_requests(plan: DemoPlan, rows: Sequence[TraceRow], scale: LengthScale) -> list[ReplayRequest]:
+    """The requests of the replay: the same for every policy."""
+    tenants = [
+        TenantLoad(name=name, api_key=KEYS[name], terms=each.terms(), share=1.0) for name, each in plan.classes.items()
+    ]
+    return build_requests(rows[: plan.requests], tenants=tenants, scale=scale, rate=plan.rate, seed=plan.seed)
+
+
+def _milliseconds(seconds: float) -> float:
+    """Rounded up to whole milliseconds, as resources are written."""
+    return math.ceil(seconds * 1e3) / 1e3

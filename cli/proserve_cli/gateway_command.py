@@ -1,0 +1,46 @@
+"""`proserve gateway`: the gateway alone, in front of servers that already run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proserve_cli.addresses import Address, parse_address
+from proserve_cli.failures import failed, needs_extra, wrong_usage
+from proserve_cli.up import ADMIN, GRPC, HTTP
+
+if TYPE_CHECKING:
+    from proserve_gateway.server import Gateway
+
+
+def gateway(
+    *,
+    files: Annotated[list[Path], typer.Option("--file", "-f", help="Resources (YAML); may be given several times.")],
+    http: Annotated[str, typer.Option(help="Address of the OpenAI HTTP API.", metavar="HOST:PORT")] = HTTP,
+    grpc: Annotated[str, typer.Option(help="Address of the gRPC API.", metavar="HOST:PORT")] = GRPC,
+    admin: Annotated[str, typer.Option(help="Address of metrics, readiness, status.", metavar="HOST:PORT")] = ADMIN,
+) -> None:
+    """Serve the pools' endpoints. TERM or Ctrl-C lets open requests end, a second one does not wait for them."""
+    from proserve_cli.resource_files import read_resources
+
+    addresses = [parse_address(text) for text in (http, grpc, admin)]
+    resources = read_resources(files)
+    without = [pool.name for pool in resources.engine_pools if not pool.endpoints]
+    if without:
+        raise wrong_usage(
+            f"EnginePool {', '.join(without)}: the gateway alone starts no engines; give the pool spec.endpoints, "
+            "or start engines and gateway together with `proserve up`"
+        )
+    with needs_extra("gateway"):
+        from proserve_gateway.server import GatewayConfig, Listen, run_gateway
+
+    listen = [Listen(address.host, address.port) for address in addresses]
+    config = GatewayConfig(resources=resources, http=listen[0], grpc=listen[1], admin=listen[2])
+    try:
+        run_gateway(config, on_started=_say_started)
+    except (OSError, ValueError) as error:
+        raise failed(f"the gateway on {http}, {grpc}, {admin}: {error}") from error
+
+
+def _say_started(started: "Gateway") -> None:
+    typer.echo(f"ready: OpenAI HTTP http://{Address(host=started.http.host, port=started.http.port)}", err=True)

@@ -1,0 +1,46 @@
+"""`proserve up`: the engines of every pool as local processes and a gateway in front of them, until Ctrl-C."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proserve_cli.addresses import parse_address
+from proserve_cli.engine_kind import EngineKind
+from proserve_cli.failures import failed, needs_extra, wrong_usage
+
+HTTP, GRPC, ADMIN = "127.0.0.1:8000", "127.0.0.1:8001", "127.0.0.1:9090"
+
+
+def up(
+    *,
+    files: Annotated[list[Path], typer.Option("--file", "-f", help="Resources (YAML); may be given several times.")],
+    engine: Annotated[EngineKind, typer.Option(help="What runs as engines.")] = EngineKind.VLLM,
+    http: Annotated[str, typer.Option(help="Address of the OpenAI HTTP API.", metavar="HOST:PORT")] = HTTP,
+    grpc: Annotated[str, typer.Option(help="Address of the gRPC API.", metavar="HOST:PORT")] = GRPC,
+    admin: Annotated[str, typer.Option(help="Address of metrics, readiness, status.", metavar="HOST:PORT")] = ADMIN,
+) -> None:
+    """Start the engines of every pool and a gateway on this machine. Ctrl-C stops everything."""
+    from proserve_cli.engine_launch import START_LIMIT_S, LaunchError, engine_specs
+    from proserve_cli.local_engines import EngineStartError
+    from proserve_cli.resource_files import read_resources
+    from proserve_cli.up_run import Addresses, UpError, UpRun
+
+    addresses = Addresses(http=parse_address(http), grpc=parse_address(grpc), admin=parse_address(admin))
+    resources = read_resources(files)
+    try:
+        specs = [spec for pool in resources.engine_pools for spec in engine_specs(pool, engine)]
+    except LaunchError as error:
+        raise wrong_usage(error) from error
+    with needs_extra("gateway"):
+        from proserve_gateway.server import run_in_loop
+
+    logs = Path(tempfile.mkdtemp(prefix="proserve-up-"))
+    run = UpRun(resources=resources, specs=specs, addresses=addresses, start_limit_s=START_LIMIT_S[engine], logs=logs)
+    try:
+        run_in_loop(run.main())
+    except (EngineStartError, UpError) as error:
+        raise failed(error) from error
+    shutil.rmtree(logs)
