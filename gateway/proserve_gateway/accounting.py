@@ -1,54 +1,33 @@
 """Accounts for every request: gain by class, tenant and cause, latencies, tokens and outcomes.
 
 Gain itself is computed by `proserve_core.gain`; this module opens one account per request, feeds it as tokens pass
-and books the result into the ledger and the metrics when the request ends. Metric children are resolved once per
-class, tenant and model, because resolving labels costs more than the rest of a chunk.
+and books the result when the request ends. Sums are plain numbers that `accounting_metrics` reads when it is scraped,
+so there is one set of books and no lock per request; only the histograms are Prometheus' own.
 """
+
+from collections import Counter
 
 from proserve_core.gain import GainLedger, LossCause, RequestAccount
 from proserve_core.objectives import ServiceTerms
 from proserve_gateway.accounting_lengths import OutputLengths
-from proserve_gateway.metrics import OTHER, Bounded, GatewayMetrics
+from proserve_gateway.metrics import OTHER, GatewayMetrics
 
 CLIENT_CLOSED = 499
 """Status of a request whose client left; never sent, only counted."""
 
 
-class _Series:
-    """Metric children of one class, tenant and model."""
+class Series:
+    """What is counted of one class, tenant and model, beside the gain in the ledger."""
 
-    __slots__ = (
-        "attained",
-        "by_cause",
-        "by_code",
-        "earned",
-        "in_flight",
-        "labels",
-        "metrics",
-        "output_tokens",
-        "prompt_tokens",
-        "tpot",
-        "ttft",
-    )  # fmt: skip
+    __slots__ = ("by_code", "in_flight", "output_tokens", "prompt_tokens", "tpot", "ttft")
 
-    def __init__(self, metrics: GatewayMetrics, priority_class: str, tenant: str, model: str) -> None:
-        self.metrics = metrics
-        self.labels = (priority_class, tenant, model)
+    def __init__(self, metrics: GatewayMetrics, priority_class: str, model: str) -> None:
         self.ttft = metrics.ttft.labels(priority_class, model)
         self.tpot = metrics.tpot.labels(priority_class, model)
-        self.earned = metrics.gain_earned.labels(priority_class, tenant)
-        self.by_cause = {cause: metrics.gain_lost.labels(priority_class, tenant, cause) for cause in LossCause}
-        self.attained = metrics.slo_attained.labels(priority_class, tenant)
-        self.in_flight = metrics.in_flight.labels(priority_class, tenant)
-        self.output_tokens = metrics.output_tokens.labels(priority_class, tenant, model)
-        self.prompt_tokens = metrics.prompt_tokens.labels(priority_class, tenant, model)
-        self.by_code = {200: metrics.requests.labels(priority_class, tenant, model, "200")}
-
-    def ended(self, status: int) -> None:
-        child = self.by_code.get(status)
-        if child is None:
-            child = self.by_code[status] = self.metrics.requests.labels(*self.labels, str(status))
-        child.inc()
+        self.in_flight = 0
+        self.by_code: Counter[int] = Counter()
+        self.output_tokens = 0
+        self.prompt_tokens = 0
 
 
 class Entry:
@@ -60,7 +39,7 @@ class Entry:
         self,
         *,
         accounting: "Accounting",
-        series: _Series,
+        series: Series,
         account: RequestAccount,
         request_id: str,
         tenant: str,
@@ -104,8 +83,8 @@ class Entry:
         if not self._open:
             return
         self._open = False
-        self._series.in_flight.dec()
-        self._series.ended(status)
+        self._series.in_flight -= 1
+        self._series.by_code[status] += 1
 
 
 class Accounting:
@@ -114,9 +93,11 @@ class Accounting:
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
         self._lengths = OutputLengths()
-        self._series: dict[tuple[str, str, str], _Series] = {}
-        self._class_label, self._tenant_label, self._model_label = Bounded(), Bounded(), Bounded()
         self.ledger = GainLedger()
+        self.series: dict[tuple[str, str, str], Series] = {}
+        """By class, tenant and model."""
+        self.refusals: Counter[tuple[str, str, int]] = Counter()
+        """Requests turned away at the door, by class, tenant and status."""
 
     def expected_output_tokens(self, *, model: str, priority_class: str, max_tokens: int | None) -> float:
         """What a new request will probably bring."""
@@ -137,7 +118,7 @@ class Accounting:
         Tenant, class and model are names from the configuration: they become label values.
         """
         series = self._series_of(terms.priority_class, tenant, model)
-        series.in_flight.inc()
+        series.in_flight += 1
         return Entry(
             accounting=self,
             series=series,
@@ -155,17 +136,12 @@ class Accounting:
 
         No gain is charged: it asked for nothing that could have been delivered.
         """
-        self._metrics.requests.labels(
-            OTHER if priority_class is None else self._class_label(priority_class),
-            OTHER if tenant is None else self._tenant_label(tenant),
-            OTHER,
-            str(status),
-        ).inc()
+        self.refusals[priority_class or OTHER, tenant or OTHER, status] += 1
 
     def book(
         self,
         entry: Entry,
-        series: _Series,
+        series: Series,
         cause: LossCause | None,
         *,
         status: int,
@@ -182,25 +158,16 @@ class Accounting:
                 model=entry.model, priority_class=account.terms.priority_class, tokens=account.tokens
             )
         self.ledger.close(account, tenant=entry.tenant)
-        series.in_flight.dec()
-        series.ended(status)
-        series.earned.inc(account.earned)
-        for lost_by, gain in account.lost.items():
-            series.by_cause[lost_by].inc(gain)
-        if account.slo_attained:
-            series.attained.inc()
-        series.output_tokens.inc(account.tokens)
-        if prompt_tokens:
-            series.prompt_tokens.inc(prompt_tokens)
+        series.in_flight -= 1
+        series.by_code[status] += 1
+        series.output_tokens += account.tokens
+        series.prompt_tokens += prompt_tokens or 0
         if account.tokens > 1 and account.first_s is not None and account.last_s is not None:
             series.tpot.observe((account.last_s - account.first_s) / (account.tokens - 1))
 
-    def _series_of(self, priority_class: str, tenant: str, model: str) -> _Series:
+    def _series_of(self, priority_class: str, tenant: str, model: str) -> Series:
         key = (priority_class, tenant, model)
-        series = self._series.get(key)
+        series = self.series.get(key)
         if series is None:
-            series = _Series(
-                self._metrics, self._class_label(priority_class), self._tenant_label(tenant), self._model_label(model)
-            )
-            self._series[key] = series
+            series = self.series[key] = Series(self._metrics, priority_class, model)
         return series

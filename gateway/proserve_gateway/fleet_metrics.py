@@ -39,10 +39,9 @@ class RouteCounter:
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
         self._reason_label = Bounded(MAX_REASONS)
-        self._pool_label = Bounded()
 
     def __call__(self, pool: str, reason: str) -> None:
-        self._metrics.decisions.labels(self._pool_label(pool), self._reason_label(reason)).inc()
+        self._metrics.decisions.labels(pool, self._reason_label(reason)).inc()
 
 
 class FleetCollector(Collector):

@@ -1,21 +1,20 @@
-"""The gateway's Prometheus metrics: every series is declared here, docs/metrics.md is generated from it.
+"""The gateway's Prometheus registry and the table of all its metrics, from which docs/metrics.md is generated.
 
-Label values come from the configuration (class, tenant, model, pool, engine) or from closed lists, never from
-clients; `Bounded` caps what is left. Base units; histogram buckets are part of the declaration.
+Events are counted here as they fall; sums and states that are kept anyway are read at scrape time by the collectors
+in `accounting_metrics` and `fleet_metrics`. Label values come from the configuration (class, tenant, model, pool,
+engine) or from closed lists, never from clients; `Bounded` caps what is left.
 """
 
 from collections.abc import Iterable, Sequence
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
 PREFIX = "proserve_gateway_"
 
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 60.0)
 TPOT_BUCKETS_S = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 
-MAX_LABEL_VALUES = 1000
-"""Of one label over the life of the process; reloaded configurations may bring new names for ever."""
 OTHER = "other"
 """Label value of what does not come from the configuration, such as a model that nobody serves."""
 
@@ -34,7 +33,7 @@ class MetricInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Bounded:
     """Lets the first `limit` values of a label through and turns the rest into `other`."""
 
-    def __init__(self, limit: int = MAX_LABEL_VALUES) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
         self._seen: set[str] = set()
 
@@ -54,25 +53,6 @@ class GatewayMetrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.table: list[MetricInfo] = []
-        self.requests = self._counter(
-            "requests", ("class", "tenant", "model", "code"), "Requests that ended, by HTTP status (gRPC's too)."
-        )
-        self.in_flight = self._gauge("requests_in_flight", ("class", "tenant"), "Requests that have not ended.")
-        self.gain_earned = self._counter(
-            "gain_earned", ("class", "tenant"), "Service gain of tokens that passed before their deadline."
-        )
-        self.gain_lost = self._counter(
-            "gain_lost", ("class", "tenant", "cause"), "Service gain that was not earned, by cause."
-        )
-        self.slo_attained = self._counter(
-            "requests_slo_attained",
-            ("class", "tenant"),
-            "Finished requests whose time to first token and mean time per output token both met their targets.",
-        )
-        self.output_tokens = self._counter("output_tokens", ("class", "tenant", "model"), "Tokens sent to clients.")
-        self.prompt_tokens = self._counter(
-            "prompt_tokens", ("class", "tenant", "model"), "Prompt tokens, as the engines reported them."
-        )
         self.ttft = self._histogram(
             "time_to_first_token_seconds", ("class", "model"), "From arrival to the first token.", TTFT_BUCKETS_S
         )
@@ -96,10 +76,6 @@ class GatewayMetrics:
     def _counter(self, name: str, labels: Sequence[str], text: str) -> Counter:
         self.declare(MetricInfo(name=f"{PREFIX}{name}_total", kind="counter", labels=tuple(labels), help=text))
         return Counter(PREFIX + name, text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, labels: Sequence[str], text: str) -> Gauge:
-        self.declare(MetricInfo(name=PREFIX + name, kind="gauge", labels=tuple(labels), help=text))
-        return Gauge(PREFIX + name, text, labels, registry=self.registry)
 
     def _histogram(self, name: str, labels: Sequence[str], text: str, buckets: Sequence[float]) -> Histogram:
         self.declare(

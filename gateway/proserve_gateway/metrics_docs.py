@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 from proserve_core.routing.registry import make_router
+from proserve_gateway.accounting import Accounting
+from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_metrics import FleetCollector
 from proserve_gateway.metrics import GatewayMetrics, table_markdown
@@ -16,6 +18,7 @@ END = "<!-- end of gateway metrics -->\n"
 def all_metrics() -> GatewayMetrics:
     """The metrics of a gateway as it runs."""
     metrics = GatewayMetrics()
+    AccountingCollector(Accounting(metrics), metrics)
     FleetCollector(Fleet(make_router=lambda _: make_router("round-robin"), clock=time.monotonic), metrics)
     return metrics
 
@@ -30,7 +33,7 @@ def with_table(text: str) -> str:
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the document needs the lines {BEGIN.strip()!r} and {END.strip()!r}")
-    return f"{head}{BEGIN}\n{table_markdown(all_metrics().table)}\n{END}{tail}"
+    return f"{head}{BEGIN}\n{table_markdown(sorted(all_metrics().table, key=lambda row: row.name))}\n{END}{tail}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import msgspec
 from proserve_core.resources import Resources
 from proserve_core.routing.registry import make_router
 from proserve_gateway.accounting import Accounting
+from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.admin import Readiness, admin_app
 from proserve_gateway.catalog import Catalog, qualified_name
 from proserve_gateway.dispatch import Dispatcher
@@ -86,6 +87,7 @@ class Gateway:
         self._config = config
         self.metrics = GatewayMetrics()
         self.accounting = Accounting(self.metrics)
+        AccountingCollector(self.accounting, self.metrics)
         self._intake = Intake(catalog=Catalog.from_resources(config.resources), accounting=self.accounting)
         self.fleet = Fleet(make_router=self._router_of, clock=clock, on_decision=RouteCounter(self.metrics))
         FleetCollector(self.fleet, self.metrics)

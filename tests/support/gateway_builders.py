@@ -13,6 +13,7 @@ from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.accounting import Accounting
+from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.catalog import Catalog
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.fleet import Fleet
@@ -92,6 +93,7 @@ async def gateway(
     """A gateway in front of `engines`; `ours` engines publish capacity."""
     metrics = GatewayMetrics()
     accounting = Accounting(metrics)
+    AccountingCollector(accounting, metrics)
     fleet = Fleet(make_router=lambda _: RoundRobin(), clock=clock)
     fleet.set_targets([engine.target() for engine in engines])
     for known in fleet.engines:

@@ -84,17 +84,20 @@ def fill(
     reached = 0  # residents the walk has come to
     tail = len(residents)  # residents from here on are preempted
 
-    for request in order:
+    walk = iter(order)
+    closed: Reason | None = None  # why nobody is admitted any more
+    behind_of, behind = -1, 0  # blocks of the residents behind the one reached, as far as known
+    while True:
+        if slots <= 0 and closed is None:
+            closed = Reason.SEQUENCES
+            walk = iter(residents[reached:tail])
+        request = next(walk, None)
+        if request is None:
+            break
         resident = request.resident
         if resident:
             if reached >= tail:
                 continue
-        elif slots <= 0:
-            if reached >= tail:
-                rest = Reason.SEQUENCES
-                break
-            waits[request.id] = Reason.SEQUENCES
-            continue
         elif preempt and not options.admit_after_preemption:
             rest = Reason.BLOCKS
             break
@@ -134,7 +137,8 @@ def fill(
             held = request.blocks
             need = -(-(computed + (chunk if resident else pending)) // block_size) - held
             if need > free and (resident or options.waiting_preempts):
-                behind = sum(victim.blocks for victim in residents[reached:tail])
+                if behind_of != reached:
+                    behind_of, behind = reached, sum(victim.blocks for victim in residents[reached:tail])
                 if options.preempt_self or need <= free + behind:
                     while need > free and tail > reached:
                         tail -= 1
@@ -142,6 +146,7 @@ def fill(
                         preempt.append(victim.id)
                         waits[victim.id] = Reason.PREEMPTED
                         free += victim.blocks
+                        behind -= victim.blocks
                         slots += 1
                     if need > free and resident:
                         tail -= 1
@@ -161,6 +166,10 @@ def fill(
             if entries and (not skip or sums_s(new_tokens + 1, attention, context, sequences + 1) > budget_s):
                 rest = Reason.STEP_TIME if reason is Reason.STEP_TIME else Reason.BEHIND
                 break
+            if closed is None and not resident and entries and reason is not Reason.BLOCKS:
+                # The step is nearly full: the next waiting one would fit by accident at best.
+                closed = reason
+                walk = iter(residents[reached:tail])
             continue
 
         entries.append(PlanEntry(request.id, chunk))
@@ -174,6 +183,10 @@ def fill(
             if not resident:
                 slots -= 1
 
+    if closed is not None:
+        for request in residents[reached:tail]:
+            waits[request.id] = rest
+        rest = closed
     return BatchPlan(
         entries=tuple(entries),
         preempt=tuple(preempt),

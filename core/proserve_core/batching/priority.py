@@ -6,8 +6,7 @@ the lightest, latest residents are preempted, for a heavier waiting request too 
 residents). No time budget, no parameters. It starves light classes: that is what it is here to show.
 """
 
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
 from proserve_core.batching.fill import FillOptions, fill
@@ -21,25 +20,24 @@ class Priority:
     """Policy `priority`."""
 
     def plan(self, state: EngineState) -> BatchPlan:
-        everybody: dict[float, list[RequestState]] = {}
-        residents: dict[float, list[RequestState]] = {}
-        for request in state.requests:
-            weight = request.terms.weight
-            if weight in everybody:
-                everybody[weight].append(request)
-            else:
-                everybody[weight] = [request]
-            if request.resident:
-                residents.setdefault(weight, []).append(request)
-        # The lists are in order of arrival at the engine, nearly always the clients' too: sorting is a check.
+        residents = [request for request in state.requests if request.resident]
         return fill(
             state,
-            order=_by_weight(everybody),
+            order=_by_weight(state.requests),
             residents=list(_by_weight(residents)),
             options=_OPTIONS,
         )
 
 
-def _by_weight(groups: dict[float, list[RequestState]]) -> Iterator[RequestState]:
-    """Lazy: the fill rarely gets to the light end."""
-    return chain.from_iterable(sorted(groups[weight], key=_arrival) for weight in sorted(groups, reverse=True))
+def _by_weight(requests: Sequence[RequestState]) -> Iterator[RequestState]:
+    """Lazy, because the fill often needs no waiting request and rarely the light ones."""
+    groups: dict[float, list[RequestState]] = {}
+    for request in requests:
+        weight = request.terms.weight
+        if weight in groups:
+            groups[weight].append(request)
+        else:
+            groups[weight] = [request]
+    for weight in sorted(groups, reverse=True):
+        # In order of arrival at the engine, nearly always the clients' too: the sort is a check.
+        yield from sorted(groups[weight], key=_arrival)

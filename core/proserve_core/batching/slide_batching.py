@@ -21,12 +21,16 @@ does so less (- / .559 / -), `off` gives .999 / .893 / .783. Without it the dead
 they stay as in the code, with deadlines as gain counts them.
 """
 
+import math
+from collections.abc import Iterator
 from enum import StrEnum
 
 import msgspec
+import numpy as np
 
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
+from proserve_core.batching.waiting_table import Column, WaitingTable, WaitingView
 
 
 class DeadlineRule(StrEnum):
@@ -85,8 +89,10 @@ class SlideOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("; ".join(problems))
 
 
-# Groups of the order; within a group the key ascends.
+# Groups of the order. Rows sort by group, key, arrival.
 _FRONT, _DECODES, _STARVED, _URGENT, _NORMAL = range(5)
+_Row = tuple[int, float, float, int]
+"""Group, key, arrival, position among the residents or among the waiting."""
 
 
 class SlideBatching:
@@ -95,69 +101,129 @@ class SlideBatching:
     def __init__(self, options: SlideOptions | None = None) -> None:
         self.options = options or SlideOptions()
         self._fill = FillOptions(skip=self.options.skip, min_chunk=self.options.min_chunk)
+        self._table = WaitingTable()
 
     def plan(self, state: EngineState) -> BatchPlan:
-        order, budget_s = self._order(state)
-        residents = [request for request in order if request.resident]
-        return fill(state, order=order, residents=residents, options=self._fill, budget_s=budget_s)
-
-    def _order(self, state: EngineState) -> tuple[list[RequestState], float]:
         options, latency, now_s = self.options, state.latency, state.now_s
-        token_s, attention_s = latency.linear_token_s, latency.attention_s
-        context_s, sequence_s = latency.context_s, latency.sequence_s
         constant_s = latency.constant_s
-        from_first_token = options.deadline is DeadlineRule.FIRST_TOKEN
+        residents = [request for request in state.requests if request.resident]
+        waiting = [request for request in state.requests if not request.resident]
+        measured, queue_s, tightest_s, tpot_s = self._measure(state, residents)
+        if waiting:
+            view = self._table.view(waiting=waiting, residents=residents)
+            deadlines_s = view.deadline_s if options.deadline is DeadlineRule.FIXED else view.first_token_deadline_s
+            waiting_remaining_s, waiting_est_s = deadlines_s - now_s, view.est_s(latency)
+            queue_s += float(waiting_est_s.sum())
+            tpot_s = min(tpot_s, float(view.tpot_s.min()))
+            feasible = waiting_remaining_s >= waiting_est_s + constant_s
+            tightest_s = min(tightest_s, float(np.min(waiting_remaining_s, where=feasible, initial=math.inf)))
+        floor_s = options.budget_floor * tpot_s
+        budget_s = max(tightest_s, floor_s) if tightest_s < math.inf else floor_s
+        boundary_s = options.urgency * queue_s * budget_s / max(budget_s - constant_s, 1e-6)
+
+        rows = self._rank(state, residents, measured, boundary_s)
+        ordered = [residents[row[3]] for row in rows]
+        if not waiting:
+            self._table.clear()
+            return fill(state, order=ordered, residents=ordered, options=self._fill, budget_s=budget_s)
+
+        def order() -> Iterator[RequestState]:
+            """Both merged; lazy, so the waiting are ranked only if one of them may be admitted."""
+            ranked = self._rank_waiting(view, waiting_remaining_s, waiting_est_s, boundary_s, now_s)
+            head = next(ranked, None)
+            for row, resident in zip(rows, ordered, strict=True):
+                while head is not None and head < row:
+                    yield waiting[head[3]]
+                    head = next(ranked, None)
+                yield resident
+            while head is not None:
+                yield waiting[head[3]]
+                head = next(ranked, None)
+
+        return fill(state, order=order(), residents=ordered, options=self._fill, budget_s=budget_s)
+
+    def _measure(
+        self, state: EngineState, residents: list[RequestState]
+    ) -> tuple[list[tuple[float, float, bool]], float, float, float]:
+        """(remaining, est, decode) of each resident; sum of est, tightest remaining that can be met, least TPOT."""
+        latency, now_s = state.latency, state.now_s
+        token_s, sequence_s, context_s = latency.linear_token_s, latency.sequence_s, latency.context_s
+        decode_s, constant_s = token_s + sequence_s, latency.constant_s
+        from_first_token = self.options.deadline is DeadlineRule.FIRST_TOKEN
+        measured: list[tuple[float, float, bool]] = []
         queue_s = 0.0
-        tightest_tpot_s = tightest_s = float("inf")
-        rows: list[tuple[float, float, bool, RequestState]] = []
-        for request in state.requests:
+        tightest_s = least_tpot_s = math.inf
+        for request in residents:
             computed, emitted = request.computed_tokens, request.emitted_tokens
             pending = request.prompt_tokens + emitted - computed
             objectives = request.terms.objectives
             tpot_s = objectives.tpot_s
-            if tpot_s < tightest_tpot_s:
-                tightest_tpot_s = tpot_s
             if from_first_token and request.first_token_s is not None:
                 remaining_s = request.first_token_s + emitted * tpot_s - now_s
             else:
                 remaining_s = request.arrival_s + objectives.ttft_s + emitted * tpot_s - now_s
-            decode = pending == 1 and emitted > 0 and request.resident
-            if decode:
-                est_s = token_s + sequence_s + context_s * computed
-            else:
-                est_s = token_s * pending + attention_s * pending * (pending + 2 * computed) + sequence_s
+            decode = pending == 1 and emitted > 0
+            est_s = decode_s + context_s * computed if decode else latency.prefill_s(pending, computed)
             queue_s += est_s
-            if est_s + constant_s <= remaining_s < tightest_s:
+            if remaining_s < tightest_s and remaining_s >= est_s + constant_s:
                 tightest_s = remaining_s
-            rows.append((remaining_s, est_s, decode, request))
+            if tpot_s < least_tpot_s:
+                least_tpot_s = tpot_s
+            measured.append((remaining_s, est_s, decode))
+        return measured, queue_s, tightest_s, least_tpot_s
 
-        floor_s = options.budget_floor * tightest_tpot_s
-        budget_s = max(tightest_s, floor_s) if tightest_s < float("inf") else floor_s
-        drain_s = queue_s * budget_s / max(budget_s - constant_s, 1e-6)
-        boundary_s = options.urgency * drain_s
-        starvation = options.starvation
-        keyed: list[tuple[int, float, int]] = []
-        for index, (remaining_s, est_s, decode, request) in enumerate(rows):
-            if (
-                starvation is StarvationRule.WAIT
-                and not request.emitted_tokens
-                and now_s - request.arrival_s > options.starvation_wait_s
-            ):
-                keyed.append((_FRONT, remaining_s, index))
+    def _rank(
+        self,
+        state: EngineState,
+        residents: list[RequestState],
+        measured: list[tuple[float, float, bool]],
+        boundary_s: float,
+    ) -> list[_Row]:
+        """Rows of the residents, most important first."""
+        options, now_s = self.options, state.now_s
+        lateness = options.starvation is StarvationRule.LATENESS
+        waited_since_s = now_s - options.starvation_wait_s if options.starvation is StarvationRule.WAIT else -math.inf
+        decodes = _DECODES if options.decodes_first else _URGENT
+        rows: list[_Row] = []
+        for position, (request, (remaining_s, est_s, decode)) in enumerate(zip(residents, measured, strict=True)):
+            arrival_s = request.arrival_s
+            if arrival_s < waited_since_s and not request.emitted_tokens:
+                rows.append((_FRONT, remaining_s, arrival_s, position))
             elif remaining_s >= boundary_s:
-                keyed.append((_NORMAL, remaining_s, index))
-            else:
+                rows.append((_NORMAL, remaining_s, arrival_s, position))
+            elif decode:
                 terms = request.terms
-                if (
-                    starvation is StarvationRule.LATENESS
-                    and not decode
-                    and remaining_s < -options.starvation_slos * terms.objectives.ttft_s
-                ):
-                    keyed.append((_STARVED, remaining_s, index))
-                    continue
-                gain = terms.weight * (terms.output_token_gain if request.emitted_tokens else terms.first_token_gain)
-                group = _DECODES if decode and options.decodes_first else _URGENT
-                keyed.append((group, -gain / est_s, index))
-        keyed.sort()
-        requests = state.requests
-        return [requests[index] for _, _, index in keyed], budget_s
+                rows.append((decodes, -terms.weight * terms.output_token_gain / est_s, arrival_s, position))
+            elif lateness and remaining_s < -options.starvation_slos * request.terms.objectives.ttft_s:
+                rows.append((_STARVED, remaining_s, arrival_s, position))
+            else:
+                rows.append((_URGENT, -request.next_token_gain() / est_s, arrival_s, position))
+        rows.sort()
+        return rows
+
+    def _rank_waiting(
+        self, view: WaitingView, remaining_s: Column, est_s: Column, boundary_s: float, now_s: float
+    ) -> Iterator[_Row]:
+        """Rows of the waiting requests, most important first: the same rules by column."""
+        options = self.options
+        urgent = remaining_s < boundary_s
+        group = np.where(urgent, _URGENT, _NORMAL)
+        if options.starvation is StarvationRule.LATENESS:
+            group[urgent & (remaining_s < -options.starvation_slos * view.ttft_s)] = _STARVED
+        elif options.starvation is StarvationRule.WAIT:
+            group[(view.arrival_s < now_s - options.starvation_wait_s) & (view.emitted == 0)] = _FRONT
+        key = np.where(group == _URGENT, -view.gain / est_s, remaining_s)
+        index = np.lexsort((view.arrival_s, key, group))
+        # In parts, because the fill rarely gets beyond the first.
+        for start in range(0, len(index), _PART):
+            part = index[start : start + _PART]
+            yield from zip(
+                group[part].tolist(),
+                key[part].tolist(),
+                view.arrival_s[part].tolist(),
+                part.tolist(),
+                strict=True,
+            )
+
+
+_PART = 128

@@ -254,8 +254,11 @@ class _Replay:
         self.snapshot_s = snapshot_s
         self.profile = profile = _profile(snapshot)
         self.decodes = decodes = Decodes()
-        queued = [row for row in snapshot.rows if row.prefill_tokens > 0 and not row.decoding]
-        decodes.extend([row for row in snapshot.rows if row.decoding or row.prefill_tokens <= 0])
+        queued: list[RequestRow] = []
+        decoding: list[RequestRow] = []
+        for row in snapshot.rows:
+            (decoding if row.decoding or row.prefill_tokens <= 0 else queued).append(row)
+        decodes.extend(decoding)
         beyond = _beyond_rows(snapshot, queued, decodes) if snapshot.rows_truncated else None
         self.stretch = decodes.stretch(profile.latency)
         self.start_s = snapshot_s - (snapshot.step_age_s or 0.0)

@@ -54,7 +54,7 @@ _KEY_OF_ORDER: dict[QueueOrder, Key] = {QueueOrder.ARRIVAL: _by_arrival, QueueOr
 class _Schedule:
     """A queue in one order, with finish times."""
 
-    __slots__ = ("complete", "earned", "finish", "key", "keys", "least_margin", "on_time", "start_s")
+    __slots__ = ("complete", "earned", "finish", "key", "keys", "on_time", "start_s")
 
     def __init__(self, queue: Sequence[QueuedWork], key: Key, start_s: float) -> None:
         self.key = key
@@ -63,8 +63,8 @@ class _Schedule:
         order = sorted(range(len(queue)), key=keys.__getitem__)
         self.keys = [keys[index] for index in order]
         self.finish: list[float] = []
-        self.on_time: list[tuple[int, float, float, float]] = []
-        """Place, finish, time to spare and gain of the prefills that are on time."""
+        self.on_time: list[tuple[float, int, float, float]] = []
+        """Time to spare, place, finish and gain of the prefills that are on time, least time to spare first."""
         self.complete = True
         """Everything that is worth something is on time."""
         at_s = start_s
@@ -73,11 +73,11 @@ class _Schedule:
             at_s = (at_s if at_s > work.release_s else work.release_s) + work.cost_s
             self.finish.append(at_s)
             if at_s < work.deadline_s:
-                self.on_time.append((place, at_s, work.deadline_s - at_s, work.gain))
+                self.on_time.append((work.deadline_s - at_s, place, at_s, work.gain))
             elif work.gain > 0:
                 self.complete = False
         self.earned = sum([gain for _, _, _, gain in self.on_time])
-        self.least_margin = min([margin for _, _, margin, _ in self.on_time], default=math.inf)
+        self.on_time.sort()
 
     def with_request(self, new: QueuedWork, begin_s: float, now_s: float) -> tuple[float, float]:
         """Gain of the queue with the request, and when the request would be done."""
@@ -86,10 +86,11 @@ class _Schedule:
         cost_s = new.cost_s
         finish_s = (before_s if before_s > begin_s else begin_s) + cost_s
         earned = self.earned + (new.gain if finish_s < new.deadline_s else 0.0)
-        if self.least_margin <= cost_s:
-            for place, at_s, margin_s, gain in self.on_time:
-                if margin_s <= cost_s and place >= position and at_s > now_s:
-                    earned -= gain
+        for spare_s, place, at_s, gain in self.on_time:
+            if spare_s > cost_s:
+                break
+            if place >= position and at_s > now_s:
+                earned -= gain
         return earned, finish_s
 
 

@@ -53,7 +53,7 @@ class RouteDecision(msgspec.Struct, frozen=True, kw_only=True):
 
     engine: str
     reason: str
-    """One of a policy's few phrases that a person can read; also a metric label, so numbers go into the other fields."""
+    """One of a policy's few phrases, for people. Also a metric label, so numbers belong into the other fields."""
     expected_ttft_s: float | None = None
     expected_gain: float | None = None
     candidates: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from proserve_core.gain import LossCause
 from proserve_core.objectives import PriorityClass, ServiceObjectives, ServiceTerms
 from proserve_gateway.accounting import CLIENT_CLOSED, Accounting, Entry
 from proserve_gateway.accounting_lengths import FIRST_GUESS_TOKENS
+from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.metrics import OTHER, Bounded, GatewayMetrics
 
 HIGH: ServiceTerms = PriorityClass(
@@ -17,6 +18,7 @@ class Books:
     def __init__(self) -> None:
         self.metrics = GatewayMetrics()
         self.accounting = Accounting(self.metrics)
+        AccountingCollector(self.accounting, self.metrics)
 
     def open(self, max_tokens: int | None = None) -> Entry:
         return self.accounting.open(
@@ -84,13 +86,13 @@ def test_only_the_first_close_counts(books: Books) -> None:
     entry.close()
     entry.close(LossCause.CLIENT_CANCEL)
     assert books.accounting.ledger.total().requests == 1
-    assert books.value("requests_in_flight", **{"class": "high"}, tenant="acme") == 0
+    assert books.value("requests_in_flight", **{"class": "high"}, tenant="acme", model="tiny") == 0
 
 
 def test_in_flight_counts_open_requests(books: Books) -> None:
     books.open()
     books.open().close()
-    assert books.value("requests_in_flight", **{"class": "high"}, tenant="acme") == 1
+    assert books.value("requests_in_flight", **{"class": "high"}, tenant="acme", model="tiny") == 1
 
 
 def test_expected_length_follows_finished_requests_and_the_clients_limit(books: Books) -> None:
@@ -107,6 +109,19 @@ def test_expected_length_follows_finished_requests_and_the_clients_limit(books: 
     cut_off.close(LossCause.CLIENT_CANCEL)
     assert expected() == pytest.approx(40)
     assert expected(max_tokens=8) == 8
+
+
+def test_gain_is_exposed_from_zero_on(books: Books) -> None:
+    books.open()
+    assert books.value("gain_earned_total", **{"class": "high"}, tenant="acme") == 0
+    assert books.value("gain_lost_total", **{"class": "high"}, tenant="acme", cause="shed") == 0
+
+
+def test_request_that_the_engine_refuses_costs_no_gain(books: Books) -> None:
+    books.open().refuse(400)
+    assert books.value("requests_total", **{"class": "high"}, tenant="acme", model="tiny", code="400") == 1
+    assert books.value("requests_in_flight", **{"class": "high"}, tenant="acme", model="tiny") == 0
+    assert books.accounting.ledger.total().requests == 0
 
 
 def test_refused_requests_are_counted_without_gain(books: Books) -> None:

@@ -19,6 +19,7 @@ from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
 from proserve_core.routing.registry import make_router
 from proserve_gateway.accounting import Accounting
+from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.catalog import Catalog
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.fleet import Fleet
@@ -155,6 +156,7 @@ async def bench() -> AsyncIterator[Bench]:
     played = await asyncio.start_server(made.engine.serve, "127.0.0.1", 0)
     made.metrics = GatewayMetrics()
     made.accounting = Accounting(made.metrics)
+    AccountingCollector(made.accounting, made.metrics)
     made.fleet = Fleet(make_router=lambda _: make_router("round-robin"), clock=clock)
     port = played.sockets[0].getsockname()[1]
     made.fleet.set_targets([EngineTarget(name="chat-0", pool="chat", base_url=f"http://127.0.0.1:{port}")])

@@ -1,0 +1,99 @@
+"""Bodies: what is understood, what is rewritten, what stays as the client sent it. (Refusals: test_http_api.)"""
+
+import json
+from typing import Any
+
+import pytest
+
+from proserve_gateway.errors import ApiError
+from proserve_gateway.prompt_estimate import PromptEstimator
+from proserve_gateway.request_body import BodyKind, parse_body
+
+
+def chat(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
+
+
+def completion(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", **fields}).encode()
+
+
+def sent(body: bytes, kind: BodyKind = BodyKind.CHAT, **how: Any) -> dict[str, Any]:
+    how = {"facts": None, "exact_usage": False, **how}
+    found: dict[str, Any] = json.loads(parse_body(kind, body).encode(**how))
+    return found
+
+
+def test_prompt_reaches_the_engine_byte_for_byte() -> None:
+    messages = b'[ {"role":"user", "content":"a\\u00fc\\ud83d\\ude00 \xc3\xbc"} ]'
+    raw = b'{"model":"m", "messages":' + messages + b', "seed": 1.50}'
+    encoded = parse_body(BodyKind.CHAT, raw).encode(facts=None, exact_usage=False)
+    assert messages in encoded
+    assert b"1.50" in encoded
+
+
+def test_length_limit_is_read_from_either_field_the_new_name_first() -> None:
+    assert parse_body(BodyKind.CHAT, chat(max_tokens=5)).max_tokens == 5
+    assert parse_body(BodyKind.CHAT, chat(max_tokens=5, max_completion_tokens=3)).max_tokens == 3
+    assert parse_body(BodyKind.CHAT, chat(max_tokens=None)).max_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "choices"),
+    [
+        ("hello", None, 2),
+        (["one", "two", "three"], None, 6),
+        ([1, 2, 3, 4], 4, 2),
+        ([[1, 2, 3], [4, 5]], 5, 4),
+        ([], None, 2),
+    ],
+)
+def test_prompts_are_counted_and_token_ids_exactly(prompt: Any, tokens: int | None, choices: int) -> None:
+    body = parse_body(BodyKind.COMPLETION, completion(prompt=prompt, n=2))
+    assert (body.prompt_tokens, body.choices) == (tokens, choices)
+
+
+def test_pictures_do_not_count_as_text() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 50_000}}
+    body = parse_body(BodyKind.CHAT, chat(messages=[{"role": "user", "content": [picture]}]))
+    assert body.prompt_bytes < 200
+
+
+def test_clients_own_stream_options_and_xargs_are_kept_beside_ours() -> None:
+    body = chat(
+        stream=True,
+        stream_options={"include_usage": False, "include_obfuscation": False},
+        vllm_xargs={"mine": [1, 2], "proserve_weight": 5},
+    )
+    found = sent(body, facts={"proserve_weight": 1.0}, exact_usage=True)
+    assert found["stream_options"] == {
+        "include_usage": True, "continuous_usage_stats": True, "include_obfuscation": False,
+    }  # fmt: skip
+    assert found["vllm_xargs"] == {"mine": [1, 2], "proserve_weight": 1.0}
+
+
+def test_nulls_are_as_good_as_absent() -> None:
+    body = chat(stream=None, stream_options=None, vllm_xargs=None, n=None)
+    assert sent(body, facts={"proserve_class": "a"})["vllm_xargs"] == {"proserve_class": "a"}
+    assert "vllm_xargs" not in sent(body)
+
+
+def test_encoding_twice_gives_the_same() -> None:
+    parsed = parse_body(BodyKind.CHAT, chat(stream=True, vllm_xargs={"a": 1}, priority=3))
+    assert parsed.encode(facts=None, exact_usage=True) == parsed.encode(facts=None, exact_usage=True)
+
+
+def test_embedded_prompt_needs_no_text() -> None:
+    parse_body(BodyKind.COMPLETION, completion(prompt_embeds="x"))
+    with pytest.raises(ApiError):
+        parse_body(BodyKind.COMPLETION, completion())
+
+
+def test_prompt_estimate_learns_the_pools_ratio() -> None:
+    estimator = PromptEstimator()
+    assert estimator.estimate("a", 400) == 100
+    assert estimator.estimate("a", 0) == 1
+    for _ in range(5):
+        estimator.learn("a", 400, 200)
+    estimator.learn("a", 0, 50)
+    assert (estimator.estimate("a", 400), estimator.estimate("b", 400)) == (200, 100)

@@ -1,0 +1,160 @@
+"""Event streams on their way through: counted exactly, changed as little as possible, whatever the cuts."""
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proserve_gateway.sse import MAX_EVENT_BYTES, SseError, SseRelay, decode_reply, payloads
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(value: dict[str, Any], separators: tuple[str, str] = (",", ":")) -> bytes:
+    return f"data: {json.dumps(value, separators=separators)}\n\n".encode()
+
+
+def chunk(text: str, *, usage: int | None = None, index: int = 0) -> dict[str, Any]:
+    made: dict[str, Any] = {"id": "c", "choices": [{"index": index, "delta": {"content": text}}]}
+    if usage is not None:
+        made["usage"] = {"prompt_tokens": 7, "total_tokens": 7 + usage, "completion_tokens": usage}
+    return made
+
+
+def final(tokens: int) -> dict[str, Any]:
+    return {"id": "c", "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": tokens}}
+
+
+def relay(*, include_usage: bool = False, continuous_usage: bool = False, choices: int = 1) -> SseRelay:
+    return SseRelay(include_usage=include_usage, continuous_usage=continuous_usage, choices=choices)
+
+
+STREAM = b"".join(
+    [
+        event(chunk("", usage=0)),
+        b": a comment\n\n",
+        event(chunk('say "usage":{"completion_tokens":99} ü', usage=2)),
+        event(chunk("[DONE]", usage=3)),
+        event(chunk('"choices":[] and "error":{}', usage=7)),
+        event(final(7)),
+        DONE,
+    ]
+)
+
+
+@pytest.mark.parametrize(("include", "continuous"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=8))
+def test_cuts_change_neither_what_the_client_gets_nor_the_count(
+    include: bool, continuous: bool, line_end: bytes, cuts: list[int]
+) -> None:
+    stream = STREAM.replace(b"\n", line_end)
+    whole = relay(include_usage=include, continuous_usage=continuous)
+    expected = whole.feed(STREAM)
+    pieces = relay(include_usage=include, continuous_usage=continuous)
+    at = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    got = b"".join(pieces.feed(stream[start:end]) for start, end in itertools.pairwise(at))
+    if line_end == b"\r":
+        got += pieces.feed(b"\n")
+    assert payloads(got) == payloads(expected)
+    assert (pieces.tokens, pieces.done, pieces.prompt_tokens) == (7, True, 7)
+
+
+def test_stream_without_anything_to_remove_passes_unchanged() -> None:
+    stream = event(chunk("a")) + b"event: x\nid: 5\n" + event(chunk("b")) + b": ping\n\n" + DONE
+    assert relay().feed(stream) == stream
+
+
+def test_usage_that_the_client_did_not_ask_for_is_removed() -> None:
+    got = [json.loads(payload) for payload in payloads(relay().feed(STREAM))]
+    assert [each for each in got if "usage" in each] == []
+    assert len(got) == 4
+
+
+def test_usage_of_the_last_chunk_stays_when_asked_for() -> None:
+    got = [json.loads(payload) for payload in payloads(relay(include_usage=True).feed(STREAM))]
+    assert [each["choices"] for each in got if "usage" in each] == [[]]
+
+
+def test_stream_with_continuous_usage_passes_unchanged_when_asked_for() -> None:
+    assert relay(include_usage=True, continuous_usage=True).feed(STREAM) == STREAM
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"usage": {"completion_tokens": 1}, **chunk("a")},
+        {**chunk("a"), "usage": {"completion_tokens": 1, "details": {"deep": {"deeper": {"deepest": 1}}}}},
+        {**chunk("a"), "usage": None},
+    ],
+)
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_usage_is_removed_wherever_and_however_it_is_written(
+    value: dict[str, Any], separators: tuple[str, str]
+) -> None:
+    stream = relay()
+    got = json.loads(payloads(stream.feed(event(value, separators)))[0])
+    assert got == {key: each for key, each in value.items() if key != "usage"}
+    assert stream.tokens == 1
+
+
+def test_several_tokens_in_a_chunk_count_as_many() -> None:
+    stream = relay()
+    stream.feed(event(chunk("many words", usage=5)))
+    assert stream.tokens == 5
+
+
+def test_chunks_without_usage_count_one_token_each_and_the_last_usage_corrects_upwards() -> None:
+    stream = relay()
+    for text in ("", "a", "b"):
+        stream.feed(event(chunk(text)))
+    assert stream.tokens == 2
+    stream.feed(event(final(6)) + DONE)
+    assert stream.tokens == 6
+
+
+def test_choices_are_counted_apart_and_added_up() -> None:
+    stream = relay(choices=2)
+    stream.feed(event(chunk("a", usage=1, index=0)) + event(chunk("b", usage=1, index=1)))
+    stream.feed(event(chunk("a", usage=3, index=0)))
+    assert stream.tokens == 4
+    stream.feed(event(final(4)))
+    assert stream.tokens == 4
+
+
+def test_error_of_the_engine_is_noticed_and_passed_on() -> None:
+    stream = relay()
+    said = event({"error": {"message": "boom"}})
+    assert stream.feed(said) == said
+    assert stream.error == b'{"message":"boom"}'
+    assert not stream.done
+
+
+@pytest.mark.parametrize("data", [b'data: {"error": oops}\n\n', b'data: {"choices":[]\n\n', b"data: [DONE] x\n\n"])
+def test_event_that_is_not_json_is_an_error(data: bytes) -> None:
+    with pytest.raises(SseError, match="not valid"):
+        relay().feed(data)
+
+
+def test_text_that_is_not_utf8_is_left_to_the_client() -> None:
+    said = b'data: {"choices":[{"index":0,"delta":{"content":"\xff"}}]}\n\n'
+    stream = relay()
+    assert stream.feed(said) == said
+    assert stream.tokens == 1
+
+
+def test_endless_event_is_an_error() -> None:
+    stream = relay()
+    for _ in range(MAX_EVENT_BYTES // 2**20):
+        assert stream.feed(b"x" * 2**20) == b""
+    with pytest.raises(SseError, match="larger than"):
+        stream.feed(b"x")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"choices": [', b'{"usage": 5}', b'{"usage": "\xff"}'])
+def test_whole_reply_that_is_not_one_is_an_error(body: bytes) -> None:
+    with pytest.raises(SseError):
+        decode_reply(body)
