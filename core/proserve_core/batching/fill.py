@@ -73,6 +73,8 @@ def fill(
     timed = budget_s < math.inf
     skip, min_chunk = options.skip, options.min_chunk
     sums_s = latency.sums_s
+    fixed_s, floor_s, base_s, token_s = latency.host_s, latency.floor_s, latency.linear_base_s, latency.linear_token_s
+    attention_s, context_s, sequence_s = latency.attention_s, latency.context_s, latency.sequence_s
 
     # Sums over the entries so far: what the latency model needs.
     new_tokens = attention = context = sequences = 0
@@ -115,7 +117,15 @@ def fill(
         reason: Reason | None = None
         if timed and (entries or not decode):
             if decode:
-                step_s = sums_s(new_tokens + 1, attention, context + computed, sequences + 1)
+                # `sums_s` written out: nearly all entries are decodes, and the call costs as much as all else here.
+                linear_s = base_s + token_s * (new_tokens + 1)
+                step_s = (
+                    fixed_s
+                    + (linear_s if linear_s > floor_s else floor_s)
+                    + attention_s * attention
+                    + context_s * (context + computed)
+                    + sequence_s * (sequences + 1)
+                )
             else:
                 added = chunk * (chunk + 2 * computed)
                 step_s = sums_s(new_tokens + chunk, attention + added, context, sequences + 1)

@@ -93,6 +93,10 @@ class SlideOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 _FRONT, _DECODES, _STARVED, _URGENT, _NORMAL = range(5)
 _Row = tuple[int, float, float, int]
 """Group, key, arrival, position among the residents or among the waiting."""
+_PART = 128
+"""Waiting requests that are turned from columns into rows at a time."""
+_NO_TIME_S = 1e-9
+"""Least est that a density is computed with: a fitted model may have coefficients of 0."""
 
 
 class SlideBatching:
@@ -121,7 +125,10 @@ class SlideBatching:
         budget_s = max(tightest_s, floor_s) if tightest_s < math.inf else floor_s
         boundary_s = options.urgency * queue_s * budget_s / max(budget_s - constant_s, 1e-6)
 
-        rows = self._rank(state, residents, measured, boundary_s)
+        rows = sorted(
+            row if remaining_s < boundary_s or row[0] == _FRONT else (_NORMAL, remaining_s, row[2], row[3])
+            for remaining_s, row in measured
+        )
         ordered = [residents[row[3]] for row in rows]
         if not waiting:
             self._table.clear()
@@ -144,62 +151,47 @@ class SlideBatching:
 
     def _measure(
         self, state: EngineState, residents: list[RequestState]
-    ) -> tuple[list[tuple[float, float, bool]], float, float, float]:
-        """(remaining, est, decode) of each resident; sum of est, tightest remaining that can be met, least TPOT."""
-        latency, now_s = state.latency, state.now_s
-        token_s, sequence_s, context_s = latency.linear_token_s, latency.sequence_s, latency.context_s
-        decode_s, constant_s = token_s + sequence_s, latency.constant_s
-        from_first_token = self.options.deadline is DeadlineRule.FIRST_TOKEN
-        measured: list[tuple[float, float, bool]] = []
+    ) -> tuple[list[tuple[float, _Row]], float, float, float]:
+        """Each resident's remaining time and its row if it is urgent; sum of est, tightest remaining that can be met,
+        least TPOT. One pass: this is the inner loop of a plan."""
+        options, latency, now_s = self.options, state.latency, state.now_s
+        decode_s, context_s = latency.linear_token_s + latency.sequence_s, latency.context_s
+        constant_s = latency.constant_s
+        from_first_token = options.deadline is DeadlineRule.FIRST_TOKEN
+        lateness = options.starvation is StarvationRule.LATENESS
+        waited_since_s = now_s - options.starvation_wait_s if options.starvation is StarvationRule.WAIT else -math.inf
+        decodes = _DECODES if options.decodes_first else _URGENT
+        measured: list[tuple[float, _Row]] = []
         queue_s = 0.0
         tightest_s = least_tpot_s = math.inf
-        for request in residents:
-            computed, emitted = request.computed_tokens, request.emitted_tokens
+        for position, request in enumerate(residents):
+            computed, emitted, arrival_s = request.computed_tokens, request.emitted_tokens, request.arrival_s
             pending = request.prompt_tokens + emitted - computed
-            objectives = request.terms.objectives
+            terms = request.terms
+            objectives = terms.objectives
             tpot_s = objectives.tpot_s
             if from_first_token and request.first_token_s is not None:
                 remaining_s = request.first_token_s + emitted * tpot_s - now_s
             else:
-                remaining_s = request.arrival_s + objectives.ttft_s + emitted * tpot_s - now_s
-            decode = pending == 1 and emitted > 0
-            est_s = decode_s + context_s * computed if decode else latency.prefill_s(pending, computed)
+                remaining_s = arrival_s + objectives.ttft_s + emitted * tpot_s - now_s
+            if pending == 1 and emitted:
+                est_s = decode_s + context_s * computed
+                row = (decodes, -terms.weight * terms.output_token_gain / max(est_s, _NO_TIME_S), arrival_s, position)
+            else:
+                est_s = latency.prefill_s(pending, computed)
+                if not emitted and arrival_s < waited_since_s:
+                    row = (_FRONT, remaining_s, arrival_s, position)
+                elif lateness and remaining_s < -options.starvation_slos * objectives.ttft_s:
+                    row = (_STARVED, remaining_s, arrival_s, position)
+                else:
+                    row = (_URGENT, -request.next_token_gain() / max(est_s, _NO_TIME_S), arrival_s, position)
             queue_s += est_s
-            if remaining_s < tightest_s and remaining_s >= est_s + constant_s:
+            if est_s + constant_s <= remaining_s < tightest_s:
                 tightest_s = remaining_s
             if tpot_s < least_tpot_s:
                 least_tpot_s = tpot_s
-            measured.append((remaining_s, est_s, decode))
+            measured.append((remaining_s, row))
         return measured, queue_s, tightest_s, least_tpot_s
-
-    def _rank(
-        self,
-        state: EngineState,
-        residents: list[RequestState],
-        measured: list[tuple[float, float, bool]],
-        boundary_s: float,
-    ) -> list[_Row]:
-        """Rows of the residents, most important first."""
-        options, now_s = self.options, state.now_s
-        lateness = options.starvation is StarvationRule.LATENESS
-        waited_since_s = now_s - options.starvation_wait_s if options.starvation is StarvationRule.WAIT else -math.inf
-        decodes = _DECODES if options.decodes_first else _URGENT
-        rows: list[_Row] = []
-        for position, (request, (remaining_s, est_s, decode)) in enumerate(zip(residents, measured, strict=True)):
-            arrival_s = request.arrival_s
-            if arrival_s < waited_since_s and not request.emitted_tokens:
-                rows.append((_FRONT, remaining_s, arrival_s, position))
-            elif remaining_s >= boundary_s:
-                rows.append((_NORMAL, remaining_s, arrival_s, position))
-            elif decode:
-                terms = request.terms
-                rows.append((decodes, -terms.weight * terms.output_token_gain / est_s, arrival_s, position))
-            elif lateness and remaining_s < -options.starvation_slos * request.terms.objectives.ttft_s:
-                rows.append((_STARVED, remaining_s, arrival_s, position))
-            else:
-                rows.append((_URGENT, -request.next_token_gain() / est_s, arrival_s, position))
-        rows.sort()
-        return rows
 
     def _rank_waiting(
         self, view: WaitingView, remaining_s: Column, est_s: Column, boundary_s: float, now_s: float
@@ -212,9 +204,8 @@ class SlideBatching:
             group[urgent & (remaining_s < -options.starvation_slos * view.ttft_s)] = _STARVED
         elif options.starvation is StarvationRule.WAIT:
             group[(view.arrival_s < now_s - options.starvation_wait_s) & (view.emitted == 0)] = _FRONT
-        key = np.where(group == _URGENT, -view.gain / est_s, remaining_s)
+        key = np.where(group == _URGENT, -view.gain / np.maximum(est_s, _NO_TIME_S), remaining_s)
         index = np.lexsort((view.arrival_s, key, group))
-        # In parts, because the fill rarely gets beyond the first.
         for start in range(0, len(index), _PART):
             part = index[start : start + _PART]
             yield from zip(
@@ -224,6 +215,3 @@ class SlideBatching:
                 part.tolist(),
                 strict=True,
             )
-
-
-_PART = 128

@@ -50,7 +50,17 @@ terms_strategy = st.builds(
     tpot_s=st.sampled_from([0.01, 0.05, 1.0]),
     first_token_gain=st.sampled_from([1.0, 10.0]),
 )
-latency_strategy = st.sampled_from([H100_LLAMA_8B, MILLISECOND_PER_TOKEN, SLOW])
+CONSTANT = LatencyModel(
+    host_s=0.01,
+    floor_s=0.0,
+    linear_base_s=0.0,
+    linear_token_s=0.0,
+    attention_s=0.0,
+    context_s=0.0,
+    sequence_s=0.0,
+)
+"""What a fit may give when all steps took the same time."""
+latency_strategy = st.sampled_from([H100_LLAMA_8B, MILLISECOND_PER_TOKEN, SLOW, CONSTANT])
 
 
 @st.composite
