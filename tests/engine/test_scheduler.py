@@ -14,6 +14,7 @@ from vllm.v1.request import RequestStatus
 from engine_harness import HIGH, LOW, Engine
 from engine_policies import RandomPolicy, ScriptedPolicy
 from proserve_core.batching import BatchPlan, EngineState, PlanEntry
+from proserve_core.batching.registry import POLICIES
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 
 pytestmark = pytest.mark.timeout(180)
@@ -106,6 +107,27 @@ def test_random_schedules_with_prefix_cache_and_preemption_leave_outputs_identic
         assert engine.scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == 33
         preemptions += metric(engine, "preemptions_total", cause="plan")
     assert preemptions > 10
+
+
+@every_scheduler
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_outputs_are_identical_under_every_policy_in_overload(
+    policy: str, scheduler: type, depth: int, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROSERVE_POLICY", policy)
+    engine = engine_with(None, scheduler, model=tiny_model, blocks=40, sequences=8, depth=depth)
+    for number in range(30):
+        engine.submit(
+            f"r{number}",
+            prompt=[number % 5] * 32 + [number] * (5 + 37 * number % 200),
+            output=1 + 13 * number % 60,
+            facts=HIGH if number % 3 == 0 else LOW,
+            age_s=0.05 * number,
+        )
+        engine.step()
+    engine.run()
+    assert engine.wrong_outputs() == {}
+    assert metric(engine, "refused_plans_total") == 0
 
 
 @every_scheduler

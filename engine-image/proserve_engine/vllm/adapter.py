@@ -104,17 +104,24 @@ class Adapter:
             self._refused = True
             self._metrics.refused_plans.inc()
 
-    def cap(self, request: Any) -> int | None:
-        """Most tokens that the request may get in the present step; None: as many as vLLM wants."""
-        caps = self._caps
+    def cap(self, request: Any, computed_tokens: int) -> int | None:
+        """Most tokens that the request may get in the present step; None: as many as vLLM wants.
+
+        Args:
+            computed_tokens: what vLLM starts from.
+        """
+        caps, tracker = self._caps, self.tracker
         if caps is None:
             return None
         request_id = request.request_id
         cap = caps.get(request_id)
-        if cap is not None:
+        if cap is None:
+            return 0 if request_id in tracker.states and request_id not in tracker.hidden else None
+        state = tracker.states[request_id]
+        if state.resident:
             return cap
-        tracker = self.tracker
-        return 0 if request_id in tracker.states and request_id not in tracker.hidden else None
+        # The prefix cache may give back more than the planner knew: the blocks reckoned with reach to the planned end.
+        return max(1, min(cap, state.computed_tokens + cap - computed_tokens))
 
     def preempted(self, request: Any) -> None:
         """vLLM has taken the request's blocks, on the plan's behalf or on its own."""

@@ -65,7 +65,7 @@ class ProServeMixin(_Scheduler):
 
     def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
         tokens: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
-        cap = self._proserve.adapter.cap(request)
+        cap = self._proserve.adapter.cap(request, num_computed_tokens)
         if cap is None or tokens <= cap:
             return tokens
         if cap == 0:
