@@ -111,6 +111,8 @@ def serve_command(
         variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if device is Device.CPU:
         variables |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_HOST_IP": "127.0.0.1"}
+    if device is Device.CPU and settings.calibration is None:
+        settings = msgspec.structs.replace(settings, calibration="cpu-tiny")
     complete = variables | environment | settings.to_environment()
     # A vLLM that is compiled anew by each of its processes takes two minutes to start.
     complete.pop("PYTHONDONTWRITEBYTECODE", None)

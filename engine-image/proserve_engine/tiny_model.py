@@ -19,7 +19,6 @@ from pathlib import Path
 import msgspec
 
 URI_SCHEME = "generated://"
-CACHE = "PROSERVE_CACHE"
 FORMAT = 1
 """Part of the cache key: raise it when the generator changes."""
 
@@ -75,8 +74,9 @@ def resolve_model(uri: str) -> str:
 
 def cache_folder() -> Path:
     """Where generated models are kept: `$PROSERVE_CACHE/models`, by default ~/.cache/proserve/models."""
-    root = os.environ.get(CACHE)
-    return (Path(root) if root else Path.home() / ".cache" / "proserve") / "models"
+    if root := os.environ.get("PROSERVE_CACHE"):
+        return Path(root) / "models"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proserve" / "models"
 
 
 def make_model(model: TinyModel, folder: Path) -> Path:

@@ -13,11 +13,11 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from engine_harness import HIGH, LOW
-from engine_policies import RandomPolicy
 from vllm import LLM, SamplingParams
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from engine_harness import HIGH, LOW
+from engine_policies import RandomPolicy
 from proserve_core.batching.registry import POLICIES
 from proserve_core.facts import encode_facts
 from proserve_engine.serve import UNIPROC_EXECUTOR

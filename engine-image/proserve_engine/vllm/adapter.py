@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from proserve_core.batching import BatchPlan, EngineLimits, EngineState
+from proserve_core.batching.fill import blocks_for
 from proserve_core.batching.registry import make_policy
 from proserve_core.facts import FactsError
 from proserve_core.latency import LatencyModel
@@ -139,24 +140,47 @@ class Adapter:
             # A decode with drafts is one unit: it runs whole or not at all.
             caps |= {i: self._limits.max_step_tokens for i in caps if states[i].is_decode}
         self._caps = caps
-        if plan.preempt:
-            self._preempt(plan.preempt)
         self._order_running(plan)
+        if plan.preempt:
+            self._preempt(plan)
         self._order_waiting([entry.id for entry in plan.entries if not states[entry.id].resident])
 
-    def _preempt(self, victims: Iterable[str]) -> None:
+    def _preempt(self, plan: BatchPlan) -> None:
+        scheduler = self._scheduler
+        for request_id in plan.preempt:
+            self._take_blocks(scheduler.requests[request_id])
+        # The planner counts all blocks of a victim; those that it shared with others (a common prefix) stay in use. Then
+        # paused residents have to follow, the least important first, or the plan would have preempted in vain.
+        needed = self._needed_blocks(plan)
+        for request in reversed(scheduler.running.copy()):
+            if self.free_blocks >= needed:
+                break
+            if self.cap(request, request.num_computed_tokens) == 0:
+                self._take_blocks(request)
+
+    def _take_blocks(self, request: Any) -> None:
         scheduler = self._scheduler
         can_be_freed = getattr(scheduler, "_request_blocks_can_be_freed", None)
-        now_s = time.monotonic()
+        if can_be_freed is not None and not can_be_freed(request):
+            # Its blocks would come back only after a step in flight; until then it just pauses.
+            return
         self._preempting = True
-        for request_id in victims:
-            request = scheduler.requests[request_id]
-            if can_be_freed is not None and not can_be_freed(request):
-                # Its blocks would come back only after a step in flight; until then it just pauses.
-                continue
-            scheduler.running.remove(request)
-            scheduler._preempt_request(request, now_s, drop_stale_output=scheduler.requires_kv_delivery)
+        scheduler.running.remove(request)
+        scheduler._preempt_request(request, time.monotonic(), drop_stale_output=scheduler.requires_kv_delivery)
         self._preempting = False
+
+    def _needed_blocks(self, plan: BatchPlan) -> int:
+        """Free blocks that the plan's entries take."""
+        scheduler, states = self._scheduler, self.tracker.states
+        needed = 0
+        for entry in plan.entries:
+            state = states[entry.id]
+            held = state.blocks
+            if not state.resident:
+                cached = scheduler.kv_cache_manager.get_computed_blocks(scheduler.requests[entry.id])[0].blocks[0]
+                held = sum(block.ref_cnt > 0 for block in cached)
+            needed += max(0, blocks_for(state.computed_tokens + entry.tokens, scheduler.block_size) - held)
+        return needed
 
     def _order_running(self, plan: BatchPlan) -> None:
         running = self._scheduler.running

@@ -6,7 +6,8 @@ from typing import Any
 
 from proserve_core.capacity import MAX_ROWS, CapacitySnapshot
 from proserve_core.capacity_rows import class_totals, request_row
-from proserve_core.latency import LatencyModel
+from proserve_core.latency.calibrations import load_calibration
+from proserve_core.latency.online import OnlineLatency
 from proserve_engine.capacity_board import CapacityBoard
 from proserve_engine.capacity_server import CapacityApp, CapacityServer
 from proserve_engine.metrics import EngineMetrics
@@ -14,6 +15,9 @@ from proserve_engine.vllm.adapter import Adapter
 from proserve_engine.vllm.publisher import Publisher
 from proserve_engine.vllm.settings import EngineSettings
 from proserve_engine.vllm.steps import StepClock, work_of
+
+DEFAULT_CALIBRATION = "h100-llama-3.1-8b"
+"""Where the online fit starts when nobody says what the engine runs on."""
 
 _logger = logging.getLogger("vllm.proserve")
 
@@ -29,15 +33,7 @@ class EngineRuntime:
         self._settings = settings
         self._steps = StepClock()
         self._publisher = Publisher(self.board, self.metrics)
-        self._latency = LatencyModel(
-            host_s=1e-3,
-            floor_s=6e-4,
-            linear_base_s=5e-4,
-            linear_token_s=1.2e-5,
-            attention_s=1.6e-9,
-            context_s=4.5e-7,
-            sequence_s=5.5e-4,
-        )
+        self._latency = OnlineLatency(load_calibration(settings.calibration or DEFAULT_CALIBRATION).latency)
         self._schedule_start_s = 0.0
         self._publishing = False
         self._server: CapacityServer | None = None
@@ -48,7 +44,7 @@ class EngineRuntime:
     def before_schedule(self) -> None:
         """Plan the step. A snapshot shows the state before the step, so residents are brought up to date for it."""
         start_s = time.perf_counter()
-        planned = self.adapter.prepare(self._latency)
+        planned = self.adapter.prepare(self._latency.model)
         self._publishing = self._publisher.due(idle=False)
         if self._publishing and not planned:
             self.adapter.refresh()
@@ -75,7 +71,7 @@ class EngineRuntime:
                 state = states.get(request_id)
                 if state is not None:
                     state.resident = True
-        self._steps.scheduled(output, work, self._latency.step_s(work), time.perf_counter())
+        self._steps.scheduled(output, work, self._latency.model.step_s(work), time.perf_counter())
         if self._publishing:
             self._publisher.publish(self._snapshot, idle=False)
 
@@ -84,6 +80,9 @@ class EngineRuntime:
         step = self._steps.result(output, time.perf_counter())
         if step is not None:
             self.metrics.step_seconds.observe(step.duration_s)
+            self._latency.observe(step.work, step.duration_s)
+            if self._latency.mape is not None:
+                self.metrics.latency_error.set(self._latency.mape)
 
     def after_update(self) -> None:
         """The step's tokens are delivered and finished requests are gone."""
@@ -120,7 +119,8 @@ class EngineRuntime:
             max_step_tokens=limits.max_step_tokens,
             step_age_s=None if running_since_s is None else time.perf_counter() - running_since_s,
             step_predicted_s=self._steps.running_predicted_s,
-            latency=self._latency,
+            latency=self._latency.model,
+            latency_error=self._latency.mape,
             preemptions=adapter.preemptions,
             classes=class_totals(states),
             rows=tuple(request_row(state, now_s) for state in (residents + waiting)[:MAX_ROWS]),

@@ -25,7 +25,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     policy: str = DEFAULT_POLICY
     policy_options: dict[str, Any] = {}
     calibration: str | None = None
-    """Calibration whose latency model is the starting point of the online fit; None: a neutral guess."""
+    """Calibration whose latency model is the starting point of the online fit; None: that of a common GPU and model."""
     capacity_host: str = DEFAULT_HOST
     capacity_port: int | None = None
     """Port of `/capacity`; None: none is served. Data-parallel rank n listens on port + n."""
