@@ -149,8 +149,8 @@ class Adapter:
         scheduler = self._scheduler
         for request_id in plan.preempt:
             self._take_blocks(scheduler.requests[request_id])
-        # The planner counts all blocks of a victim; those that it shared with others (a common prefix) stay in use. Then
-        # paused residents have to follow, the least important first, or the plan would have preempted in vain.
+        # The planner counts all blocks of a victim, but those of a prefix that it shares with others stay in use. Then
+        # paused residents follow, the least important first, or the plan would have preempted in vain.
         needed = self._needed_blocks(plan)
         for request in reversed(scheduler.running.copy()):
             if self.free_blocks >= needed:
