@@ -49,7 +49,7 @@ test: .venv
 	$$python -m pytest $(PYTEST_ARGS)
 
 test-fast: .venv
-	@$(BIN)/python -m pytest tests/unit tests/conformance $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 tests/unit tests/conformance $(PYTEST_ARGS)
 
 test-engine: engine
 	@PROSERVE_REQUIRE_ENGINE=1 $(PROSERVE_ENGINE_PYTHON) -m pytest tests/engine $(PYTEST_ARGS)
