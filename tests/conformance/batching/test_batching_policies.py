@@ -43,13 +43,14 @@ SLOW = LatencyModel(
 )
 """Steps longer than any deadline: every time budget is too short."""
 
-terms_strategy = st.builds(
-    service_terms,
-    st.sampled_from([1.0, 2.0, 10.0]),
-    ttft_s=st.sampled_from([0.1, 1.0, 30.0]),
-    tpot_s=st.sampled_from([0.01, 0.05, 1.0]),
-    first_token_gain=st.sampled_from([1.0, 10.0]),
-)
+TERMS = [
+    service_terms(weight, ttft_s=ttft_s, tpot_s=tpot_s, first_token_gain=first_token_gain)
+    for weight in (1.0, 2.0, 10.0)
+    for ttft_s in (0.1, 1.0, 30.0)
+    for tpot_s in (0.01, 0.05, 1.0)
+    for first_token_gain in (1.0, 10.0)
+]
+terms_strategy = st.sampled_from(TERMS)
 CONSTANT = LatencyModel(
     host_s=0.01,
     floor_s=0.0,
@@ -63,6 +64,17 @@ CONSTANT = LatencyModel(
 latency_strategy = st.sampled_from([H100_LLAMA_8B, MILLISECOND_PER_TOKEN, SLOW, CONSTANT])
 
 
+REQUEST = (
+    st.integers(1, 120),  # prompt tokens
+    st.one_of(st.just(0), st.integers(0, 40)),  # emitted tokens
+    st.sampled_from([0, 0, 30, 99]),  # percent computed; of a waiting request: cached
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0.0, 0.04, 0.5, 1.5, 50.0]),  # age, seconds
+    terms_strategy,
+)
+
+
 @st.composite
 def engine_states(draw: st.DrawFn) -> EngineState:
     """States that an engine can be in: any mix of stages, blocks that add up, nobody too large for an empty engine."""
@@ -71,26 +83,25 @@ def engine_states(draw: st.DrawFn) -> EngineState:
     now_s = draw(st.floats(0.0, 100.0))
     requests: list[RequestState] = []
     residents = 0
-    for number in range(draw(st.integers(0, 14))):
-        prompt = draw(st.integers(1, 120))
-        emitted = draw(st.one_of(st.just(0), st.integers(0, 40)))
-        resident = residents < max_sequences and draw(st.booleans())
+    # One draw per request: many small draws are what a run of this suite spends its time on.
+    drawn = draw(st.lists(st.tuples(*REQUEST), max_size=12))
+    for number, (prompt, emitted, share, may_reside, may_decode, age_s, terms) in enumerate(drawn):
+        resident = may_reside and residents < max_sequences
         residents += resident
-        decode = resident and emitted > 0 and draw(st.booleans())
         total = prompt + emitted
-        computed = total - 1 if decode else draw(st.integers(0, total - 1))
+        computed = total - 1 if resident and emitted and may_decode else min(total - 1, total * share // 100)
         requests.append(
             RequestState(
                 id=f"r{number}",
-                arrival_s=now_s - draw(st.floats(0.0, 50.0)),
-                terms=draw(terms_strategy),
+                arrival_s=now_s - age_s,
+                terms=terms,
                 prompt_tokens=prompt,
-                computed_tokens=computed if resident else draw(st.sampled_from([0, computed])),
+                computed_tokens=computed,
                 emitted_tokens=emitted,
                 blocks=blocks_for(computed, block_size) if resident else 0,
                 resident=resident,
                 preemptions=int(emitted > 0 and not resident),
-                first_token_s=now_s - draw(st.floats(0.0, 20.0)) if emitted else None,
+                first_token_s=now_s - age_s / 2 if emitted else None,
             )
         )
     held = sum(request.blocks for request in requests)
