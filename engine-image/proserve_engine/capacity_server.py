@@ -133,7 +133,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise CapacityServerError(
             f"cannot serve /capacity on {host}:{port}: {error.strerror or error}; choose another with "
-            "PROSERVE_CAPACITY_HOST and PROSERVE_CAPACITY_PORT (`--capacity HOST:PORT`)"
+            "PROSERVE_CAPACITY_HOST and PROSERVE_CAPACITY_PORT"
         ) from error
     listener.setblocking(False)
     return listener

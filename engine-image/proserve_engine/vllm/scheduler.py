@@ -29,7 +29,7 @@ class ProServeMixin(_Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         version = installed_version()
         check_version(version, os.environ)
-        check_classes(type(self), Request, version)
+        check_classes(Scheduler, Request, version)
         super().__init__(*args, **kwargs)
         check_scheduler(self, version)
         self._proserve = EngineRuntime(self, EngineSettings.from_environment(os.environ))

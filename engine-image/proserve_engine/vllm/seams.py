@@ -115,6 +115,7 @@ def check_classes(scheduler_class: type, request_class: type, version: str) -> N
             continue
         known = inspect.signature(method).parameters
         missing += [f"{scheduler_class.__name__}.{name}({p})" for p in parameters if p not in known]
+    # Attributes of an instance, without making one: the names that the constructor mentions.
     assigned = request_class.__init__.__code__.co_names  # type: ignore[misc]
     missing += [
         f"{request_class.__name__}.{name}"
