@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from proserve_cli.engine_kind import EngineKind
-from proserve_core.objectives import PriorityClass, ServiceObjectives
+from proserve_core.objectives import DEFAULT_CLASS, PriorityClass, ServiceObjectives
 from proserve_lab.probe import Throughput
 from proserve_lab.replay import ReplayRequest
 from proserve_lab.trace import TraceRow
@@ -110,6 +110,12 @@ def plan_requests(plan: DemoPlan, rows: Sequence[TraceRow], scale: LengthScale) 
         TenantLoad(name=name, api_key=KEYS[name], terms=each.terms(), share=1.0) for name, each in plan.classes.items()
     ]
     return build_requests(rows[: plan.requests], tenants=tenants, scale=scale, rate=plan.rate, seed=plan.seed)
+
+
+def measuring_requests(rows: Sequence[TraceRow], scale: LengthScale) -> list[ReplayRequest]:
+    """Requests like those of the replay, for the closed loop: nobody's, and as soon as possible."""
+    tenant = TenantLoad(name="probe", api_key="none", terms=DEFAULT_CLASS.terms(), share=1.0)
+    return build_requests(rows, tenants=[tenant], scale=scale, rate=1.0, seed=0)
 
 
 def _milliseconds(seconds: float) -> float:

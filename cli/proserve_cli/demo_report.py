@@ -11,6 +11,8 @@ from proserve_cli.engine_kind import EngineKind
 from proserve_core.gain import LossCause
 from proserve_lab.judgement import ClassReport, ReplayReport
 
+WIDTH = 150
+
 
 class DemoRun(msgspec.Struct, frozen=True, kw_only=True):
     """One replay under one policy."""
@@ -29,6 +31,8 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     trace: str
     plan: DemoPlan
     runs: list[DemoRun]
+    notes: list[str]
+    """What a reader of the figures should know."""
     wall_s: float
 
 
@@ -47,12 +51,16 @@ def plan_lines(plan: DemoPlan) -> list[str]:
     ]
 
 
-def print_result(console: Console, result: DemoResult) -> None:
-    """The tables."""
+def print_result(result: DemoResult) -> None:
+    """The tables, to stdout."""
+    console = Console()
+    if not console.is_terminal:
+        # Eighty columns, the assumption for a file, would break every row.
+        console = Console(width=WIDTH)
     several = max(run.run for run in result.runs) > 1
     console.print(_results(result.runs, several))
     console.print(_losses(result.runs, several))
-    for line in [*_errors(result.runs), *_verdict(result.runs)]:
+    for line in [*result.notes, *_errors(result.runs), *_verdict(result.runs)]:
         console.print(line, highlight=False, markup=False)
 
 

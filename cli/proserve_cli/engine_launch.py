@@ -41,7 +41,7 @@ def _emulated(pool: EnginePool, name: str, policy: str) -> EngineSpec:
     ]  # fmt: skip
     return EngineSpec(
         name=name, pool=pool_label(pool), policy=policy, command=command, environment=dict(os.environ),
-        base_url=root, capacity_url=root,
+        base_url=root, capacity_url=root, ready_urls=(f"{root}/health",),
     )  # fmt: skip
 
 
@@ -61,9 +61,10 @@ def _vllm(pool: EnginePool, name: str, policy: str) -> EngineSpec:
         )
     except (ServeError, ModelError) as error:
         raise LaunchError(f"EnginePool {pool_label(pool)}: {error}") from error
+    root, capacity_root = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{capacity_port}"
     return EngineSpec(
         name=name, pool=pool_label(pool), policy=policy, command=command.argv, environment=command.environment,
-        base_url=f"http://127.0.0.1:{port}", capacity_url=f"http://127.0.0.1:{capacity_port}",
+        base_url=root, capacity_url=capacity_root, ready_urls=(f"{root}/health", f"{capacity_root}/healthz"),
     )  # fmt: skip
 
 

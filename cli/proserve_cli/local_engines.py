@@ -31,6 +31,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str
     """Root of its OpenAI server."""
     capacity_url: str
+    ready_urls: tuple[str, ...]
+    """It is ready when a GET of each has been answered with 200."""
 
 
 class EngineState(enum.StrEnum):
@@ -139,7 +141,7 @@ async def _wait_ready(engine: LocalEngine, timeout_s: float) -> None:
 
 
 async def _answers(spec: EngineSpec) -> None:
-    for url in (f"{spec.base_url}/health", f"{spec.capacity_url}/healthz"):
+    for url in spec.ready_urls:
         while not await _is_ok(url):  # noqa: ASYNC110 - polling another process
             await asyncio.sleep(READY_POLL_S)
 

@@ -36,7 +36,7 @@ def spec(code: str, *, name: str = "engine", port: int = 0) -> EngineSpec:
     root = f"http://127.0.0.1:{port}"
     return EngineSpec(
         name=name, pool="pool", policy="fcfs", command=[sys.executable, "-c", code, str(port)],
-        environment=dict(os.environ), base_url=root, capacity_url=root,
+        environment=dict(os.environ), base_url=root, capacity_url=root, ready_urls=(root,),
     )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ async def test_an_engine_that_never_answers_is_given_up_after_the_limit(tmp_path
 async def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     missing = EngineSpec(
         name="engine", pool="p", policy="fcfs", command=["/nowhere/engine"], environment={},
-        base_url="http://127.0.0.1:1", capacity_url="http://127.0.0.1:1",
+        base_url="http://127.0.0.1:1", capacity_url="http://127.0.0.1:1", ready_urls=(),
     )  # fmt: skip
     with pytest.raises(EngineStartError, match="cannot start '/nowhere/engine'"):
         async with LocalEngines([missing], tmp_path):

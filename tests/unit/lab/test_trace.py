@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proserve_lab.trace import TraceError, TraceRow, read_trace, rescale
+from proserve_lab.trace import TraceError, TraceRow, read_trace, rescale, shipped_trace
 
 HEADER = "arrival_s,prompt_tokens,output_tokens"
 
@@ -62,6 +62,6 @@ def test_rescaled_arrivals_keep_their_pattern_at_the_wanted_rate() -> None:
 
 
 def test_the_shipped_slice_is_a_thousand_requests() -> None:
-    rows = read_trace(Path(__file__).parents[3] / "examples/traces/azure-conv-slice.csv")
+    rows = read_trace(shipped_trace())
     assert len(rows) == 1000
     assert rows[0].arrival_s == 0.0

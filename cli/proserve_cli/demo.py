@@ -1,0 +1,87 @@
+"""`proserve demo`: the same overload from a real trace under two batching policies, and what it did to each class."""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from proserve_cli.engine_kind import EngineKind
+from proserve_cli.failures import failed, needs_extra, wrong_usage
+
+POLICIES = "fcfs,slide-batching"
+
+
+def demo(
+    *,
+    engine: Annotated[
+        EngineKind | None, typer.Option(help="What runs as engines (default: vllm, emulated where there is no vLLM).")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    runs: Annotated[int, typer.Option(help="Repeat the comparison.", min=1, max=20)] = 1,
+    trace: Annotated[
+        Path | None, typer.Option(help="CSV with arrival_s, prompt_tokens, output_tokens (default: the shipped slice).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Send at most this many requests per replay.", min=1)] = None,
+    policies: Annotated[str, typer.Option(help="Batching policies to compare, with commas.")] = POLICIES,
+    seed: Annotated[int, typer.Option(help="Decides which tenant sends each request.")] = 0,
+) -> None:
+    """Overload two engines with a real trace from two tenants and compare batching policies."""
+    from proserve_core.batching.registry import PolicyError, make_policy
+    from proserve_lab.trace import TraceError, read_trace, shipped_trace
+
+    names = list(dict.fromkeys(name.strip() for name in policies.split(",") if name.strip()))
+    try:
+        for name in names:
+            make_policy(name)
+        rows = read_trace(trace or shipped_trace(), limit=limit)
+    except (PolicyError, TraceError) as error:
+        raise wrong_usage(error) from error
+    if not names:
+        raise wrong_usage(f"--policies: expected at least one name, such as {POLICIES}; got {policies!r}")
+    with needs_extra("lab"):
+        import httptools  # noqa: F401 - what the replay client stands on
+    with needs_extra("gateway"):
+        from proserve_gateway.server import run_in_loop
+
+    from proserve_cli.demo_report import print_result
+    from proserve_cli.demo_run import DemoError, DemoRunner
+    from proserve_cli.engine_launch import LaunchError
+    from proserve_cli.local_engines import EngineStartError
+
+    folder = Path(tempfile.mkdtemp(prefix="proserve-demo-"))
+    try:
+        runner = DemoRunner(
+            kind=_kind(engine), rows=rows, trace=(trace or shipped_trace()).name, policies=names,
+            runs=runs, seed=seed, folder=folder,
+        )  # fmt: skip
+        run_in_loop(runner.main())
+    except LaunchError as error:
+        raise wrong_usage(error) from error
+    except (EngineStartError, DemoError) as error:
+        raise failed(error) from error
+    shutil.rmtree(folder)
+    if runner.result is None:
+        raise failed("stopped by a signal")
+    if json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(runner.result), indent=2).decode())
+    else:
+        print_result(runner.result)
+
+
+def _kind(asked: EngineKind | None) -> EngineKind:
+    """vLLM where it can run, unless asked for something else."""
+    if asked is not None:
+        return asked
+    from proserve_engine.serve import ENGINE_PYTHON, ServeError, detect_device
+
+    try:
+        detect_device(os.environ.get(ENGINE_PYTHON) or sys.executable)
+    except ServeError as error:
+        typer.echo(f"proserve: no real engine, the demo runs on emulated ones: {error}", err=True)
+        return EngineKind.EMULATED
+    return EngineKind.VLLM
