@@ -13,11 +13,11 @@ Deviations: the code has an infinite budget when no deadline can be met any more
 engine is furthest behind; here the floor applies. Admission needs blocks for the whole sequence, because vLLM does.
 Step times come from the model with the knee (`proserve_core.latency`), `est` from its slope beyond the knee.
 
-Defaults are the best measured, on the first 1500 requests of azure-conv-2023 (H100, Llama-3.1-8B, 256 sequences, classes
-with weights 2 and 1), TDG at 0.8 / 1.2 / 1.5 times saturation. Starvation decides: `off` gives .999 / .893 / .783 (mean
-of three draws of the classes); `lateness`, the code's rule, puts every prompt that is late by one TTFT ahead of those
-that can still be met: .435 at 1.2 in one draw, where `wait` gives .559 and `off` .890. Beside `off` the other switches
-are within noise (three draws: deadline from the first token .998 / .891 / .783, skipping .999 / .894 / .781, urgency 0.8
+Defaults are the best measured, on the first 1500 requests of azure-conv-2023 (H100, Llama-3.1-8B, 256 sequences,
+weights 2 and 1), TDG at 0.8 / 1.2 / 1.5 times saturation. Starvation decides: `off` gives .999 / .893 / .783 (mean of
+three draws of the classes); `lateness`, the code's rule, puts every prompt that is late by one TTFT ahead of those that
+can still be met: .435 at 1.2 in one draw, where `wait` gives .559 and `off` .890. Beside `off` the other switches are
+within noise (three draws: deadline from the first token .998 / .891 / .783, skipping .999 / .894 / .781, urgency 0.8
 .999 / .894 / .780; one draw at 1.2: one urgent list .890), so they stay as in the code, with deadlines as gain counts
 them. Other traces and longer outputs were not measured.
 """
