@@ -151,8 +151,8 @@ class Fleet:
         for name, engine in engines.items():
             pool = engine.target.pool
             if pool not in groups:
-                known_group = self._groups.get(pool)
-                groups[pool] = _Group(self._make_router(pool) if known_group is None else known_group.router)
+                # A policy's state is only about engines and worth little; the configuration may name another policy.
+                groups[pool] = _Group(self._make_router(pool))
             groups[pool].engines[name] = engine
         self._engines, self._groups = engines, groups
         for listener in self._listeners:

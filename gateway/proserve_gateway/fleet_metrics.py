@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -39,9 +40,16 @@ class RouteCounter:
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
         self._reason_label = Bounded(MAX_REASONS)
+        self._children: dict[tuple[str, str], Counter] = {}
 
     def __call__(self, pool: str, reason: str) -> None:
-        self._metrics.decisions.labels(pool, self._reason_label(reason)).inc()
+        child = self._children.get((pool, reason))
+        if child is None:
+            label = self._reason_label(reason)
+            child = self._metrics.decisions.labels(pool, label)
+            if label == reason:
+                self._children[pool, reason] = child
+        child.inc()
 
 
 class FleetCollector(Collector):

@@ -226,6 +226,24 @@ def test_capacity_is_recorded_with_its_age(bench: Bench) -> None:
     assert bench.fleet.choose("chat", request()).endpoint.has_capacity
 
 
+def test_new_targets_bring_the_policy_of_the_configuration_in_force() -> None:
+    reasons = iter(["old", "new"])
+
+    class Named:
+        def __init__(self) -> None:
+            self.name = next(reasons)
+
+        def choose(self, request: RoutingRequest, fleet: FleetView) -> RouteDecision:
+            return RouteDecision(engine=fleet.engines[0].name, reason=self.name)
+
+    fleet = Fleet(make_router=lambda _: Named(), clock=Clock())
+    for expected in ("old", "new"):
+        fleet.set_targets([target("a")])
+        for engine in fleet.engines:
+            fleet.probe_answered(engine)
+        assert fleet.choose("chat", request()).decision.reason == expected
+
+
 def test_replacing_targets_keeps_known_engines_and_their_leases(bench: Bench) -> None:
     lease = bench.fleet.choose("chat", request())
     told: list[bool] = []
