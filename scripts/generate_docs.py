@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from proserve_core.resources.field_tables import reference_markdown
+from proserve_gateway.metrics_docs import metrics_markdown
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PARTS: Mapping[str, Callable[[], str]] = {"resources": reference_markdown}
+PARTS: Mapping[str, Callable[[], str]] = {"gateway-metrics": metrics_markdown, "resources": reference_markdown}
 
 _BLOCK = re.compile(r"(<!-- begin generated: ([\w-]+)[^\n]*-->\n).*?(<!-- end generated -->)", re.DOTALL)
 
