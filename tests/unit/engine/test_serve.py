@@ -129,3 +129,13 @@ def test_interpreter_without_vllm_is_told_how_to_get_it(tmp_path: Path) -> None:
 def test_unusable_settings_are_refused_by_name(variables: dict[str, str], name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         EngineSettings.from_environment(variables)
+
+
+@pytest.mark.parametrize(("instructions", "expected"), [(False, ["--dtype", "float32"]), (True, [])])
+def test_a_cpu_without_bfloat16_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch, instructions: bool, expected: list[str]
+) -> None:
+    monkeypatch.setattr("proserve_engine.serve.has_bf16", lambda: instructions)
+    argv = command(device=Device.CPU)
+    assert [part for part in argv if part in ("--dtype", "float32")] == expected
+    assert "--dtype" not in command(device=Device.GPU)
