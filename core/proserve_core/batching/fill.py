@@ -55,6 +55,7 @@ def fill(
     residents: Sequence[RequestState],
     options: FillOptions,
     budget_s: float = math.inf,
+    step_tokens: float = math.inf,
 ) -> BatchPlan:
     """Plan one step.
 
@@ -64,11 +65,12 @@ def fill(
         residents: the residents of `order`, in the same order; victims are taken from its end.
         options: see `FillOptions`.
         budget_s: predicted duration that the step must not exceed; the first entry runs even if it does.
+        step_tokens: new tokens that the step must not exceed, where the engine's limit is not the tighter one.
     """
     limits, latency = state.limits, state.latency
     block_size = limits.block_size
     free = state.free_blocks
-    tokens_left = limits.max_step_tokens
+    tokens_left = limits.max_step_tokens if limits.max_step_tokens < step_tokens else int(step_tokens)
     slots = limits.max_sequences - len(residents)
     timed = budget_s < math.inf
     skip, min_chunk = options.skip, options.min_chunk

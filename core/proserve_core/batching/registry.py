@@ -1,14 +1,24 @@
 """Batching policies by name, as in `EnginePool.spec.engine.scheduler.policy` and on the command line."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
 
 import msgspec
 
+from proserve_core.batching.density import Density
+from proserve_core.batching.edf import Edf
+from proserve_core.batching.fair_batching import FairBatching
 from proserve_core.batching.fcfs import Fcfs
 from proserve_core.batching.priority import Priority
 from proserve_core.batching.protocol import BatchingPolicy
+from proserve_core.batching.sarathi import Sarathi
+from proserve_core.batching.sarathi_priority import SarathiPriority
 from proserve_core.batching.slide_batching import SlideBatching, SlideOptions
+from proserve_core.batching.srpf import Srpf
+from proserve_core.batching.step_tokens import StepTokensOptions
+from proserve_core.batching.weighted_vtc import VtcOptions, WeightedVtc
+
+Options = TypeVar("Options", bound=msgspec.Struct)
 
 
 class PolicyError(ValueError):
@@ -16,28 +26,45 @@ class PolicyError(ValueError):
 
 
 class _Factory(Protocol):
-    def __call__(self, options: Mapping[str, object]) -> BatchingPolicy: ...
+    def __call__(self, name: str, options: Mapping[str, object]) -> BatchingPolicy: ...
 
 
-def _fcfs(options: Mapping[str, object]) -> BatchingPolicy:
-    _no_options("fcfs", options)
-    return Fcfs()
+def _plain(make: Callable[[], BatchingPolicy]) -> _Factory:
+    """Factory of a policy without options."""
+
+    def factory(name: str, options: Mapping[str, object]) -> BatchingPolicy:
+        if options:
+            raise PolicyError(f"batching policy {name!r} takes no options: remove {', '.join(sorted(options))}")
+        return make()
+
+    return factory
 
 
-def _priority(options: Mapping[str, object]) -> BatchingPolicy:
-    _no_options("priority", options)
-    return Priority()
+def _with_options(make: Callable[[Options], BatchingPolicy], kind: type[Options]) -> _Factory:
+    """Factory of a policy whose options are a struct of `kind`."""
+
+    def factory(name: str, options: Mapping[str, object]) -> BatchingPolicy:
+        try:
+            return make(msgspec.convert(options, kind))
+        except msgspec.ValidationError as error:
+            known = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
+            raise PolicyError(f"batching policy {name!r}: {error}; its options are {known}") from error
+
+    return factory
 
 
-def _slide_batching(options: Mapping[str, object]) -> BatchingPolicy:
-    try:
-        return SlideBatching(msgspec.convert(options, SlideOptions))
-    except msgspec.ValidationError as error:
-        known = ", ".join(field.encode_name for field in msgspec.structs.fields(SlideOptions))
-        raise PolicyError(f"batching policy 'slide-batching': {error}; its options are {known}") from error
-
-
-POLICIES: dict[str, _Factory] = {"fcfs": _fcfs, "priority": _priority, "slide-batching": _slide_batching}
+POLICIES: dict[str, _Factory] = {
+    "density": _with_options(Density, StepTokensOptions),
+    "edf": _with_options(Edf, StepTokensOptions),
+    "fair-batching": _plain(FairBatching),
+    "fcfs": _plain(Fcfs),
+    "priority": _plain(Priority),
+    "sarathi": _with_options(Sarathi, StepTokensOptions),
+    "sarathi-priority": _with_options(SarathiPriority, StepTokensOptions),
+    "slide-batching": _with_options(SlideBatching, SlideOptions),
+    "srpf": _with_options(Srpf, StepTokensOptions),
+    "weighted-vtc": _with_options(WeightedVtc, VtcOptions),
+}
 """A new policy is entered here; the conformance suite then runs over it."""
 
 
@@ -50,9 +77,4 @@ def make_policy(name: str, options: Mapping[str, object] | None = None) -> Batch
     factory = POLICIES.get(name)
     if factory is None:
         raise PolicyError(f"batching policy {name!r} does not exist: use one of {', '.join(sorted(POLICIES))}")
-    return factory(options or {})
-
-
-def _no_options(name: str, options: Mapping[str, object]) -> None:
-    if options:
-        raise PolicyError(f"batching policy {name!r} takes no options: remove {', '.join(sorted(options))}")
+    return factory(name, options or {})

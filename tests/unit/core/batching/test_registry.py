@@ -21,7 +21,7 @@ def test_options_reach_the_policy() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("fifo", {}, r"'fifo' does not exist: use one of fcfs, priority, slide-batching"),
+        ("fifo", {}, r"'fifo' does not exist: use one of density, edf, fair-batching, fcfs"),
         ("fcfs", {"skip": True}, r"'fcfs' takes no options: remove skip"),
         ("priority", {"b": 1, "a": 2}, r"'priority' takes no options: remove a, b"),
         ("slide-batching", {"alpha": 1.0}, r"alpha.*its options are urgency, budget_floor"),
