@@ -83,10 +83,14 @@ class RequestAccount:
         if self.first_s is None:
             self.first_s = at_s
         self.last_s = at_s
-        terms, objectives = self.terms, self.terms.objectives
+        terms = self.terms
+        # Bare arithmetic: this runs for every token of every request.
+        first_due_s, tpot_s = self.arrival_s + terms.objectives.ttft_s, terms.objectives.tpot_s
+        first_gain = terms.weight * terms.first_token_gain
+        further_gain = terms.weight * terms.output_token_gain
         for token in range(self.tokens + 1, self.tokens + count + 1):
-            gain = token_gain(terms, token)
-            if at_s < self.arrival_s + objectives.ttft_s + (token - 1) * objectives.tpot_s:
+            gain = first_gain if token == 1 else further_gain
+            if at_s < first_due_s + (token - 1) * tpot_s:
                 self.earned += gain
                 self.preempted = False
             else:

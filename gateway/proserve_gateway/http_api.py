@@ -92,7 +92,7 @@ class HttpApi:
                 grant,
                 request_id=request_id,
                 arrival_s=arrival_s,
-                control={name.decode(): headers[name].decode("latin-1") for name in headers.keys() & _CONTROL},
+                control=_control(headers),
                 kind=kind,
                 path=scope["path"],
                 body=body,
@@ -110,21 +110,26 @@ class HttpApi:
             raise self._counted(_too_large(limit), grant)
         pieces: list[bytes] = []
         size = 0
+        # A bare timer: asyncio.timeout() costs several times as much, and this runs for every request.
+        alarm = _Alarm(self._limits.body_s)
         try:
-            async with asyncio.timeout(self._limits.body_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _ClientLeftError
-                    piece = message.get("body", b"")
-                    size += len(piece)
-                    if size > limit:
-                        raise self._counted(_too_large(limit), grant)
-                    pieces.append(piece)
-                    if not message.get("more_body", False):
-                        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        except TimeoutError:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _ClientLeftError
+                piece = message.get("body", b"")
+                size += len(piece)
+                if size > limit:
+                    raise self._counted(_too_large(limit), grant)
+                pieces.append(piece)
+                if not message.get("more_body", False):
+                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        except asyncio.CancelledError:
+            if not alarm.rang:
+                raise
             raise self._counted(_too_slow(self._limits.body_s), grant) from None
+        finally:
+            alarm.stop()
 
     async def _answer(self, request: InferenceRequest, identity: Headers, receive: Receive, send: Send) -> None:
         """Pass the engine's answer on; the client's leaving cancels whatever is awaited, the engine's work included."""
@@ -137,12 +142,16 @@ class HttpApi:
             while not answer.ended:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 body = await answer.read()
+            watch.dismiss()
             await send({"type": "http.response.body", "body": body, "more_body": False})
         except asyncio.CancelledError:
             if not watch.left:
+                watch.stop()
                 raise
-        finally:
+        except BaseException:
             watch.stop()
+            raise
+        finally:
             if answer is not None:
                 answer.close()
 
@@ -190,11 +199,8 @@ class _Watch:
     __slots__ = ("_receive", "_task", "_watcher", "left")
 
     def __init__(self, receive: Receive) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a request is served in a task")
         self._receive = receive
-        self._task: asyncio.Task[Any] | None = task
+        self._task: asyncio.Task[Any] | None = _current_task()
         self.left = False
         self._watcher = asyncio.get_running_loop().create_task(self._run())
 
@@ -205,10 +211,47 @@ class _Watch:
             self.left = True
             self._task.cancel()
 
+    def dismiss(self) -> None:
+        """The last of the answer is being sent: leaving changes nothing any more. The watcher ends by itself, because
+        servers report the end of the response as a disconnect; cancelling it would cost more."""
+        self._task = None
+
     def stop(self) -> None:
-        """The request is over; servers report the end of the response as a disconnect too."""
+        """There will be no answer to watch over."""
         self._task = None
         self._watcher.cancel()
+
+
+class _Alarm:
+    """Cancels the task that made it after a time."""
+
+    __slots__ = ("_task", "_timer", "rang")
+
+    def __init__(self, after_s: float) -> None:
+        self._task = _current_task()
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._ring)
+        self.rang = False
+
+    def _ring(self) -> None:
+        self.rang = True
+        self._task.cancel()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a request is served in a task")
+    return task
+
+
+def _control(headers: dict[bytes, bytes]) -> dict[str, str]:
+    """The headers that choose class and targets; mostly none."""
+    if _CONTROL.isdisjoint(headers):
+        return {}
+    return {name.decode(): headers[name].decode("latin-1") for name in headers.keys() & _CONTROL}
 
 
 def _identity(request_id: str, headers: dict[bytes, bytes]) -> Headers:
@@ -216,7 +259,7 @@ def _identity(request_id: str, headers: dict[bytes, bytes]) -> Headers:
     own = request_id.encode()
     theirs = headers.get(b"x-request-id")
     if theirs is None or _PRINTABLE.fullmatch(theirs) is None:
-        theirs = own
+        return [(b"x-proserve-request-id", own)]
     return [(b"x-proserve-request-id", own), (b"x-request-id", theirs)]
 
 

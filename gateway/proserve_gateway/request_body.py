@@ -66,7 +66,7 @@ class RequestBody:
         if not model:
             raise _missing_field("model", "the name of a model, see /v1/models")
         self.model = model
-        self.stream: bool = _take(fields, "stream", _flag) or False
+        self.stream: bool = ("stream" in fields and _take(fields, "stream", _flag)) or False
         self.max_tokens: int | None = None
         self.choices = 1
         """Answers that the request asks for: `n` times the number of prompts."""
@@ -81,19 +81,21 @@ class RequestBody:
 
     def _check_generation(self) -> None:
         fields = self._fields
-        self.max_tokens = _natural(fields, "max_completion_tokens")
-        limit = _natural(fields, "max_tokens")
-        if self.max_tokens is None:
-            self.max_tokens = limit
-        count = _take(fields, "n", _integer)
-        if count is not None and count < 1:
-            raise invalid_request(f"n is {count}: it must be at least 1", param="n")
-        self.choices = count or 1
-        options = _take(fields, "stream_options", _object)
-        if options:
+        if "max_tokens" in fields:
+            self.max_tokens = _natural(fields, "max_tokens")
+        if "max_completion_tokens" in fields:
+            newer = _natural(fields, "max_completion_tokens")
+            self.max_tokens = self.max_tokens if newer is None else newer
+        if "n" in fields:
+            count = _take(fields, "n", _integer)
+            if count is not None and count < 1:
+                raise invalid_request(f"n is {count}: it must be at least 1", param="n")
+            self.choices = count or 1
+        if "stream_options" in fields and (options := _take(fields, "stream_options", _object)):
             self.include_usage = _take(options, "include_usage", _flag, "stream_options.") or False
             self.continuous_usage = _take(options, "continuous_usage_stats", _flag, "stream_options.") or False
-        _take(fields, "vllm_xargs", _object)
+        if "vllm_xargs" in fields:
+            _take(fields, "vllm_xargs", _object)
         if self.kind is BodyKind.CHAT:
             messages = _take(fields, "messages", _list)
             if messages is None:
