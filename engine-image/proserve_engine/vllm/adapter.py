@@ -16,7 +16,7 @@ vLLM's own, so that a disagreement about resources never stalls the engine.
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proserve_core.batching import BatchPlan, EngineLimits, EngineState
@@ -140,7 +140,7 @@ class Adapter:
             # A decode with drafts is one unit: it runs whole or not at all.
             caps |= {i: self._limits.max_step_tokens for i in caps if states[i].is_decode}
         self._caps = caps
-        self._order_running(plan)
+        self._order_running(plan, caps)
         if plan.preempt:
             self._preempt(plan)
         self._order_waiting([entry.id for entry in plan.entries if not states[entry.id].resident])
@@ -182,24 +182,26 @@ class Adapter:
             needed += max(0, blocks_for(state.computed_tokens + entry.tokens, scheduler.block_size) - held)
         return needed
 
-    def _order_running(self, plan: BatchPlan) -> None:
-        running = self._scheduler.running
-        if len(running) < 2:
+    def _order_running(self, plan: BatchPlan, caps: Mapping[str, int]) -> None:
+        """Planned residents first, in the plan's order; then those that pause, the least important last."""
+        running, requests, tracker = self._scheduler.running, self._scheduler.requests, self.tracker
+        states, hidden = tracker.states, tracker.hidden
+        planned = [requests[request_id] for request_id in caps if states[request_id].resident]
+        if len(planned) == len(running):
+            running[:] = planned
             return
-        rank: dict[str, int] = {}
-        for entry in plan.entries:
-            rank[entry.id] = len(rank)
-        last = len(plan.order) + len(rank)
-        for position, request_id in enumerate(plan.order, start=len(rank)):
-            rank.setdefault(request_id, position)
-        tracker = self.tracker
+        # Whom the planner does not see vLLM must not victimise: most of them are about to end.
+        unseen: list[Any] = []
+        paused: list[Any] = []
         for request in running:
             request_id = request.request_id
-            if request_id not in rank:
-                # Whom the planner does not see vLLM must not victimise: most of them are about to end.
-                seen = request_id in tracker.states and request_id not in tracker.hidden
-                rank[request_id] = last if seen else -1
-        running.sort(key=lambda request: rank[request.request_id])
+            if request_id not in caps:
+                (paused if request_id in states and request_id not in hidden else unseen).append(request)
+        if len(paused) > 1 and plan.order:
+            rank = {request_id: position for position, request_id in enumerate(plan.order)}
+            last = len(rank)
+            paused.sort(key=lambda request: rank.get(request.request_id, last))
+        running[:] = unseen + planned + paused
 
     def _order_waiting(self, chosen_ids: list[str]) -> None:
         scheduler, tracker = self._scheduler, self.tracker

@@ -110,7 +110,8 @@ class Tracker:
         hidden.clear()
         held_slots = 0
         for request in running:
-            state = states.get(request.request_id)
+            request_id = request.request_id
+            state = states.get(request_id)
             if state is None:
                 held_slots += 1
                 continue
@@ -125,9 +126,9 @@ class Tracker:
             state.emitted_tokens = emitted + in_flight
             state.blocks = -(-computed // block_size)
             if (
-                in_flight > 0 and computed + 2 - in_flight >= request.num_prompt_tokens + request.max_tokens
+                in_flight and computed + 2 - in_flight >= request.num_prompt_tokens + request.max_tokens
             ) or next_step < request.next_decode_eligible_step:
-                hidden.add(request.request_id)
+                hidden.add(request_id)
                 held_slots += 1
         self.held_slots = held_slots
         if self._delicate:

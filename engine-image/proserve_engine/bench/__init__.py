@@ -1,0 +1,1 @@
+"""Benchmarks that need vLLM. Run by the engine environment's interpreter."""
