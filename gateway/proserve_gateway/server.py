@@ -6,6 +6,7 @@ left then ends with an explicit error.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -35,6 +36,8 @@ from proserve_gateway.upstream import UpstreamClient
 from proserve_gateway.upstream_connection import UpstreamLimits
 
 logger = logging.getLogger(__name__)
+
+GC_THRESHOLDS = (50_000, 50, 100)
 
 
 class Listen(msgspec.Struct, frozen=True):
@@ -193,6 +196,11 @@ def run_gateway(config: GatewayConfig, *, on_started: Callable[[Gateway], None] 
 
 def run_in_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run `main` on uvloop where there is one: 1.4 times the requests per second of asyncio's own loop."""
+    # Requests leave almost no cycles behind, and what was imported stays: looking for garbage as often as Python does
+    # by default costs a tenth of the CPU time of a request.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main)
 

