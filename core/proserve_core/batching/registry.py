@@ -11,6 +11,7 @@ from proserve_core.batching.fair_batching import FairBatching
 from proserve_core.batching.fcfs import Fcfs
 from proserve_core.batching.priority import Priority
 from proserve_core.batching.protocol import BatchingPolicy
+from proserve_core.batching.qoserve import QoServe, QoServeOptions
 from proserve_core.batching.sarathi import Sarathi
 from proserve_core.batching.sarathi_priority import SarathiPriority
 from proserve_core.batching.slide_batching import SlideBatching, SlideOptions
@@ -59,6 +60,7 @@ POLICIES: dict[str, _Factory] = {
     "fair-batching": _plain(FairBatching),
     "fcfs": _plain(Fcfs),
     "priority": _plain(Priority),
+    "qoserve": _with_options(QoServe, QoServeOptions),
     "sarathi": _with_options(Sarathi, StepTokensOptions),
     "sarathi-priority": _with_options(SarathiPriority, StepTokensOptions),
     "slide-batching": _with_options(SlideBatching, SlideOptions),
