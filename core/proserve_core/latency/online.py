@@ -5,7 +5,8 @@ coefficients; the knee stays that of the initial model. What plain recursive lea
 
 - Features that don't occur (no prefills for a while) would drift or be forgotten. Each stratum keeps its own sums,
   which fade with that stratum's steps and only slowly with others', and a weak pull towards the initial model decides
-  what the data leave open.
+  what the data leave open. Where the data ask for much more than the initial model has, the pull moves along: it is
+  relative, and a coefficient that starts 50 times too small (another model, another machine) would never get there.
 - A step that took ten times as long is a pause, not news; but a GPU that was throttled stays slow. A step is rejected
   when its log ratio to the prediction is far beyond the running scale of its stratum; rejected steps still widen that
   scale, so a lasting shift is rejected for about ten steps and then learned, with faster forgetting while the mean
@@ -16,6 +17,7 @@ Pure Python: it runs between engine steps (docs/latency.md has the measured cost
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 from proserve_core.latency.errors import ErrorStats, Stratum, error_stats, stratum_of
 from proserve_core.latency.features import COEFFICIENTS, coefficients, features, linear_knee, model_of
@@ -41,6 +43,11 @@ BIAS_SHARE = 0.6
 right model it is noise, a fifth of the scale."""
 WINDOW = 512
 """Steps over which errors are reported."""
+
+PULL_SHIFTED = 0.01
+"""Share of the pull that is left while the model is clearly off."""
+ANCHOR_GROWTH = 2.0
+"""A coefficient this many times its anchor becomes the new anchor."""
 
 # What one unit of a feature costs when the initial model says nothing, as a share of the constant cost of a step.
 TYPICAL_SHARES = (1.0, 2e-3, 1e-7, 1e-5, 1e-2)
@@ -69,6 +76,16 @@ class _StratumFit:
         self.scale = max(SCALE_LEAST, self.scale + SCALE_RATE * (size - self.scale))
         self.bias += BIAS_RATE * (math.copysign(size, log_ratio) - self.bias)
         return abs(log_ratio) <= limit
+
+    @property
+    def shifted(self) -> bool:
+        """Whether the model is clearly off for this kind of step."""
+        return abs(self.bias) > max(BIAS_LARGE, BIAS_SHARE * self.scale)
+
+    def rescale(self, factors: list[float]) -> None:
+        """Express the sums in units that are larger by `factors`."""
+        self.gram = [value * factors[i] * factors[j] for value, (i, j) in zip(self.gram, _PAIRS, strict=True)]
+        self.target = [value * factor for value, factor in zip(self.target, factors, strict=True)]
 
     def add(self, row: list[float], goal: float, keep: float) -> None:
         keep *= self.fade
@@ -125,7 +142,7 @@ class OnlineLatency:
         if not fit.accepts(math.log(measured_s / predicted_s) if predicted_s > 0 else 0.0):
             self.rejected += 1
             return False
-        shifted = abs(fit.bias) > max(BIAS_LARGE, BIAS_SHARE * fit.scale)
+        shifted = fit.shifted
         for other in self._strata.values():
             if other is not fit:
                 other.fade *= FORGETTING_SHIFTED if shifted else FORGETTING_OTHERS
@@ -159,12 +176,27 @@ class OnlineLatency:
         mass = [fit.gram[0] * fit.fade for fit in fits]
         noise = sum([part * fit.scale for part, fit in zip(mass, fits, strict=True)]) / (sum(mass) or 1.0)
         pull = max(noise, SCALE_LEAST) ** 2
+        if any(fit.shifted for fit in fits):
+            pull *= PULL_SHIFTED
         for i in range(COEFFICIENTS):
             gram[i][i] += pull
             target[i] += pull * self._prior[i]
         values = nnls(gram, target)
-        return model_of(
+        model = model_of(
             tuple([value * unit for value, unit in zip(values, self._units, strict=True)]),
             knee_tokens=self._knee,
             host_share=self._host_share,
         )
+        self._move_anchor(values)
+        return model
+
+    def _move_anchor(self, values: Sequence[float]) -> None:
+        """Pull towards the coefficients just found where they outgrew those pulled to so far."""
+        grown = [value > ANCHOR_GROWTH for value in values]
+        if not any(grown):
+            return
+        factors = [value if large else 1.0 for value, large in zip(values, grown, strict=True)]
+        self._units = [unit * factor for unit, factor in zip(self._units, factors, strict=True)]
+        self._prior = [1.0 if large else value for value, large in zip(self._prior, grown, strict=True)]
+        for fit in self._strata.values():
+            fit.rescale(factors)

@@ -56,6 +56,17 @@ def test_recovers_the_coefficients_from_a_model_that_is_far_off() -> None:
     assert online.model.attention_s == pytest.approx(truth.attention_s, rel=0.2)
 
 
+def test_a_coefficient_that_starts_fifty_times_too_small_is_found_within_a_few_publications() -> None:
+    """A larger model on a slower core than the calibration's: prompts cost 50 times as much, the rest a few times."""
+    start = load_calibration("cpu-tiny").latency
+    truth = msgspec.structs.replace(
+        start, host_s=0.002, floor_s=0.006, linear_base_s=0.004, linear_token_s=50 * start.linear_token_s
+    )
+    online = OnlineLatency(start)
+    feed(online, truth, 200, noise=0.2)
+    assert mape(online.model, truth) < 0.15
+
+
 @pytest.mark.parametrize("name", calibration_names())
 def test_learns_another_engine_from_any_start(name: str) -> None:
     """The knee is not learned, so an A100 seen from another machine keeps some error around it."""
