@@ -7,14 +7,42 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 KEEP_ALIVE_S = 75
 """Idle client connections; above what usual load balancers keep, so that they close first."""
 BACKLOG = 2048
 CLIENT_STALL_MS = 60_000
 """How long a client may take nothing of what was sent before the kernel cuts its connection."""
+HEAD_BYTES = 65536
+"""Of a request's line and headers; uvicorn with httptools collects them without a limit."""
+_HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 CLOSING_S = 2.0
 """For requests that were cut to notice it."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """Refuses a head that does not end."""
+
+    _head_open = False
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_open:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.transport.write(_HEAD_TOO_LARGE)
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._head_open = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_open = False
+        super().on_headers_complete()
 
 
 class _Server(uvicorn.Server):
@@ -51,7 +79,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=_Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -300,6 +300,15 @@ async def test_body_that_does_not_arrive_is_given_up() -> None:
         writer.close()
 
 
+@pytest.mark.parametrize("headers", [b"x: y\r\n" * 11_000, b"x: " + b"y" * 66_000], ids=["many", "one"])
+async def test_headers_that_do_not_end_are_refused(headers: bytes) -> None:
+    async with gateway() as gate:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gate.server.port)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: here\r\n" + headers)
+        assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+        writer.close()
+
+
 async def test_refusal_of_the_engine_reaches_the_client_and_costs_no_gain() -> None:
     error = {"message": "max_tokens is too large", "type": "BadRequestError", "param": "max_tokens", "code": 400}
 
