@@ -7,6 +7,7 @@ seen while the engines were just busy. Everything chosen is printed.
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import msgspec
 
@@ -21,14 +22,16 @@ HIGH, LOW = "interactive", "batch"
 KEYS = {HIGH: "sk-demo-interactive", LOW: "sk-demo-batch"}
 WEIGHTS = {HIGH: 4, LOW: 1}
 
-LOAD = 1.5
+LOAD = 1.6
 """Offered load over measured capacity. One class alone (half of the requests) fits, both together do not."""
 FIRST_TOKEN_FACTOR = 4.0
-OUTPUT_TOKEN_FACTOR = 2.0
+OUTPUT_TOKEN_FACTOR = 1.5
 """Objectives of the high class over the median latencies of the probe."""
 PATIENCE = 3.0
 """Objectives of the low class over those of the high one."""
 FEWEST_REQUESTS = 40
+UNSTEADY = 1.4
+"""Measurements that differ by this factor are worth a warning."""
 
 
 class DemoSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,14 +52,14 @@ SETTINGS = {
     EngineKind.VLLM: DemoSettings(
         model="small",
         scale=LengthScale(divisor=8, longest_prompt=512, longest_output=128),
-        concurrency=16,
-        probe_s=10.0,
+        concurrency=32,
+        probe_s=12.0,
         replay_s=30.0,
     ),
     EngineKind.EMULATED: DemoSettings(
         model="tiny",
         scale=LengthScale(divisor=2, longest_prompt=2048, longest_output=512),
-        concurrency=16,
+        concurrency=32,
         probe_s=4.0,
         replay_s=12.0,
     ),
@@ -81,18 +84,21 @@ class DemoPlan(msgspec.Struct, frozen=True, kw_only=True):
     classes: dict[str, PriorityClass]
 
 
-def make_plan(measured: Throughput, *, settings: DemoSettings, rows: int, seed: int) -> DemoPlan:
-    """Choose load and objectives. `rows` is the length of the trace."""
-    rate = LOAD * measured.requests_per_s
-    ttft_s = _milliseconds(FIRST_TOKEN_FACTOR * measured.ttft_p50_s)
-    tpot_s = _milliseconds(OUTPUT_TOKEN_FACTOR * measured.tpot_p50_s)
+def make_plan(measured: Sequence[Throughput], *, settings: DemoSettings, rows: int, seed: int) -> DemoPlan:
+    """Choose load and objectives from the mean of what was measured. `rows` is the length of the trace."""
+    capacity = fmean(each.requests_per_s for each in measured)
+    ttft_p50_s = fmean(each.ttft_p50_s for each in measured)
+    tpot_p50_s = fmean(each.tpot_p50_s for each in measured)
+    rate = LOAD * capacity
+    ttft_s = _milliseconds(FIRST_TOKEN_FACTOR * ttft_p50_s)
+    tpot_s = _milliseconds(OUTPUT_TOKEN_FACTOR * tpot_p50_s)
     patient = ServiceObjectives(ttft_s=_milliseconds(PATIENCE * ttft_s), tpot_s=_milliseconds(PATIENCE * tpot_s))
     objectives = {HIGH: ServiceObjectives(ttft_s=ttft_s, tpot_s=tpot_s), LOW: patient}
     return DemoPlan(
-        capacity_requests_per_s=measured.requests_per_s,
-        capacity_tokens_per_s=measured.tokens_per_s,
-        probe_ttft_p50_s=measured.ttft_p50_s,
-        probe_tpot_p50_s=measured.tpot_p50_s,
+        capacity_requests_per_s=capacity,
+        capacity_tokens_per_s=fmean(each.tokens_per_s for each in measured),
+        probe_ttft_p50_s=ttft_p50_s,
+        probe_tpot_p50_s=tpot_p50_s,
         load=LOAD,
         rate=rate,
         requests=min(rows, max(FEWEST_REQUESTS, round(rate * settings.replay_s))),
@@ -102,6 +108,20 @@ def make_plan(measured: Throughput, *, settings: DemoSettings, rows: int, seed: 
             name: PriorityClass(name=name, weight=WEIGHTS[name], objectives=objectives[name]) for name in (HIGH, LOW)
         },
     )
+
+
+def plan_notes(plan: DemoPlan, measured: Sequence[Throughput]) -> list[str]:
+    """What makes the figures less certain than they look."""
+    notes = []
+    if plan.requests <= FEWEST_REQUESTS:
+        notes.append(f"only {plan.requests} requests per replay: expect the figures to vary")
+    rates = sorted(each.requests_per_s for each in measured)
+    if rates[-1] > UNSTEADY * rates[0]:
+        notes.append(
+            f"the measurements differ ({', '.join(f'{rate:.1f}' for rate in rates)} requests/s): "
+            "other programs use this machine, so the real load may be far from the chosen one"
+        )
+    return notes
 
 
 def plan_requests(plan: DemoPlan, rows: Sequence[TraceRow], scale: LengthScale) -> list[ReplayRequest]:
@@ -120,4 +140,4 @@ def measuring_requests(rows: Sequence[TraceRow], scale: LengthScale) -> list[Rep
 
 def _milliseconds(seconds: float) -> float:
     """Rounded up to whole milliseconds, as resources are written."""
-    return math.ceil(seconds * 1e3) / 1e3
+    return max(1, math.ceil(seconds * 1e3)) / 1e3

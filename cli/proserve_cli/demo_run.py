@@ -1,11 +1,12 @@
 """One demo from the first engine to the result: start, measure, choose, and replay under each policy.
 
-Each policy has engines and a gateway of its own, started when they are first needed and kept for further runs; those
-of the other policies are idle meanwhile. A policy is an option of the engine, so nothing is switched behind its back.
+Each policy has engines and a gateway of its own, all started before the first replay; those of the other policies are
+idle meanwhile. A policy is an option of the engine, so nothing is switched behind its back. All engines are measured,
+which gives each the same warm-up, and the mean decides on the load, because other programs slow a machine now and then.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from proserve_cli.demo_plan import FEWEST_REQUESTS, SETTINGS, DemoPlan, make_plan, measuring_requests, plan_requests
+from proserve_cli.demo_plan import SETTINGS, DemoPlan, make_plan, measuring_requests, plan_notes, plan_requests
 from proserve_cli.demo_report import DemoResult, DemoRun, plan_lines
 from proserve_cli.demo_resources import ENGINES, MODEL, demo_pool, demo_resources
 from proserve_cli.engine_kind import EngineKind
@@ -22,12 +23,14 @@ from proserve_cli.gateway_process import gateway_spec
 from proserve_cli.local_engines import EngineSpec, LocalEngines
 from proserve_cli.signals import StopSignals
 from proserve_lab.judgement import judge
-from proserve_lab.probe import ProbeError, probe
+from proserve_lab.probe import ProbeError, Throughput, probe
 from proserve_lab.replay import replay
 from proserve_lab.trace import TraceRow
 
 GATEWAY_START_LIMIT_S = 60.0
 REQUEST_TIMEOUT_S = 300.0
+LATE_MARK = "behind the calibrated timing"
+"""In the log of an emulated engine that could not keep up."""
 
 
 class DemoError(Exception):
@@ -57,8 +60,6 @@ class DemoRunner:
         self._runs = runs
         self._seed = seed
         self._folder = folder
-        self._plan: DemoPlan | None = None
-        self._gateways: dict[str, str] = {}
         self._console = Console(stderr=True)
 
     async def main(self) -> None:
@@ -69,51 +70,52 @@ class DemoRunner:
 
     async def _demo(self, stack: AsyncExitStack) -> None:
         started_s = time.monotonic()
-        done: list[DemoRun] = []
-        for run in range(1, self._runs + 1):
-            for policy in self._policies:
-                if policy not in self._gateways:
-                    self._gateways[policy] = await self._start(stack, policy)
-                done.append(await self._replay(run, policy))
-        if self._plan is not None:
-            self.result = DemoResult(
-                engine=self._kind,
-                engines=ENGINES,
-                trace=self._trace,
-                plan=self._plan,
-                runs=done,
-                notes=self._notes(),
-                wall_s=time.monotonic() - started_s,
-            )
-
-    async def _start(self, stack: AsyncExitStack, policy: str) -> str:
-        """Engines and gateway of one policy; the first time also the measurement. Returns the gateway's address."""
-        began_s = time.monotonic()
-        specs = [
-            msgspec.structs.replace(spec, name=f"{policy}-{spec.name}")
-            for spec in engine_specs(demo_pool(self._settings), self._kind, policy=policy)
+        engines = await self._start_engines(stack)
+        measured = [await self._measure(policy, specs) for policy, specs in engines.items()]
+        plan = make_plan(measured, settings=self._settings, rows=len(self._rows), seed=self._seed)
+        for line in plan_lines(plan):
+            self._say(f"  {line}")
+        gateways = await self._start_gateways(stack, engines, demo_resources(plan, self._settings))
+        self._say(f"replays begin after {time.monotonic() - started_s:.0f} s")
+        done = [
+            await self._replay(run, policy, plan, gateways[policy])
+            for run in range(1, self._runs + 1)
+            for policy in self._policies
         ]
-        with self._console.status(f"starting {len(specs)} {self._kind} engines ({policy}), logs in {self._folder}"):
-            engines = await stack.enter_async_context(LocalEngines(specs, self._folder))
-            await engines.ready(START_LIMIT_S[self._kind])
-        self._say(f"{len(specs)} {self._kind} engines with {policy} ready after {time.monotonic() - began_s:.0f} s")
-        if self._plan is None:
-            self._plan = await self._measure(specs)
-            for line in plan_lines(self._plan):
-                self._say(f"  {line}")
-        resources = demo_resources(self._plan, self._settings)
-        spec = gateway_spec(name=f"{policy}-gateway", resources=resources, engines=specs, folder=self._folder)
-        gateway = await stack.enter_async_context(LocalEngines([spec], self._folder))
-        await gateway.ready(GATEWAY_START_LIMIT_S)
-        return spec.base_url
+        self.result = DemoResult(
+            engine=self._kind,
+            engines=ENGINES,
+            trace=self._trace,
+            plan=plan,
+            runs=done,
+            notes=[*plan_notes(plan, measured), *self._late_engines()],
+            wall_s=time.monotonic() - started_s,
+        )
 
-    async def _measure(self, specs: Sequence[EngineSpec]) -> DemoPlan:
+    async def _start_engines(self, stack: AsyncExitStack) -> dict[str, list[EngineSpec]]:
+        """All engines at once: two for each policy."""
+        began_s = time.monotonic()
+        engines = {
+            policy: [
+                msgspec.structs.replace(spec, name=f"{policy}-{spec.name}")
+                for spec in engine_specs(demo_pool(self._settings), self._kind, policy=policy)
+            ]
+            for policy in self._policies
+        }
+        specs = [spec for each in engines.values() for spec in each]
+        with self._console.status(f"starting {len(specs)} {self._kind} engines, logs in {self._folder}"):
+            processes = await stack.enter_async_context(LocalEngines(specs, self._folder))
+            await processes.ready(START_LIMIT_S[self._kind])
+        self._say(f"{len(specs)} {self._kind} engines ready after {time.monotonic() - began_s:.0f} s")
+        return engines
+
+    async def _measure(self, policy: str, specs: Sequence[EngineSpec]) -> Throughput:
+        """Also warms the engines up: each policy's get the same, and learn their step times from it."""
         settings = self._settings
-        requests = measuring_requests(self._rows, settings.scale)
-        with self._console.status(f"measuring what the engines can do ({settings.probe_s:g} s)"):
+        with self._console.status(f"measuring what the engines can do: {policy}, {settings.probe_s:g} s"):
             try:
-                measured = await probe(
-                    requests,
+                return await probe(
+                    measuring_requests(self._rows, settings.scale),
                     urls=[spec.base_url for spec in specs],
                     model=MODEL,
                     concurrency=settings.concurrency,
@@ -121,12 +123,21 @@ class DemoRunner:
                 )
             except ProbeError as error:
                 raise DemoError(f"measuring the engines: {error}; their logs are in {self._folder}") from error
-        return make_plan(measured, settings=settings, rows=len(self._rows), seed=self._seed)
 
-    async def _replay(self, run: int, policy: str) -> DemoRun:
-        if self._plan is None:
-            raise RuntimeError("nothing was measured before the first replay")
-        requests = plan_requests(self._plan, self._rows, self._settings.scale)
+    async def _start_gateways(
+        self, stack: AsyncExitStack, engines: Mapping[str, Sequence[EngineSpec]], resources: str
+    ) -> dict[str, str]:
+        """One in front of each policy's engines; their addresses by policy."""
+        gateways = {
+            policy: gateway_spec(name=f"{policy}-gateway", resources=resources, engines=specs, folder=self._folder)
+            for policy, specs in engines.items()
+        }
+        processes = await stack.enter_async_context(LocalEngines(list(gateways.values()), self._folder))
+        await processes.ready(GATEWAY_START_LIMIT_S)
+        return {policy: spec.base_url for policy, spec in gateways.items()}
+
+    async def _replay(self, run: int, policy: str, plan: DemoPlan, gateway: str) -> DemoRun:
+        requests = plan_requests(plan, self._rows, self._settings.scale)
         label = f"run {run} of {self._runs}: {policy}" if self._runs > 1 else policy
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(
@@ -135,7 +146,7 @@ class DemoRunner:
             task = progress.add_task(label, total=len(requests))
             records = await replay(
                 requests,
-                url=self._gateways[policy],
+                url=gateway,
                 model=MODEL,
                 timeout_s=REQUEST_TIMEOUT_S,
                 on_done=lambda _: progress.advance(task),
@@ -144,15 +155,9 @@ class DemoRunner:
         self._say(f"{label}: {len(records)} requests answered after {report.duration_s:.0f} s")
         return DemoRun(run=run, policy=policy, report=report)
 
-    def _notes(self) -> list[str]:
-        """What a reader of the figures should know."""
-        notes = []
-        if self._plan is not None and self._plan.requests <= FEWEST_REQUESTS:
-            notes.append(f"only {self._plan.requests} requests per replay: expect the figures to vary")
-        late = [log.name for log in sorted(self._folder.glob("*.log")) if "behind the calibrated timing" in _text(log)]
-        if late:
-            notes.append(f"this machine was too busy for the emulated engines ({', '.join(late)}): they were late")
-        return notes
+    def _late_engines(self) -> list[str]:
+        late = [log.stem for log in sorted(self._folder.glob("*.log")) if LATE_MARK in _text(log)]
+        return [f"this machine was too busy for its emulated engines: {', '.join(late)} were late"] if late else []
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

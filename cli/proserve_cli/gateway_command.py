@@ -1,16 +1,13 @@
 """`proserve gateway`: the gateway alone, in front of servers that already run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from proserve_cli.addresses import Address, parse_address
+from proserve_cli.addresses import parse_address
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 from proserve_cli.up import ADMIN, GRPC, HTTP
-
-if TYPE_CHECKING:
-    from proserve_gateway.server import Gateway
 
 
 def gateway(
@@ -22,6 +19,7 @@ def gateway(
 ) -> None:
     """Serve the pools' endpoints. TERM or Ctrl-C lets open requests end, a second one does not wait for them."""
     from proserve_cli.resource_files import read_resources
+    from proserve_cli.send_hint import listening
 
     addresses = [parse_address(text) for text in (http, grpc, admin)]
     resources = read_resources(files)
@@ -37,10 +35,8 @@ def gateway(
     listen = [Listen(address.host, address.port) for address in addresses]
     config = GatewayConfig(resources=resources, http=listen[0], grpc=listen[1], admin=listen[2])
     try:
-        run_gateway(config, on_started=_say_started)
+        run_gateway(
+            config, on_started=lambda started: typer.echo(listening(started, grpc_host=addresses[1].host), err=True)
+        )
     except (OSError, ValueError) as error:
         raise failed(f"the gateway on {http}, {grpc}, {admin}: {error}") from error
-
-
-def _say_started(started: "Gateway") -> None:
-    typer.echo(f"ready: OpenAI HTTP http://{Address(host=started.http.host, port=started.http.port)}", err=True)

@@ -1,10 +1,30 @@
-"""A curl command that works as it stands, made from the resources in force."""
+"""Where a started gateway listens, and a curl command that works as it stands."""
 
 import shlex
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from proserve_cli.addresses import Address
 from proserve_core.resources import Resources
+
+if TYPE_CHECKING:
+    from proserve_gateway.server import Gateway
+
+
+def http_root(gateway: "Gateway") -> str:
+    """Root of the OpenAI API."""
+    return f"http://{Address(host=gateway.http.host, port=gateway.http.port)}"
+
+
+def listening(gateway: "Gateway", *, grpc_host: str) -> str:
+    """One line that scripts may wait for."""
+    places = [f"OpenAI HTTP {http_root(gateway)}"]
+    if gateway.grpc_port is not None:
+        places.append(f"gRPC {Address(host=grpc_host, port=gateway.grpc_port)}")
+    if gateway.admin is not None:
+        places.append(f"metrics and status http://{Address(host=gateway.admin.host, port=gateway.admin.port)}")
+    return f"ready: {', '.join(places)}"
 
 
 def curl_command(resources: Resources, http: str) -> str:

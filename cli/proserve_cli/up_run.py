@@ -13,7 +13,7 @@ from rich.console import Console
 
 from proserve_cli.addresses import Address
 from proserve_cli.local_engines import EngineSpec, EngineState, LocalEngine, LocalEngines
-from proserve_cli.send_hint import curl_command
+from proserve_cli.send_hint import curl_command, http_root, listening
 from proserve_cli.signals import StopSignals
 from proserve_cli.status_view import ClassLine, EngineLine, Status, show_status
 from proserve_core.gain import GainTotals
@@ -81,7 +81,8 @@ class UpRun:
         except OSError as error:
             raise UpError(f"cannot listen on {self._addresses.grpc}: {error}") from error
         await self._ready(gateway)
-        self._say(self._greeting(gateway))
+        self._say(listening(gateway, grpc_host=self._addresses.grpc.host))
+        self._say(f"send a request:\n  {curl_command(self._resources, http_root(gateway))}")
         status = asyncio.create_task(show_status(self._console, lambda: self._status(gateway, engines)))
         broken = asyncio.create_task(gateway.failed())
         try:
@@ -136,16 +137,6 @@ class UpRun:
                 for totals in [gains.get(each.name, GainTotals())]
             ],
         )
-
-    def _greeting(self, gateway: "Gateway") -> str:
-        """Where everything is, and a request that works as it stands."""
-        http = f"http://{Address(host=gateway.http.host, port=gateway.http.port)}"
-        places = [f"OpenAI HTTP {http}"]
-        if gateway.grpc_port is not None:
-            places.append(f"gRPC {Address(host=self._addresses.grpc.host, port=gateway.grpc_port)}")
-        if gateway.admin is not None:
-            places.append(f"metrics and status http://{Address(host=gateway.admin.host, port=gateway.admin.port)}")
-        return f"ready: {', '.join(places)}\nsend a request:\n  {curl_command(self._resources, http)}"
 
     def _say_ready(self, engine: LocalEngine) -> None:
         self._say(f"engine {engine.spec.name} is ready: {engine.spec.policy}, {engine.spec.base_url}")
