@@ -31,8 +31,8 @@ FORGETTING_SHIFTED = 0.96
 FORGETTING_OTHERS = 0.9995
 """Weight that the other strata's past keeps."""
 SCALE_RATE = 0.05
-SCALE_START = 0.5
-"""Running scale of log ratios before the first step: the first model may be off by several times."""
+SCALE_START = 1.0
+"""Running scale of log ratios before the first step: the first model may be another machine's."""
 SCALE_LEAST = 0.02
 REJECT_BEYOND = 5.0
 """Steps whose log ratio exceeds the scale this many times are outliers."""
@@ -46,6 +46,7 @@ WINDOW = 512
 
 PULL_SHIFTED = 0.01
 """Share of the pull that is left while the model is clearly off."""
+HASTE = 8
 ANCHOR_GROWTH = 2.0
 """A coefficient this many times its anchor becomes the new anchor."""
 
@@ -98,7 +99,10 @@ class OnlineLatency:
     """A latency model that follows the engine. `model` is replaced, never changed."""
 
     def __init__(self, initial: LatencyModel, *, publish_every: int = 32) -> None:
-        """Start from `initial`; publish a new model after every `publish_every` steps that were learned from."""
+        """Start from `initial`; publish a new model after every `publish_every` steps that were learned from.
+
+        While the model is clearly off, `HASTE` times as often.
+        """
         if publish_every < 1:
             raise ValueError(f"publish_every {publish_every} must be at least 1")
         self.model = initial
@@ -151,7 +155,7 @@ class OnlineLatency:
         row = [part * unit * weight for part, unit in zip(features(work, self._knee), self._units, strict=True)]
         fit.add(row, measured_s * weight, FORGETTING_SHIFTED if shifted else FORGETTING)
         self._unpublished += 1
-        if self._unpublished < self._publish_every:
+        if self._unpublished < (self._publish_every / HASTE if shifted else self._publish_every):
             return False
         self._unpublished = 0
         self.model = self._solve()

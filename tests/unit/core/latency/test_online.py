@@ -63,7 +63,7 @@ def test_a_coefficient_that_starts_fifty_times_too_small_is_found_within_a_few_p
         start, host_s=0.002, floor_s=0.006, linear_base_s=0.004, linear_token_s=50 * start.linear_token_s
     )
     online = OnlineLatency(start)
-    feed(online, truth, 200, noise=0.2)
+    feed(online, truth, 100, noise=0.2)
     assert mape(online.model, truth) < 0.15
 
 
@@ -145,7 +145,7 @@ def test_publishes_no_more_often_than_told() -> None:
 
 
 def test_errors_are_those_of_the_predictions_by_kind_of_step() -> None:
-    online, rng = OnlineLatency(H100, publish_every=10_000), random.Random(1)
+    online, rng = OnlineLatency(H100, publish_every=100_000), random.Random(1)
     assert online.mape is None
     assert online.errors() == {}
     for _ in range(2 * WINDOW):
