@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from proserve_core.batching.fill import blocks_for
-from proserve_core.batching.protocol import BatchingPolicy
+from proserve_core.batching.protocol import BatchingPolicy, ObservesProgress
 from proserve_core.batching.state import BatchPlan, EngineLimits, EngineState, RequestState
 from proserve_core.capacity import MAX_ROWS, CapacitySnapshot
 from proserve_core.capacity_rows import class_totals, request_row
@@ -65,6 +65,7 @@ class Replica:
         self.steps = 0
         self.preemptions = 0
         self._policy = policy
+        self._observer = policy if isinstance(policy, ObservesProgress) else None
         self._policy_name = policy_name
         self._latency = latency
         self._model = model
@@ -125,7 +126,7 @@ class Replica:
         if self._step is not None and any(entry.id == request_id for entry in self._step.plan.entries):
             self._aborted.add(request_id)
         else:
-            self._remove(request_id)
+            self._remove(request_id, finished=False)
         return True
 
     def drain(self) -> None:
@@ -179,7 +180,7 @@ class Replica:
         for entry in self._step.plan.entries:
             if entry.id in self._aborted:
                 self._aborted.discard(entry.id)
-                self._remove(entry.id)
+                self._remove(entry.id, finished=False)
                 continue
             request = self._requests[entry.id]
             request.computed_tokens += entry.tokens
@@ -191,7 +192,7 @@ class Replica:
             finished = request.emitted_tokens == self._output_tokens[entry.id]
             emissions.append(Emission(id=entry.id, token=request.emitted_tokens, finished=finished))
             if finished:
-                self._remove(entry.id)
+                self._remove(entry.id, finished=True)
         self._step = None
         self._changes += 1
         return emissions
@@ -281,6 +282,9 @@ class Replica:
             request.preemptions += 1
         self.preemptions += len(request_ids)
 
-    def _remove(self, request_id: str) -> None:
-        self._free_blocks += self._requests.pop(request_id).blocks
+    def _remove(self, request_id: str, *, finished: bool) -> None:
+        request = self._requests.pop(request_id)
+        self._free_blocks += request.blocks
         del self._output_tokens[request_id]
+        if self._observer is not None:
+            self._observer.ended(request, finished=finished)

@@ -27,6 +27,8 @@ class FillOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Smallest part of a prompt worth a step, tokens; the end of a prompt may be smaller."""
     waiting_preempts: bool = True
     """A waiting request may take blocks from residents behind it."""
+    waiting_takes_slots: bool = False
+    """A waiting request may take a sequence slot from residents behind it, who lose their blocks with it."""
     preempt_self: bool = False
     """A resident for which nobody is left to preempt gives up its own blocks, as in vLLM, instead of pausing."""
     admit_after_preemption: bool = True
@@ -56,6 +58,8 @@ def fill(
     options: FillOptions,
     budget_s: float = math.inf,
     step_tokens: float = math.inf,
+    prefill_budget_s: float = math.inf,
+    protected: int = 0,
 ) -> BatchPlan:
     """Plan one step.
 
@@ -66,6 +70,8 @@ def fill(
         options: see `FillOptions`.
         budget_s: predicted duration that the step must not exceed; the first entry runs even if it does.
         step_tokens: new tokens that the step must not exceed, where the engine's limit is not the tighter one.
+        prefill_budget_s: marginal time that all prompt chunks together must not exceed, with the same exception.
+        protected: residents, counted from the first, from whom no waiting request takes blocks or slots.
     """
     limits, latency = state.limits, state.latency
     block_size = limits.block_size
@@ -73,6 +79,7 @@ def fill(
     tokens_left = limits.max_step_tokens if limits.max_step_tokens < step_tokens else int(step_tokens)
     slots = limits.max_sequences - len(residents)
     timed = budget_s < math.inf
+    prefill_left_s = prefill_budget_s
     skip, min_chunk = options.skip, options.min_chunk
     sums_s = latency.sums_s
     fixed_s, floor_s, base_s, token_s = latency.host_s, latency.floor_s, latency.linear_base_s, latency.linear_token_s
@@ -92,7 +99,7 @@ def fill(
     closed: Reason | None = None  # why nobody is admitted any more
     behind_of, behind = -1, 0  # blocks of the residents behind the one reached, as far as known
     while True:
-        if slots <= 0 and closed is None:
+        if slots <= 0 and closed is None and not (options.waiting_takes_slots and tail > reached and tail > protected):
             closed = Reason.SEQUENCES
             walk = iter(residents[reached:tail])
         request = next(walk, None)
@@ -142,17 +149,28 @@ def fill(
                         fitting = max(fitting, min(chunk, first_chunk(latency, min_chunk)))
                     if fitting >= min_chunk or fitting == chunk:
                         chunk, reason = fitting, None
+        if prefill_left_s < math.inf and not decode and reason is None:
+            fitting = int(min(latency.prefill_tokens(prefill_left_s, computed), chunk))
+            if not entries:
+                fitting = max(fitting, min(chunk, min_chunk))
+            if fitting >= min_chunk or fitting == chunk:
+                chunk = fitting
+            else:
+                reason = Reason.STEP_TIME
         if chunk < min_chunk and chunk < pending and entries and reason is None:
             reason = Reason.STEP_TOKENS
 
         if reason is None:
             held = request.blocks
             need = -(-(computed + (chunk if resident else pending)) // block_size) - held
-            if need > free and (resident or options.waiting_preempts):
-                if behind_of != reached:
-                    behind_of, behind = reached, sum(victim.blocks for victim in residents[reached:tail])
+            first_victim = reached if resident or reached > protected else protected
+            slotless = slots <= 0 and not resident
+            if slotless or (need > free and (resident or options.waiting_preempts)):
+                if behind_of != first_victim:
+                    behind_of = first_victim
+                    behind = sum(victim.blocks for victim in residents[first_victim:tail])
                 if options.preempt_self or need <= free + behind:
-                    while need > free and tail > reached:
+                    while (need > free or (slotless and slots <= 0)) and tail > first_victim:
                         tail -= 1
                         victim = residents[tail]
                         preempt.append(victim.id)
@@ -192,6 +210,8 @@ def fill(
             context += computed
         else:
             attention += chunk * (chunk + 2 * computed)
+            if prefill_left_s < math.inf:
+                prefill_left_s -= latency.prefill_s(chunk, computed)
             if not resident:
                 slots -= 1
 

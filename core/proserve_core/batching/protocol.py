@@ -1,8 +1,8 @@
 """The seam between policies and whatever runs an engine."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from proserve_core.batching.state import BatchPlan, EngineState
+from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 
 
 class BatchingPolicy(Protocol):
@@ -15,4 +15,17 @@ class BatchingPolicy(Protocol):
 
     def plan(self, state: EngineState) -> BatchPlan:
         """Plan the next step."""
+        ...
+
+
+@runtime_checkable
+class ObservesProgress(Protocol):
+    """A batching policy that learns from the requests' ends, such as from how long outputs are."""
+
+    def ended(self, request: RequestState, *, finished: bool) -> None:
+        """The request has left the engine; its `emitted_tokens` are final.
+
+        Args:
+            finished: its output is complete; False when it was cut off from outside (client gone, engine error).
+        """
         ...

@@ -12,6 +12,7 @@ from proserve_core.batching.fcfs import Fcfs
 from proserve_core.batching.priority import Priority
 from proserve_core.batching.protocol import BatchingPolicy
 from proserve_core.batching.qoserve import QoServe, QoServeOptions
+from proserve_core.batching.recoverable_gain import RecoverableGain
 from proserve_core.batching.sarathi import Sarathi
 from proserve_core.batching.sarathi_priority import SarathiPriority
 from proserve_core.batching.slide_batching import SlideBatching, SlideOptions
@@ -61,6 +62,7 @@ POLICIES: dict[str, _Factory] = {
     "fcfs": _plain(Fcfs),
     "priority": _plain(Priority),
     "qoserve": _with_options(QoServe, QoServeOptions),
+    "recoverable-gain": _plain(RecoverableGain),
     "sarathi": _with_options(Sarathi, StepTokensOptions),
     "sarathi-priority": _with_options(SarathiPriority, StepTokensOptions),
     "slide-batching": _with_options(SlideBatching, SlideOptions),

@@ -16,8 +16,8 @@ from proserve_core.batching.state import RequestState
 from proserve_core.latency import LatencyModel
 
 Column = NDArray[np.float64]
-_COLUMNS = 10
-_COMPUTED = 9
+_COLUMNS = 11
+_COMPUTED = 10
 
 
 class WaitingView(msgspec.Struct, frozen=True):
@@ -33,6 +33,8 @@ class WaitingView(msgspec.Struct, frozen=True):
     """p^2 + 2*p*x of all that is pending."""
     gain: Column
     """Of the next token."""
+    token_gain: Column
+    """Of each token after the first."""
     ttft_s: Column
     tpot_s: Column
     emitted: Column
@@ -107,6 +109,7 @@ def _row(request: RequestState) -> tuple[float, ...]:
         pending,
         pending * (pending + 2 * computed),
         request.next_token_gain(),
+        request.terms.weight * request.terms.output_token_gain,
         objectives.ttft_s,
         objectives.tpot_s,
         emitted,

@@ -76,6 +76,11 @@ class LatencyModel(msgspec.Struct, frozen=True, kw_only=True):
             self.linear_token_s * tokens + self.attention_s * (tokens * tokens + 2 * tokens * cached) + self.sequence_s
         )
 
+    def prefill_tokens(self, budget_s: float, cached: int = 0) -> float:
+        """Most prompt tokens after `cached` ones whose `prefill_s` stays within `budget_s`; not rounded."""
+        room_s = budget_s - self.sequence_s
+        return _root(self.attention_s, self.linear_token_s + 2 * self.attention_s * cached, room_s)
+
     def decode_s(self, context: float) -> float:
         """Marginal cost of one decode token at `context`, beyond the knee, without the step constant."""
         return self.linear_token_s + self.sequence_s + self.context_s * context

@@ -2,7 +2,8 @@
 
 import time
 
-from proserve_core.batching import BatchingPolicy, BatchPlan, EngineState
+from proserve_core.batching import BatchingPolicy, BatchPlan, EngineState, RequestState
+from proserve_core.batching.protocol import ObservesProgress
 
 
 class TimedPolicy:
@@ -10,6 +11,7 @@ class TimedPolicy:
 
     def __init__(self, policy: BatchingPolicy) -> None:
         self._policy = policy
+        self._observer = policy if isinstance(policy, ObservesProgress) else None
         self.durations_s: list[float] = []
 
     def plan(self, state: EngineState) -> BatchPlan:
@@ -17,3 +19,8 @@ class TimedPolicy:
         plan = self._policy.plan(state)
         self.durations_s.append(time.perf_counter() - started_s)
         return plan
+
+    def ended(self, request: RequestState, *, finished: bool) -> None:
+        """Passed on to a policy that wants to know."""
+        if self._observer is not None:
+            self._observer.ended(request, finished=finished)

@@ -1,0 +1,84 @@
+"""What a request can still bring, and for how much engine time: the value that `recoverable-gain` ranks by.
+
+Tokens that are late already are lost, but a late request that runs catches up: each step brings a token while deadlines
+advance by one TPOT per token. If the next token comes `late_s` after its deadline and steps take `s`, the first
+`k = 1 + floor(late_s / (TPOT - s))` tokens miss theirs. The recoverable gain of a request is that of its tokens after
+those, by expected length; its cost all engine time until its end: the prompt, then a token per step with a growing
+context and its share of the step's constant. Their ratio is gain per engine second.
+"""
+
+import msgspec
+import numpy as np
+
+from proserve_core.batching.lengths import LengthTable
+from proserve_core.batching.request_columns import Column, Mask, RequestColumns
+from proserve_core.latency import LatencyModel
+
+TPOT_SHARE = 0.9
+"""Steps are assumed to take at most this share of a TPOT: the rest is what catching up is made of."""
+HOPELESS_SHARE = 0.02
+"""A late request with less than this share of its expected gain left is worth nothing."""
+CONSTANT_SHARERS = 16
+"""The step's constant is shared among at least so many."""
+LEAST_PREFILL_SHARE = 0.15
+_NO_TIME_S = 1e-9
+"""Least cost: a fitted model may have coefficients of 0."""
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast the engine goes at present."""
+
+    decode_step_s: float
+    """A step of all decodes and nothing else, at most what the engine will plan for."""
+    step_s: float
+    """What steps took lately."""
+    decodes: int
+    prefill_share: float
+    """Part of the time that decoding at one token per TPOT leaves to prompts."""
+
+
+class Prospects(msgspec.Struct, frozen=True):
+    """One entry per request."""
+
+    value: Column
+    """Recoverable gain; 0 for the hopeless."""
+    full_value: Column
+    """Gain of all tokens to come, were they on time."""
+    density: Column
+    """Recoverable gain per engine second."""
+
+
+def prefill_share(columns: RequestColumns, latency: LatencyModel, wanted: Mask | Column) -> float:
+    """Part of the time left to prompts when the decodes, weighted by `wanted`, get a token per TPOT."""
+    chosen = columns.decode
+    if not chosen.any():
+        return max(LEAST_PREFILL_SHARE, 1 - latency.constant_s / (0.8 * float(columns.tpot_s.min())))
+    tpot_s = columns.tpot_s[chosen]
+    each_s = latency.linear_token_s + latency.sequence_s + latency.context_s * columns.context[chosen]
+    busy = float((wanted[chosen] * each_s / tpot_s).sum()) + latency.constant_s / (0.8 * float(tpot_s.min()))
+    return max(LEAST_PREFILL_SHARE, 1 - busy)
+
+
+def prospects(columns: RequestColumns, pace: Pace, lengths: LengthTable, latency: LatencyModel) -> Prospects:
+    """What each request can still bring."""
+    step_s = np.minimum(max(pace.step_s, pace.decode_step_s), TPOT_SHARE * columns.tpot_s)
+    ready_s = np.where(
+        columns.decode,
+        np.minimum(pace.decode_step_s, step_s),
+        np.maximum(columns.prefill_s / pace.prefill_share, pace.decode_step_s),
+    )
+    late_s = ready_s - columns.slack_s
+    rest = lengths.expected_rest(columns.band, columns.emitted)
+    full = columns.next_gain + columns.token_gain * np.maximum(0.0, rest - 1)
+    value = full.copy()
+    late = np.flatnonzero(late_s >= 0)
+    if len(late):
+        missed = 1 + np.floor(late_s[late] / (columns.tpot_s[late] - step_s[late]))
+        token_gain = columns.token_gain[late]
+        left = token_gain * lengths.expected_rest(columns.band[late], columns.emitted[late], missed)
+        left[left < HOPELESS_SHARE * token_gain * np.maximum(1.0, rest[late])] = 0.0
+        value[late] = left
+    share_s = latency.constant_s / max(CONSTANT_SHARERS, pace.decodes + 1)
+    token_s = latency.linear_token_s + latency.sequence_s + share_s
+    cost_s = columns.prefill_s + rest * (token_s + latency.context_s * (columns.context + rest / 2))
+    return Prospects(value=value, full_value=full, density=value / np.maximum(cost_s, _NO_TIME_S))

@@ -1,0 +1,220 @@
+"""Recoverable gain: whoever brings most gain per engine second from here on, with output lengths learned online.
+
+Source: our own; the rules and constants were found by simulation over six production traces, loads from 0.5 to 2 times
+saturation, two GPUs and three sets of objectives (docs/batching.md has figures). Nothing in it is tuned to a trace.
+
+- Every request has a recoverable gain and a cost (`gain_density`), from expected output lengths (`lengths`).
+- Decodes that are ahead by less than `URGENT_TPOTS` come first, by density. Decodes that are further ahead compete with
+  the prompts by density; a prompt's density counts less while it can still wait (urgency), measured by how long the
+  whole queue takes to drain: deadline order in a short queue, density order in a long one.
+- Who cannot earn anything any more comes last, but is never dropped.
+- The step is as long as loses the least gain per second (`step_length`).
+- Saturation: when one step of all decodes takes longer than their TPOT allows, holding all of them makes all of them
+  late. Then the step is fixed at that length, the densest subset runs and the others pause; prompts may displace
+  clearly less dense decodes, in a small part of the step. Without it long outputs on a slow GPU lose up to 47 points.
+- Plenty: when all deadlines can be met, and that has been so for a while (`load_gate`), prompts go by deadline and
+  steps may be long.
+
+Blocks and slots: a waiting request takes them only from residents that cannot earn any more, a resident from anyone
+behind it. The study counts entries of a step against the sequence limit; here, as in vLLM, residents count.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from proserve_core.batching.fill import FillOptions, fill
+from proserve_core.batching.gain_density import Pace, Prospects, prefill_share, prospects
+from proserve_core.batching.lengths import LengthCounts, LengthTable, band_of
+from proserve_core.batching.load_gate import LoadGate, prompts_feasible
+from proserve_core.batching.request_columns import Column, ColumnReader, Index, Mask, RequestColumns
+from proserve_core.batching.state import BatchPlan, EngineState, RequestState
+from proserve_core.batching.step_length import DecodeStakes, step_length, unhurried_length
+
+URGENT_TPOTS = 5.0
+URGENCY = 0.3
+"""Part of the queue's drain time in which waiting makes a prompt urgent by a factor e."""
+SATURATED_SHARE = 0.9
+"""Of the tightest TPOT: longest step of all decodes that is not saturation."""
+HOLD = 1.5
+"""In saturation a running decode gives way only to a prompt that is denser by this factor: between equal (swapping like
+for like on the noise of estimates) and 2, a common ratio of class weights."""
+DISPLACEMENT_SHARE = 0.1
+"""Part of a saturated step for prompts."""
+CROWD = 8
+"""Free slots below which not everything can be met."""
+STEP_MEMORY = 0.05
+
+_FILL = FillOptions(skip=True, min_chunk=32, waiting_takes_slots=True)
+
+
+class RecoverableGain:
+    """Policy `recoverable-gain`."""
+
+    def __init__(self, lengths: LengthCounts | None = None) -> None:
+        self.lengths = LengthTable(lengths)
+        self._reader = ColumnReader()
+        self._gate = LoadGate()
+        self._counted: dict[str, int] = {}
+        """Emitted tokens that the length table knows of, by request."""
+        self._step_s = 0.0
+        self._planned_at_s: float | None = None
+
+    def ended(self, request: RequestState, *, finished: bool) -> None:
+        """Learn how long the output was."""
+        emitted, band = request.emitted_tokens, band_of(request.prompt_tokens)
+        counted = self._counted.pop(request.id, 0)
+        self.lengths.saw_tokens(np.array([band]), np.array([float(counted)]), np.array([float(emitted)]))
+        if finished:
+            self.lengths.saw_end(band, emitted)
+
+    def plan(self, state: EngineState) -> BatchPlan:
+        latency = state.latency
+        residents = [request for request in state.requests if request.resident]
+        waiting = [request for request in state.requests if not request.resident]
+        elapsed_s = self._elapsed(state.now_s, stepped=bool(residents))
+        if not state.requests:
+            return BatchPlan()
+        columns = self._reader.read(state, residents=residents, waiting=waiting)
+        requests = residents + waiting
+        if self.lengths.due(state.now_s):
+            self._count_running(requests, columns)
+            self.lengths.rebuild(state.now_s)
+
+        decode = columns.decode
+        tpot_s = float((columns.tpot_s[decode] if decode.any() else columns.tpot_s).min())
+        decodes = int(decode.sum())
+        decode_step_s = latency.sums_s(decodes, 0, float(columns.context[decode].sum()) - decodes, decodes)
+        saturated = decodes > 0 and decode_step_s > SATURATED_SHARE * tpot_s
+        if saturated:
+            decode_step_s = max(SATURATED_SHARE * tpot_s, latency.host_s + latency.floor_s + 1e-3)
+        elif not decodes:
+            decode_step_s = 0.0
+        pace = Pace(
+            decode_step_s=decode_step_s,
+            step_s=self._step_s,
+            decodes=decodes,
+            prefill_share=prefill_share(columns, latency, np.ones(len(requests))),
+        )
+        worth = prospects(columns, pace, self.lengths, latency)
+        running, prompts = decode & (worth.value > 0), ~decode & (worth.value > 0)
+        unhurried = self._unhurried(state, columns, pace, running, prompts, saturated, elapsed_s)
+
+        order, first_prompt_density = _rank(columns, worth, pace, running, prompts, saturated, unhurried)
+        if saturated:
+            budget_s, prefill_budget_s = decode_step_s, DISPLACEMENT_SHARE * decode_step_s
+        else:
+            prefill_budget_s = np.inf
+            stakes = DecodeStakes(
+                slack_s=columns.slack_s[running],
+                token_gain=columns.token_gain[running],
+                left=np.minimum(1.0, worth.value[running] / np.maximum(worth.full_value[running], 1e-300)),
+            )
+            budget_s = step_length(
+                stakes=stakes,
+                density=first_prompt_density,
+                decode_step_s=decode_step_s,
+                tpot_s=tpot_s,
+                latency=latency,
+            )
+            if unhurried:
+                budget_s = unhurried_length(budget_s, stakes=stakes, decode_step_s=decode_step_s, tpot_s=tpot_s)
+        ranked = order.tolist()
+        return fill(
+            state,
+            order=_requests(requests, ranked),
+            residents=[requests[place] for place in order[order < len(residents)].tolist()],
+            options=_FILL,
+            budget_s=budget_s,
+            prefill_budget_s=prefill_budget_s,
+            protected=int((worth.value[: len(residents)] > 0).sum()),
+        )
+
+    def _elapsed(self, now_s: float, *, stepped: bool) -> float:
+        """Time since the plan before; takes it for the last step's duration unless the engine may have been idle."""
+        elapsed_s = 0.0 if self._planned_at_s is None else max(0.0, now_s - self._planned_at_s)
+        self._planned_at_s = now_s
+        if stepped and elapsed_s > 0:
+            self._step_s += STEP_MEMORY * (elapsed_s - self._step_s)
+        return elapsed_s
+
+    def _count_running(self, requests: list[RequestState], columns: RequestColumns) -> None:
+        """Tell the length table what requests that go on have emitted; forgets those that are gone."""
+        places = np.flatnonzero(columns.emitted > 0)
+        ids = [requests[place].id for place in places.tolist()]
+        since = np.array([self._counted.get(request_id, 0) for request_id in ids], dtype=np.float64)
+        until = columns.emitted[places]
+        self.lengths.saw_tokens(columns.band[places], since, until)
+        self._counted = dict(zip(ids, until.astype(int).tolist(), strict=True))
+
+    def _unhurried(
+        self,
+        state: EngineState,
+        columns: RequestColumns,
+        pace: Pace,
+        running: Mask,
+        prompts: Mask,
+        saturated: bool,
+        elapsed_s: float,
+    ) -> bool:
+        """Whether all deadlines can be met, and have been for a while."""
+        feasible = not saturated and not bool((columns.slack_s[running] < pace.decode_step_s).any())
+        if feasible and prompts.any():
+            slack_s = columns.slack_s[prompts]
+            horizon_s = max(0.1, float(slack_s.max()))
+            # A decode that is ahead needs no time until its lead is used up.
+            lead_s = columns.slack_s - URGENT_TPOTS * columns.tpot_s
+            wanted = np.where(running, np.clip(1 - lead_s / horizon_s, 0.0, 1.0), 0.0)
+            share = prefill_share(columns, state.latency, wanted)
+            feasible = prompts_feasible(slack_s, columns.prefill_s[prompts], share)
+        prompts_count, valuable = int(prompts.sum()), int(running.sum() + prompts.sum())
+        safe = self._gate.note(feasible, elapsed_s)
+        return safe and prompts_count >= 2 and valuable <= state.limits.max_sequences - CROWD
+
+
+def _rank(
+    columns: RequestColumns,
+    worth: Prospects,
+    pace: Pace,
+    running: Mask,
+    prompts: Mask,
+    saturated: bool,
+    unhurried: bool,
+) -> tuple[Index, float]:
+    """Positions of all requests, most important first, and the density of the first prompt worth running."""
+    density, slack_s = worth.density, columns.slack_s
+    queue_s = columns.prefill_s / pace.prefill_share
+    drain_s = float(queue_s[prompts].sum())
+    index = density.copy()
+    if drain_s > 0:
+        waits_s = np.maximum(0.0, slack_s - queue_s)
+        index[prompts] *= np.exp(-waits_s[prompts] / (URGENCY * drain_s))
+    near = running & (slack_s <= URGENT_TPOTS * columns.tpot_s)
+    if saturated:
+        index[near] *= HOLD
+        front = np.zeros_like(near)
+    else:
+        front = near
+    first_density = 0.0
+    if prompts.any():
+        places = np.flatnonzero(prompts)
+        first_density = float(density[places].max() if unhurried else density[places[np.argmax(index[places])]])
+    others = running & ~front
+    if unhurried:
+        middle = [_sorted(prompts, -slack_s), _sorted(others, index)]
+    else:
+        middle = [_sorted(others | prompts, index)]
+    hopeless = np.flatnonzero(~(running | prompts))
+    last = hopeless[np.lexsort((-columns.token_gain[hopeless], ~columns.decode[hopeless]))]
+    return np.concatenate((_sorted(front, density), *middle, last)), first_density
+
+
+def _sorted(chosen: Mask, key: Column) -> Index:
+    """Positions of the chosen, largest key first, in order of arrival where keys are equal."""
+    places = np.flatnonzero(chosen)
+    return places[np.argsort(-key[places], kind="stable")]
+
+
+def _requests(requests: list[RequestState], places: list[int]) -> Iterator[RequestState]:
+    for place in places:
+        yield requests[place]
