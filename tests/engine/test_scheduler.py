@@ -14,6 +14,7 @@ from vllm.v1.request import RequestStatus
 from engine_harness import HIGH, LOW, Engine
 from engine_policies import RandomPolicy, ScriptedPolicy
 from proserve_core.batching import BatchPlan, EngineState, PlanEntry
+from proserve_core.batching.recoverable_gain import RecoverableGain
 from proserve_core.batching.registry import POLICIES
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 
@@ -304,3 +305,20 @@ def test_finished_and_aborted_requests_are_forgotten(tiny_model: str) -> None:
     assert not tracker.states
     assert tracker.with_facts == 0
     assert engine.wrong_outputs() == {}
+
+
+@every_scheduler
+def test_a_policy_that_learns_from_ends_is_told_of_them(scheduler: type, depth: int, tiny_model: str) -> None:
+    policy = RecoverableGain()
+    engine = engine_with(policy, scheduler, model=tiny_model, depth=depth)
+    for number in range(5):
+        engine.submit(f"r{number}", prompt=20, output=3 + number, facts=HIGH)
+    engine.submit("gone", prompt=20, output=100, facts=LOW)
+    for _ in range(4):
+        engine.step()
+    engine.scheduler.finish_requests("gone", RequestStatus.FINISHED_ABORTED)
+    engine.run()
+    counts = policy.lengths.counts()
+    assert sum(map(sum, counts.events)) == 5
+    emitted = sum(map(sum, counts.exposure)) - sum(3 + number for number in range(5))
+    assert 0 < emitted <= 4

@@ -21,6 +21,7 @@ from typing import Any
 
 from proserve_core.batching import BatchPlan, EngineLimits, EngineState
 from proserve_core.batching.fill import blocks_for
+from proserve_core.batching.protocol import ObservesProgress
 from proserve_core.batching.registry import make_policy
 from proserve_core.facts import FactsError
 from proserve_core.latency import LatencyModel
@@ -29,6 +30,9 @@ from proserve_engine.vllm.settings import EngineSettings
 from proserve_engine.vllm.tracking import Tracker, needs_vllm
 
 _logger = logging.getLogger("vllm.proserve")
+
+_COMPLETE = frozenset({"FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED", "FINISHED_REPETITION"})
+"""Statuses of vLLM's requests whose output is as long as it was going to be."""
 
 
 class Adapter:
@@ -129,6 +133,14 @@ class Adapter:
         self.tracker.preempted(request)
         self.preemptions += 1
         (self._metrics.planned_preemptions if self._preempting else self._metrics.forced_preemptions).inc()
+
+    def ended(self, request: Any) -> None:
+        """vLLM is done with the request."""
+        state = self.tracker.states.get(request.request_id)
+        self.tracker.remove(request.request_id)
+        if state is not None and isinstance(self._policy, ObservesProgress):
+            state.emitted_tokens = request.num_output_tokens
+            self._policy.ended(state, finished=request.status.name in _COMPLETE)
 
     def _apply(self, plan: BatchPlan) -> None:
         scheduler, states = self._scheduler, self.tracker.states

@@ -56,7 +56,7 @@ class ProServeMixin(_Scheduler):
         super().shutdown()
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
-        self._proserve.adapter.tracker.remove(request.request_id)
+        self._proserve.adapter.ended(request)
         return super()._free_request(request, *args, **kwargs)
 
     def _preempt_request(self, request: Request, timestamp: float, drop_stale_output: bool = False) -> None:

@@ -105,3 +105,46 @@ def test_a_preempted_resident_frees_its_slot() -> None:
     )
     assert plan.preempt == ("b",)
     assert entries(plan)[:2] == [("w1", 16), ("w2", 16)]
+
+
+def test_protected_residents_lose_neither_blocks_nor_slots_to_the_waiting() -> None:
+    options = FillOptions(skip=True, waiting_takes_slots=True)
+    rich, worn = decoding("rich"), decoding("worn")
+
+    def with_protection(count: int) -> BatchPlan:
+        state = engine_state(waiting("w", 10), rich, worn, limits=engine_limits(max_sequences=2))
+        return fill(state, order=state.requests, residents=[rich, worn], options=options, protected=count)
+
+    assert with_protection(1).preempt == ("worn",)
+    assert entries(with_protection(1)) == [("w", 10), ("rich", 1)]
+    assert with_protection(2).preempt == ()
+    assert with_protection(2).reason("w") is Reason.SEQUENCES
+
+
+def test_a_resident_still_takes_blocks_of_protected_ones_behind_it() -> None:
+    growing, behind = decoding("growing", prompt_tokens=32), decoding("behind")
+    state = engine_state(growing, behind, free_blocks=0)
+    plan = fill(state, order=[growing, behind], residents=[growing, behind], options=FillOptions(), protected=2)
+    assert plan.preempt == ("behind",)
+
+
+def test_prompts_together_stay_within_their_own_budget() -> None:
+    state = engine_state(decoding("a"), prefilling("p", 100, 1), prefilling("q", 100, 1), decoding("b"))
+    plan = fill(
+        state,
+        order=state.requests,
+        residents=state.requests,
+        options=FillOptions(skip=True, min_chunk=5),
+        budget_s=0.1,
+        prefill_budget_s=0.0305,
+    )
+    assert entries(plan) == [("a", 1), ("p", 30), ("b", 1)]
+    assert plan.reason("q") is Reason.STEP_TIME
+
+
+def test_a_prompt_that_is_alone_gets_its_least_chunk_whatever_its_budget() -> None:
+    state = engine_state(waiting("p", 100))
+    plan = fill(
+        state, order=state.requests, residents=[], options=FillOptions(min_chunk=5), budget_s=0.1, prefill_budget_s=0.0
+    )
+    assert entries(plan) == [("p", 5)]

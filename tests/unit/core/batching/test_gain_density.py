@@ -1,0 +1,75 @@
+"""Values and densities by hand: a step costs 10 ms and 1 ms per token, lengths are unknown (200 tokens, no ageing)."""
+
+import pytest
+
+from engine_builders import MILLISECOND_PER_TOKEN, decoding, engine_state, prefilling, service_terms, waiting
+from proserve_core.batching import RequestState
+from proserve_core.batching.gain_density import LEAST_PREFILL_SHARE, Pace, Prospects, prefill_share, prospects
+from proserve_core.batching.lengths import LengthTable
+from proserve_core.batching.request_columns import ColumnReader, RequestColumns
+
+PACE = Pace(decode_step_s=0.012, step_s=0.025, decodes=2, prefill_share=0.5)
+
+
+def columns(*requests: RequestState, now_s: float = 0.0) -> RequestColumns:
+    return ColumnReader().read(
+        engine_state(*requests, now_s=now_s),
+        residents=[request for request in requests if request.resident],
+        waiting=[request for request in requests if not request.resident],
+    )
+
+
+def worth(*requests: RequestState, now_s: float = 0.0) -> Prospects:
+    return prospects(columns(*requests, now_s=now_s), PACE, LengthTable(), MILLISECOND_PER_TOKEN)
+
+
+def test_a_prompt_in_time_brings_its_first_token_and_199_more() -> None:
+    terms = service_terms(2.0, first_token_gain=10.0)
+    result = worth(waiting("w", 100, terms=terms))
+    assert result.value[0] == result.full_value[0] == pytest.approx(2 * 10 + 2 * 199)
+    # 100 ms of prompt, and 200 tokens of 1 ms and a sixteenth of 10 ms each.
+    assert result.density[0] == pytest.approx((20 + 398) / (0.1 + 200 * (0.001 + 0.01 / 16)))
+
+
+def test_a_decode_in_time_brings_all_its_tokens() -> None:
+    assert worth(decoding("d", emitted=10)).value[0] == pytest.approx(200)
+
+
+def test_a_late_decode_loses_the_tokens_until_it_has_caught_up() -> None:
+    # The 11th token was due at 1.5 s; at 2 s the next one comes 0.512 s late and each step of 25 ms wins 25 ms back.
+    missed = 1 + int((0.5 + 0.012) / (0.05 - 0.025))
+    value = worth(decoding("d", emitted=10), now_s=2.0).value[0]
+    assert value == pytest.approx(200 * (1 - 1 / 200) ** missed)
+
+
+def test_a_late_prompt_counts_what_others_leave_of_the_time() -> None:
+    # 100 ms of prompt in half of the time: ready in 200 ms, 0.3 s after the deadline of 1 s.
+    value = worth(waiting("w", 100), now_s=1.1).value[0]
+    assert value == pytest.approx(200 * (1 - 1 / 200) ** (1 + int(0.3 / 0.025 + 1e-9)))
+
+
+def test_who_has_lost_nearly_everything_is_worth_nothing() -> None:
+    # 2% of the tokens are left after 780 missed ones: 19.5 s late.
+    assert worth(decoding("d", emitted=1), now_s=1.05 + 18.0).value[0] > 0
+    assert worth(decoding("d", emitted=1), now_s=1.05 + 21.0).value[0] == 0
+
+
+def test_a_started_prompt_is_denser_than_one_that_has_not() -> None:
+    started, fresh = worth(prefilling("p", 400, 300), waiting("w", 400)).density
+    assert started > fresh
+
+
+def test_a_preempted_request_pays_for_its_emitted_tokens_again() -> None:
+    result = columns(waiting("w", 100, emitted=50))
+    assert result.prefill_s[0] == pytest.approx(0.150)
+    assert not result.decode[0]
+
+
+def test_decodes_leave_the_rest_of_the_time_to_prompts() -> None:
+    # Four of 1 ms per 50 ms each, and the constant of 10 ms per 40 ms.
+    state = columns(*[decoding(name) for name in "abcd"])
+    ones = state.slack_s * 0 + 1
+    assert prefill_share(state, MILLISECOND_PER_TOKEN, ones) == pytest.approx(1 - 4 * 0.02 - 0.25)
+    assert prefill_share(state, MILLISECOND_PER_TOKEN, ones * 0.5) == pytest.approx(1 - 2 * 0.02 - 0.25)
+    crowd = columns(*[decoding(f"d{number}") for number in range(64)])
+    assert prefill_share(crowd, MILLISECOND_PER_TOKEN, crowd.slack_s * 0 + 1) == LEAST_PREFILL_SHARE
