@@ -16,6 +16,7 @@ from proserve_core.batching.recoverable_gain import RecoverableGain
 from proserve_core.batching.sarathi import Sarathi
 from proserve_core.batching.sarathi_priority import SarathiPriority
 from proserve_core.batching.slide_batching import SlideBatching, SlideOptions
+from proserve_core.batching.sliding_serve import SlidingOptions, SlidingServe
 from proserve_core.batching.srpf import Srpf
 from proserve_core.batching.step_tokens import StepTokensOptions
 from proserve_core.batching.weighted_vtc import VtcOptions, WeightedVtc
@@ -66,6 +67,7 @@ POLICIES: dict[str, _Factory] = {
     "sarathi": _with_options(Sarathi, StepTokensOptions),
     "sarathi-priority": _with_options(SarathiPriority, StepTokensOptions),
     "slide-batching": _with_options(SlideBatching, SlideOptions),
+    "sliding-serve": _with_options(SlidingServe, SlidingOptions),
     "srpf": _with_options(Srpf, StepTokensOptions),
     "weighted-vtc": _with_options(WeightedVtc, VtcOptions),
 }
