@@ -24,7 +24,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProserve
         running.wait_ready(START_LIMIT_S)
         yield running
     finally:
-        running.kill_all()
+        running.end()
 
 
 @pytest.fixture
@@ -35,4 +35,4 @@ def own(tmp_path: Path) -> Iterator[RunningProserve]:
         running.wait_ready(START_LIMIT_S)
         yield running
     finally:
-        running.kill_all()
+        running.end()

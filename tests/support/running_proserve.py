@@ -65,8 +65,16 @@ class RunningProserve:
         self.process.send_signal(number)
         return self.process.wait(limit_s)
 
+    def end(self) -> None:
+        """Stop it if it still runs, and leave nothing behind, however the test ended."""
+        try:
+            if self.process.poll() is None:
+                self.stop()
+        finally:
+            self.kill_all()
+
     def kill_all(self) -> None:
-        """Leave nothing behind, however the test ended."""
+        """Kill it and everything that it started."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
