@@ -33,7 +33,17 @@ class Series:
 class Entry:
     """The account of one request, from arrival to end."""
 
-    __slots__ = ("_accounting", "_expected_tokens", "_open", "_series", "account", "model", "request_id", "tenant")
+    __slots__ = (
+        "_accounting",
+        "_open",
+        "_series",
+        "account",
+        "choices",
+        "expected_tokens",
+        "generates",
+        "model",
+        "tenant",
+    )
 
     def __init__(
         self,
@@ -41,19 +51,22 @@ class Entry:
         accounting: "Accounting",
         series: Series,
         account: RequestAccount,
-        request_id: str,
         tenant: str,
         model: str,
+        choices: int,
+        generates: bool,
         expected_tokens: float,
     ) -> None:
         self._accounting = accounting
         self._series = series
-        self._expected_tokens = expected_tokens
         self._open = True
         self.account = account
-        self.request_id = request_id
         self.tenant = tenant
         self.model = model
+        self.choices = choices
+        self.generates = generates
+        self.expected_tokens = expected_tokens
+        """What the request will probably bring, over all its choices; 0 when it does not generate."""
 
     def tokens(self, at_s: float, count: int = 1) -> None:
         """`count` tokens passed to the client at `at_s`, on the clock of the arrival."""
@@ -75,7 +88,6 @@ class Entry:
             cause,
             status=CLIENT_CLOSED if cause is LossCause.CLIENT_CANCEL else status,
             prompt_tokens=prompt_tokens,
-            expected_tokens=self._expected_tokens,
         )
 
     def refuse(self, status: int) -> None:
@@ -99,36 +111,38 @@ class Accounting:
         self.refusals: Counter[tuple[str, str, int]] = Counter()
         """Requests turned away at the door, by class, tenant and status."""
 
-    def expected_output_tokens(self, *, model: str, priority_class: str, max_tokens: int | None) -> float:
-        """What a new request will probably bring."""
-        return self._lengths.expected(model=model, priority_class=priority_class, max_tokens=max_tokens)
-
     def open(
         self,
         *,
-        request_id: str,
         terms: ServiceTerms,
         tenant: str,
         model: str,
         arrival_s: float,
         max_tokens: int | None = None,
+        choices: int = 1,
+        generates: bool = True,
     ) -> Entry:
         """Start the account of a request that was authenticated and asks for a model that exists.
 
-        Tenant, class and model are names from the configuration: they become label values.
+        Tenant, class and model are names from the configuration: they become label values. A request that does not
+        generate (embeddings) is counted, but has no tokens with deadlines and so no part in gain and attainment.
         """
+        expected = 0.0
+        if generates:
+            expected = choices * self._lengths.expected(
+                model=model, priority_class=terms.priority_class, max_tokens=max_tokens
+            )
         series = self._series_of(terms.priority_class, tenant, model)
         series.in_flight += 1
         return Entry(
             accounting=self,
             series=series,
             account=RequestAccount(terms, arrival_s),
-            request_id=request_id,
             tenant=tenant,
             model=model,
-            expected_tokens=self._lengths.expected(
-                model=model, priority_class=terms.priority_class, max_tokens=max_tokens
-            ),
+            choices=choices,
+            generates=generates,
+            expected_tokens=expected,
         )
 
     def refused(self, status: int, *, tenant: str | None = None, priority_class: str | None = None) -> None:
@@ -146,22 +160,23 @@ class Accounting:
         *,
         status: int,
         prompt_tokens: int | None,
-        expected_tokens: float,
     ) -> None:
         """Take a closed entry into ledger and metrics; called by the entry."""
         account = entry.account
-        if cause is not None:
-            # It ended before its time, so at least one token is missing.
-            account.give_up(cause, max(round(expected_tokens), account.tokens + 1))
-        elif account.tokens:
-            self._lengths.finished(
-                model=entry.model, priority_class=account.terms.priority_class, tokens=account.tokens
-            )
-        self.ledger.close(account, tenant=entry.tenant)
         series.in_flight -= 1
         series.by_code[status] += 1
-        series.output_tokens += account.tokens
         series.prompt_tokens += prompt_tokens or 0
+        if not entry.generates:
+            return
+        if cause is not None:
+            # It ended before its time, so at least one token is missing.
+            account.give_up(cause, max(round(entry.expected_tokens), account.tokens + 1))
+        elif account.tokens:
+            self._lengths.finished(
+                model=entry.model, priority_class=account.terms.priority_class, tokens=account.tokens / entry.choices
+            )
+        self.ledger.close(account, tenant=entry.tenant)
+        series.output_tokens += account.tokens
         if account.tokens > 1 and account.first_s is not None and account.last_s is not None:
             series.tpot.observe((account.last_s - account.first_s) / (account.tokens - 1))
 

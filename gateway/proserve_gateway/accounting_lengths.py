@@ -15,13 +15,13 @@ class OutputLengths:
     def __init__(self) -> None:
         self._means: dict[tuple[str, str], float] = {}
 
-    def finished(self, *, model: str, priority_class: str, tokens: int) -> None:
-        """A request ended by itself with `tokens` tokens."""
+    def finished(self, *, model: str, priority_class: str, tokens: float) -> None:
+        """A request ended by itself with `tokens` tokens per choice."""
         key = (model, priority_class)
         mean = self._means.get(key)
         self._means[key] = tokens if mean is None else mean + FORGETTING * (tokens - mean)
 
     def expected(self, *, model: str, priority_class: str, max_tokens: int | None) -> float:
-        """Output tokens of a new request; `max_tokens` is the client's limit, None if it named none."""
+        """Output tokens of one choice of a new request; `max_tokens` is the client's limit, None if it named none."""
         mean = self._means.get((model, priority_class), FIRST_GUESS_TOKENS)
         return mean if max_tokens is None else min(mean, float(max_tokens))

@@ -7,6 +7,7 @@ arrival.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from proserve_core.facts import encode_facts
@@ -23,9 +24,13 @@ from proserve_gateway.sse import SseError, SseRelay, decode_reply
 from proserve_gateway.upstream import UpstreamClient, request_head
 from proserve_gateway.upstream_connection import Exchange, FailureKind, UpstreamError
 
+logger = logging.getLogger(__name__)
+
 MAX_REPLY_BYTES = 64 * 2**20
 """Of a reply that is not streamed."""
 ATTEMPTS = 2
+TOO_BUSY = 429
+"""An engine's answer that is about the engine and not about the request: another one may have room."""
 _RETRIED = frozenset({FailureKind.CONNECT, FailureKind.CLOSED, FailureKind.TRUNCATED, FailureKind.PROTOCOL})
 
 
@@ -111,8 +116,8 @@ class Answer:
 
     @property
     def tokens(self) -> int:
-        """Output tokens of the stream so far."""
-        return self._relay.tokens if self._relay is not None else 0
+        """Output tokens so far."""
+        return self._entry.account.tokens
 
     async def read(self) -> bytes:
         """The next whole events of a stream, after `first`; b"" at its end.
@@ -200,38 +205,45 @@ class Dispatcher:
         """
         body = request.body
         entry = self._accounting.open(
-            request_id=request.id,
             terms=request.terms,
             tenant=request.tenant,
             model=body.model,
             arrival_s=request.arrival_s,
             max_tokens=body.max_tokens,
+            choices=body.choices,
+            generates=body.kind is not BodyKind.OTHER,
         )
         try:
-            return await self._attempts(request, self._routing_request(request), entry)
+            return await self._attempts(request, self._routing_request(request, entry.expected_tokens), entry)
         except asyncio.CancelledError:
             entry.close(LossCause.CLIENT_CANCEL)
             raise
         except ApiError as error:
-            if error.status < 500:
+            if error.status == TOO_BUSY:
+                entry.close(LossCause.SHED, status=error.status)
+            elif error.status < 500:
                 entry.refuse(error.status)
             else:
                 entry.close(LossCause.ENGINE_FAILURE, status=error.status)
             raise
+        except Exception as error:
+            logger.exception("request %s: a fault of the gateway", request.id)
+            entry.close(LossCause.ENGINE_FAILURE, status=500)
+            raise ApiError(
+                status=500,
+                code="internal_error",
+                error_type="server_error",
+                message=f"the gateway made a mistake with request {request.id}; its log says which",
+            ) from error
 
-    def _routing_request(self, request: InferenceRequest) -> RoutingRequest:
-        body, terms = request.body, request.terms
-        expected = 0.0
-        if body.kind is not BodyKind.OTHER:
-            expected = self._accounting.expected_output_tokens(
-                model=body.model, priority_class=terms.priority_class, max_tokens=body.max_tokens
-            )
+    def _routing_request(self, request: InferenceRequest, expected_tokens: float) -> RoutingRequest:
+        body = request.body
         return RoutingRequest(
             id=request.id,
             arrival_s=request.arrival_s,
-            terms=terms,
+            terms=request.terms,
             prompt_tokens=body.prompt_tokens or self._prompts.estimate(request.pool, body.prompt_bytes),
-            expected_output_tokens=expected * body.choices,
+            expected_output_tokens=expected_tokens,
         )
 
     async def _attempts(self, request: InferenceRequest, routing: RoutingRequest, entry: Entry) -> Answer:
@@ -245,9 +257,6 @@ class Dispatcher:
                 raise failure or error from None
             try:
                 return await self._attempt(request, lease, entry)
-            except asyncio.CancelledError:
-                lease.close(Outcome.CANCELLED)
-                raise
             except UpstreamError as error:
                 lease.close(Outcome.CANCELLED if error.kind is FailureKind.STOPPED else Outcome.FAILED, str(error))
                 failure = failed_request(lease.endpoint.name, error)
@@ -258,9 +267,12 @@ class Dispatcher:
                 failure = engine_failure(f"engine {lease.endpoint.name} failed: {error}")
             except ApiError as error:
                 lease.close(Outcome.ANSWERED if error.status < 500 else Outcome.FAILED, error.message)
-                if error.status < 500:
+                if error.status < 500 and error.status != TOO_BUSY:
                     raise
                 failure = error
+            except BaseException:
+                lease.close(Outcome.CANCELLED)
+                raise
             tried |= {lease.endpoint.name}
         raise failure or AssertionError
 

@@ -19,6 +19,8 @@ from proserve_gateway.fleet_target import Endpoint, EngineTarget, TargetError
 
 RETRY_AFTER_S = 1.0
 """What a client is told when no engine is usable: about the time of a poll or of a circuit's first opening."""
+ONLY_ENGINE = "only engine that may take work"
+"""Reason of a choice that no policy was asked for."""
 
 
 class Outcome(StrEnum):
@@ -181,7 +183,11 @@ class Fleet:
             views = [view for view in views if view.name not in exclude]
         if group is None or not views:
             raise self._no_engine(pool, now_s)
-        decision = group.router.choose(request, FleetView(now_s=now_s, engines=views))
+        if len(views) == 1:
+            # Nothing to weigh, so nothing is predicted either: the record shows it by what is missing.
+            decision = RouteDecision(engine=views[0].name, reason=ONLY_ENGINE, candidates=(views[0].name,))
+        else:
+            decision = group.router.choose(request, FleetView(now_s=now_s, engines=views))
         engine = group.engines[decision.engine]
         if not engine.health.circuit_closed:
             engine.health.request_sent()

@@ -19,6 +19,7 @@ from proserve_gateway.grpc_convert import PATHS, chunk, parse_request, request_b
 from proserve_gateway.grpc_status import abort
 from proserve_gateway.intake import Intake, new_request_id
 from proserve_gateway.rpc import inference_pb2 as pb
+from proserve_gateway.sse import payloads
 
 SERVICE = "proserve.v1.Inference"
 
@@ -80,7 +81,9 @@ class GrpcApi:
         served: pb.Served | None = await self._begin(request, answer, context)
         events, before = answer.first, 0
         while events:
-            made = chunk(events, tokens=answer.tokens - before, served=served)
+            # An engine that does not stream sends its whole answer: one chunk, and not a stream without any.
+            data = payloads(events) if answer.streams else [events]
+            made = chunk(data, tokens=answer.tokens - before, served=served)
             before = answer.tokens
             if made is not None:
                 served = None
@@ -93,7 +96,7 @@ class GrpcApi:
         arrival_s = self._clock()
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         authorization = metadata.get("authorization")
-        grant = self._intake.authenticate(None if authorization is None else authorization.encode("latin-1"))
+        grant = self._intake.authenticate(None if authorization is None else authorization.encode(errors="replace"))
         try:
             kind, body = request_body(parse_request(message), stream=stream)
         except ApiError as error:

@@ -12,7 +12,6 @@ from google.protobuf.message import DecodeError
 from proserve_gateway.errors import engine_failure, invalid_request
 from proserve_gateway.request_body import BodyKind
 from proserve_gateway.rpc import inference_pb2 as pb
-from proserve_gateway.sse import payloads
 
 
 class _Text(msgspec.Struct, frozen=True):
@@ -128,8 +127,8 @@ def response(body: bytes, served: pb.Served) -> pb.GenerateResponse:
     )
 
 
-def chunk(events: bytes, *, tokens: int, served: pb.Served | None) -> pb.GenerateChunk | None:
-    """One message for the events that came together, `tokens` output tokens; None when nothing is in them.
+def chunk(data: list[bytes], *, tokens: int, served: pb.Served | None) -> pb.GenerateChunk | None:
+    """One message for the data of events that came together, `tokens` output tokens; None when nothing is in them.
 
     Raises:
         ApiError: 502, an event is not what OpenAI's events are.
@@ -137,7 +136,7 @@ def chunk(events: bytes, *, tokens: int, served: pb.Served | None) -> pb.Generat
     texts: list[str] = []
     thoughts: list[str] = []
     finish_reason, usage = "", None
-    for payload in payloads(events):
+    for payload in data:
         event = _decode(payload)
         for choice in event.choices:
             text, reasoning = _text(choice)

@@ -98,9 +98,9 @@ class Poller:
     async def _follow(self, client: UpstreamClient, engine: Engine) -> None:
         follower = _Follower(client, engine, self._settings)
         clock = asyncio.get_running_loop().time
+        state = engine.health.state(clock())
         while True:
             began_s = clock()
-            state = engine.health.state(began_s)
             try:
                 snapshot = await follower.poll(began_s)
             except MissedPollError as missed:
@@ -117,9 +117,10 @@ class Poller:
                     pause_s = began_s + self._interval_s() - clock()
             if self._on_poll is not None:
                 self._on_poll(engine.target.name, result)
-            now = engine.health.state(clock())
-            if now is not state:
-                log.info("engine %s: %s -> %s %s", engine.target.name, state, now, engine.last_error)
+            # Against the last poll's end: requests that fail change the state between polls too.
+            before, state = state, engine.health.state(clock())
+            if state is not before:
+                log.info("engine %s: %s -> %s %s", engine.target.name, before, state, engine.last_error)
             await asyncio.sleep(max(pause_s, 0.0))
 
     def _interval_s(self) -> float:

@@ -3,7 +3,8 @@
 Only the top level is taken apart; prompts stay the bytes that the client sent, so a long one costs a scan and no
 objects. What the gateway does not know passes through and is the engine's to judge. Three things do not pass:
 `vllm_xargs` keys of ours (class facts, which would forge a class), `priority` (credentials decide, not the body) and
-`kv_transfer_params` (tells an engine where to fetch KV from). A key that occurs twice reaches the engine once.
+`kv_transfer_params` and `ec_transfer_params` (tell an engine where to fetch KV and encodings from; vLLM looks for them
+in `vllm_xargs` too). A key that occurs twice reaches the engine once.
 """
 
 import re
@@ -16,7 +17,9 @@ from msgspec import Raw
 from proserve_core.facts import PREFIX
 from proserve_gateway.errors import ApiError, invalid_request
 
-CONTROL_FIELDS = frozenset({"priority", "kv_transfer_params"})
+CONTROL_FIELDS = frozenset({"priority", "kv_transfer_params", "ec_transfer_params"})
+MOST = 2**31 - 1
+"""Of a count that a client may name: what engines hold in 32 bits."""
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
@@ -76,26 +79,24 @@ class RequestBody:
         """Size of the prompt as JSON."""
         self.prompt_tokens: int | None = None
         """Exact, when the client sent token ids."""
+        if "vllm_xargs" in fields:
+            _take(fields, "vllm_xargs", _object)
         if kind is not BodyKind.OTHER:
             self._check_generation()
 
     def _check_generation(self) -> None:
         fields = self._fields
         if "max_tokens" in fields:
-            self.max_tokens = _natural(fields, "max_tokens")
+            self.max_tokens = _count(fields, "max_tokens", least=0)
         if "max_completion_tokens" in fields:
-            newer = _natural(fields, "max_completion_tokens")
+            newer = _count(fields, "max_completion_tokens", least=0)
             self.max_tokens = self.max_tokens if newer is None else newer
         if "n" in fields:
-            count = _take(fields, "n", _integer)
-            if count is not None and count < 1:
-                raise invalid_request(f"n is {count}: it must be at least 1", param="n")
-            self.choices = count or 1
+            count = _count(fields, "n", least=1)
+            self.choices = 1 if count is None else count
         if "stream_options" in fields and (options := _take(fields, "stream_options", _object)):
             self.include_usage = _take(options, "include_usage", _flag, "stream_options.") or False
             self.continuous_usage = _take(options, "continuous_usage_stats", _flag, "stream_options.") or False
-        if "vllm_xargs" in fields:
-            _take(fields, "vllm_xargs", _object)
         if self.kind is BodyKind.CHAT:
             messages = _take(fields, "messages", _list)
             if messages is None:
@@ -135,15 +136,13 @@ class RequestBody:
         reports its usage in any case, `exact_usage` asks for it on every chunk, which only vLLM understands.
         """
         fields: dict[str, Any] = {key: raw for key, raw in self._fields.items() if key not in CONTROL_FIELDS}
-        if self.kind is BodyKind.OTHER:
-            return _encode(fields)
         client_xargs = _object.decode(fields.pop("vllm_xargs")) if "vllm_xargs" in fields else None
-        xargs: dict[str, Any] = {k: raw for k, raw in (client_xargs or {}).items() if not k.startswith(PREFIX)}
-        if facts is not None:
+        xargs: dict[str, Any] = {k: raw for k, raw in (client_xargs or {}).items() if not _controls(k)}
+        if facts is not None and self.kind is not BodyKind.OTHER:
             xargs.update(facts)
         if xargs:
             fields["vllm_xargs"] = xargs
-        if self.stream:
+        if self.stream and self.kind is not BodyKind.OTHER:
             wanted = _EXACT_USAGE_OPTIONS if exact_usage or self.continuous_usage else _USAGE_OPTIONS
             known = fields.get("stream_options")
             options = (_object.decode(known) if known is not None else None) or {}
@@ -199,11 +198,16 @@ def _take(fields: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[Any],
         raise invalid_request(f"{path} has the wrong type: {error}", param=path, code="invalid_type") from error
 
 
-def _natural(fields: dict[str, Raw], name: str) -> int | None:
+def _count(fields: dict[str, Raw], name: str, *, least: int) -> int | None:
     value: int | None = _take(fields, name, _integer)
-    if value is not None and value < 0:
-        raise invalid_request(f"{name} is {value}: it must not be negative", param=name)
+    if value is not None and not least <= value <= MOST:
+        raise invalid_request(f"{name} is {str(value)[:20]}: it must be from {least} to {MOST}", param=name)
     return value
+
+
+def _controls(key: str) -> bool:
+    """Whether a key of `vllm_xargs` is not the client's to set."""
+    return key.startswith(PREFIX) or key in CONTROL_FIELDS
 
 
 def _object_of(data: bytes) -> dict[str, Raw]:

@@ -20,9 +20,15 @@ class Books:
         self.accounting = Accounting(self.metrics)
         AccountingCollector(self.accounting, self.metrics)
 
-    def open(self, max_tokens: int | None = None) -> Entry:
+    def open(self, max_tokens: int | None = None, *, choices: int = 1, generates: bool = True) -> Entry:
         return self.accounting.open(
-            request_id="r1", terms=HIGH, tenant="acme", model="tiny", arrival_s=10.0, max_tokens=max_tokens
+            terms=HIGH,
+            tenant="acme",
+            model="tiny",
+            arrival_s=10.0,
+            max_tokens=max_tokens,
+            choices=choices,
+            generates=generates,
         )
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -97,7 +103,9 @@ def test_in_flight_counts_open_requests(books: Books) -> None:
 
 def test_expected_length_follows_finished_requests_and_the_clients_limit(books: Books) -> None:
     def expected(max_tokens: int | None = None) -> float:
-        return books.accounting.expected_output_tokens(model="tiny", priority_class="high", max_tokens=max_tokens)
+        entry = books.open(max_tokens)
+        entry.refuse(400)
+        return entry.expected_tokens
 
     assert expected() == FIRST_GUESS_TOKENS
     for _ in range(3):
@@ -109,6 +117,26 @@ def test_expected_length_follows_finished_requests_and_the_clients_limit(books: 
     cut_off.close(LossCause.CLIENT_CANCEL)
     assert expected() == pytest.approx(40)
     assert expected(max_tokens=8) == 8
+
+
+def test_length_of_a_request_with_several_choices_is_learned_per_choice(books: Books) -> None:
+    several = books.open(choices=4)
+    assert several.expected_tokens == 4 * FIRST_GUESS_TOKENS
+    several.tokens(10.5, 40)
+    several.close()
+    assert books.open().expected_tokens == 10
+    assert books.open(choices=4).expected_tokens == 40
+
+
+@pytest.mark.parametrize("cause", [None, LossCause.ENGINE_FAILURE])
+def test_request_that_does_not_generate_is_counted_but_takes_no_part_in_gain(
+    books: Books, cause: LossCause | None
+) -> None:
+    books.open(generates=False).close(cause, prompt_tokens=7)
+    assert books.value("requests_total", **{"class": "high"}, tenant="acme", model="tiny", code="200") == 1
+    assert books.value("prompt_tokens_total", **{"class": "high"}, tenant="acme", model="tiny") == 7
+    assert books.value("requests_in_flight", **{"class": "high"}, tenant="acme", model="tiny") == 0
+    assert books.accounting.ledger.total().requests == 0
 
 
 def test_gain_is_exposed_from_zero_on(books: Books) -> None:

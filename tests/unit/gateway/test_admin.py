@@ -103,9 +103,7 @@ async def test_not_ready_once_shutdown_begins(bench: Bench) -> None:
 async def test_status_shows_engines_and_gain_of_every_class(bench: Bench) -> None:
     bench.engine_answers()
     bench.now_s += 0.5
-    entry = bench.accounting.open(
-        request_id="r", terms=HIGH.terms(), tenant="acme", model="tiny", arrival_s=bench.now_s, max_tokens=4
-    )
+    entry = bench.accounting.open(terms=HIGH.terms(), tenant="acme", model="tiny", arrival_s=bench.now_s, max_tokens=4)
     entry.tokens(bench.now_s + 0.5, 4)
     entry.close()
     answer = await bench.get("/status")

@@ -7,7 +7,7 @@ from proserve_core.latency import LatencyModel
 from proserve_core.objectives import DEFAULT_CLASS
 from proserve_core.routing import FleetView, RouteDecision, RoutingRequest
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet import Fleet, Outcome
+from proserve_gateway.fleet import ONLY_ENGINE, Fleet, Outcome
 from proserve_gateway.fleet_health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT, EngineState
 from proserve_gateway.fleet_target import EngineTarget, TargetError
 
@@ -121,6 +121,15 @@ def test_excluded_engine_is_not_chosen_again(bench: Bench) -> None:
     assert bench.chosen(exclude=frozenset({"a"})) == "b"
     with pytest.raises(ApiError):
         bench.fleet.choose("chat", request(), exclude=frozenset({"a", "b"}))
+
+
+def test_policy_is_not_asked_when_one_engine_is_left(bench: Bench) -> None:
+    for _ in range(MISSES_TO_SUSPECT):
+        bench.fleet.poll_missed(bench.a, "timed out")
+    decision = bench.fleet.choose("chat", request()).decision
+    assert (decision.engine, decision.reason, decision.candidates) == ("b", ONLY_ENGINE, ("b",))
+    assert (decision.expected_ttft_s, decision.expected_gain) == (None, None)
+    assert bench.decisions == [("chat", ONLY_ENGINE)]
 
 
 def test_missed_polls_suspect_an_engine_until_it_answers(bench: Bench) -> None:
@@ -238,7 +247,7 @@ def test_new_targets_bring_the_policy_of_the_configuration_in_force() -> None:
 
     fleet = Fleet(make_router=lambda _: Named(), clock=Clock())
     for expected in ("old", "new"):
-        fleet.set_targets([target("a")])
+        fleet.set_targets([target("a"), target("b", port=8001)])
         for engine in fleet.engines:
             fleet.probe_answered(engine)
         assert fleet.choose("chat", request()).decision.reason == expected

@@ -67,6 +67,8 @@ class PlayedEngine:
         """Tokens after which nothing comes any more."""
         self.break_after: int | None = None
         """Tokens after which the connection ends."""
+        self.streams = True
+        """Otherwise it sends whole answers, whatever it is asked for."""
         self.left = asyncio.Event()
         """The gateway gave a request up."""
 
@@ -85,7 +87,7 @@ class PlayedEngine:
         if self.refuse_with:
             error = json.dumps({"error": {"message": "too long", "type": "BadRequestError", "code": 400}}).encode()
             writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%s" % (self.refuse_with, len(error), error))
-        elif not body.get("stream"):
+        elif not body.get("stream") or not self.streams:
             if self.hang_after is not None:
                 await self.wait_until_left(reader)
                 return
@@ -238,6 +240,13 @@ async def test_stream_brings_text_as_it_comes(bench: Bench) -> None:
     assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.output_tokens) == (4, 3)
     totals = bench.accounting.ledger.by_class()["high"]
     assert (totals.tokens, totals.tdg_ratio) == (3, 1.0)
+
+
+async def test_stream_of_an_engine_that_does_not_stream_is_one_chunk(bench: Bench) -> None:
+    bench.engine.streams = False
+    (chunk,) = [chunk async for chunk in bench.stub.GenerateStream(PROMPT, metadata=KEY)]
+    assert (chunk.text, chunk.finish_reason, chunk.tokens, chunk.usage.output_tokens) == ("a b c", "length", 3, 3)
+    assert chunk.served.engine == "chat-0"
 
 
 async def test_chat_goes_to_the_chat_route(bench: Bench) -> None:

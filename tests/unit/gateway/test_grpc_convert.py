@@ -8,6 +8,7 @@ from proserve_gateway.errors import ApiError
 from proserve_gateway.grpc_convert import chunk, parse_request, request_body, response
 from proserve_gateway.request_body import BodyKind
 from proserve_gateway.rpc import inference_pb2 as pb
+from proserve_gateway.sse import payloads
 
 SERVED = pb.Served(request_id="r", priority_class="high", engine="chat-0")
 
@@ -127,10 +128,10 @@ def test_events_that_came_together_become_one_chunk() -> None:
         b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
         b"data: [DONE]\n\n"
     )
-    made = chunk(events, tokens=2, served=SERVED)
+    made = chunk(payloads(events), tokens=2, served=SERVED)
     assert made is not None
     assert (made.text, made.tokens, made.finish_reason, made.usage.output_tokens) == ("one two", 2, "stop", 2)
 
 
 def test_events_with_nothing_in_them_make_no_chunk() -> None:
-    assert chunk(b'data: {"choices":[{"text":""}]}\n\ndata: [DONE]\n\n', tokens=0, served=None) is None
+    assert chunk([b'{"choices":[{"text":""}]}'], tokens=0, served=None) is None

@@ -11,6 +11,7 @@ import pytest
 from fake_openai_engine import FakeRequest, Reply, fake_engine
 from gateway_builders import FREE_KEY, GOLD_KEY, Gateway, gateway
 from proserve_gateway.http_api import HttpLimits
+from proserve_gateway.request_body import RequestBody
 from proserve_gateway.upstream_connection import UpstreamLimits
 
 AUTH = {"authorization": f"Bearer {GOLD_KEY}"}
@@ -104,10 +105,14 @@ async def test_embeddings_pass_through_without_class_facts() -> None:
 
     async with fake_engine() as engine, gateway(engine) as gate:
         engine.behave = embed
-        reply = await gate.client.post("/v1/embeddings", json={"model": "tiny", "input": "x"}, headers=AUTH)
+        body = {"model": "tiny", "input": "x"}
+        forged = {**body, "vllm_xargs": {"proserve_weight": 1e6}}
+        reply = await gate.client.post("/v1/embeddings", json=forged, headers=AUTH)
         assert reply.json()["object"] == "list"
         assert engine.requests[0].path == "/v1/embeddings"
-        assert engine.requests[0].body == {"model": "tiny", "input": "x"}
+        assert engine.requests[0].body == body
+        assert gate.sample("requests_total", cls="high", tenant="gold", model="tiny", code="200") == 1
+        assert gate.accounting.ledger.total().requests == 0
 
 
 # What the engine is told
@@ -139,13 +144,14 @@ async def test_foreign_engine_is_told_nothing_it_may_not_know() -> None:
 
 
 async def test_forged_control_fields_and_headers_do_not_reach_the_engine() -> None:
-    forged = {"proserve_weight": 1e6, "proserve_class": "vip", "mine": 5}
+    forged = {"proserve_weight": 1e6, "proserve_class": "vip", "kv_transfer_params": "x", "mine": 5}
     async with fake_engine() as engine, gateway(engine) as gate:
         reply = await gate.chat(
             key=FREE_KEY,
             vllm_xargs=forged,
             priority=-100,
             kv_transfer_params={"remote_host": "10.0.0.1"},
+            ec_transfer_params={"remote_host": "10.0.0.1"},
             headers={"x-vllm-priority": "-100", "x-forwarded-for": "1.2.3.4"},
         )
         assert reply.headers["x-proserve-class"] == "low"
@@ -153,7 +159,8 @@ async def test_forged_control_fields_and_headers_do_not_reach_the_engine() -> No
         assert sent.body["vllm_xargs"]["proserve_weight"] == 1.0
         assert sent.body["vllm_xargs"]["proserve_class"] == "low"
         assert sent.body["vllm_xargs"]["mine"] == 5
-        assert not {"priority", "kv_transfer_params"} & sent.body.keys()
+        assert "kv_transfer_params" not in sent.body["vllm_xargs"]
+        assert not {"priority", "kv_transfer_params", "ec_transfer_params"} & sent.body.keys()
         assert not {"x-vllm-priority", "x-forwarded-for"} & sent.headers.keys()
         assert sent.headers["authorization"] == "Bearer engine-key"
 
@@ -227,6 +234,8 @@ async def test_malformed_body_is_refused_with_its_position(content: bytes, words
         ("messages", None),
         ("max_tokens", "many"),
         ("max_tokens", -1),
+        ("max_tokens", 10**400),
+        ("n", 10**400),
         ("max_completion_tokens", 1.5),
         ("stream", "yes"),
         ("n", 0),
@@ -395,6 +404,43 @@ async def test_only_one_other_engine_is_tried() -> None:
             engine.behave = answer_503
         assert (await gate.chat()).status_code == 503
         assert len(a.requests) + len(b.requests) + len(c.requests) == 2
+
+
+async def say_429(request: FakeRequest, reply: Reply) -> None:
+    error = {"message": "too many requests", "type": "rate_limit_error", "code": "rate_limit"}
+    await reply.json(429, {"error": error}, "retry-after: 7\r\n")
+
+
+async def test_engine_that_is_too_busy_is_replaced_by_another() -> None:
+    async with fake_engine("a") as a, fake_engine("b") as b, gateway(a, b) as gate:
+        a.behave = say_429
+        for _ in range(2):
+            assert (await gate.chat()).status_code == 200
+
+
+async def test_request_that_every_engine_is_too_busy_for_is_shed() -> None:
+    async with fake_engine("a") as a, gateway(a) as gate:
+        a.behave = say_429
+        for _ in range(5):
+            reply = await gate.chat()
+            assert (reply.status_code, reply.headers["retry-after"]) == (429, "7")
+        assert gate.sample("gain_lost_total", cls="high", tenant="gold", cause="shed") > 0
+        assert gate.sample("gain_lost_total", cls="high", tenant="gold", cause="engine_failure") == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_fault_of_the_gateway_is_an_error_and_leaves_the_books_right(
+    monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async with fake_engine("a") as a, gateway(a) as gate:
+        monkeypatch.setattr(RequestBody, "encode", fail)
+        error = (await gate.chat(stream=stream)).json()["error"]
+        assert error["code"] == "internal_error"
+        assert gate.sample("requests_in_flight", cls="high", tenant="gold", model="tiny") == 0
+        assert gate.fleet.status()[0].in_flight == 0
 
 
 async def test_engine_that_is_gone_is_a_bad_gateway() -> None:
