@@ -9,7 +9,7 @@ from collections import Counter
 
 from proserve_core.gain import GainLedger, LossCause, RequestAccount
 from proserve_core.objectives import ServiceTerms
-from proserve_gateway.accounting_lengths import OutputLengths
+from proserve_core.routing.output_lengths import OutputLengths
 from proserve_gateway.metrics import OTHER, GatewayMetrics
 
 CLIENT_CLOSED = 499

@@ -34,8 +34,6 @@ class TenantGrant(msgspec.Struct, frozen=True, kw_only=True):
     tenant: Tenant
     name: str
     """`qualified_name` of the tenant."""
-    default_class: PriorityClass
-    max_class: PriorityClass
     terms: ServiceTerms
     """Of a request that asks for nothing else."""
 
@@ -128,13 +126,10 @@ def _tenant_name(tenant: Tenant) -> str:
 
 
 def _grant(resources: Resources, tenant: Tenant) -> TenantGrant:
-    default = resources.priority_class(tenant.priority_class)
     return TenantGrant(
         tenant=tenant,
         name=_tenant_name(tenant),
-        default_class=default,
-        max_class=resources.priority_class(tenant.max_priority_class or tenant.priority_class),
-        terms=default.terms(),
+        terms=resources.priority_class(tenant.priority_class).terms(),
     )
 
 

@@ -38,6 +38,8 @@ ROUTES: dict[str, BodyKind] = {
 }
 """What reaches an engine. A list and not a prefix, because engines also have routes that change them."""
 MODELS = "/v1/models"
+RESPONSES = "/v1/responses"
+"""Not served: its events are others than those that tokens are judged by. Clients ask for it by default."""
 
 _CONTROL = frozenset(name.encode() for name in CONTROL_HEADERS)
 _PRINTABLE = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -285,13 +287,13 @@ async def _send_error(error: ApiError, identity: Headers, send: Send) -> None:
 
 
 def _unknown_route(scope: Scope) -> ApiError:
-    return ApiError(
-        status=404,
-        code="unknown_url",
-        error_type="invalid_request_error",
-        message=f"unknown request URL: {scope['method']} {scope['path'][:200]}; served are "
-        f"{', '.join(f'POST {path}' for path in ROUTES)} and GET {MODELS}",
-    )
+    path: str = scope["path"]
+    if path == RESPONSES or path.startswith(f"{RESPONSES}/"):
+        message = "the Responses API is not served here: use POST /v1/chat/completions"
+    else:
+        served = ", ".join(f"POST {route}" for route in ROUTES)
+        message = f"unknown request URL: {scope['method']} {path[:200]}; served are {served} and GET {MODELS}"
+    return ApiError(status=404, code="unknown_url", error_type="invalid_request_error", message=message)
 
 
 def _method_not_allowed(scope: Scope, allowed: str) -> ApiError:

@@ -96,11 +96,6 @@ class SseRelay:
             return self._by_event(data)
         return self._usual(data)
 
-    @property
-    def pending(self) -> bool:
-        """Part of an event waits for its end."""
-        return bool(self._rest)
-
     def _whole_events(self, data: bytes) -> bytes:
         if self._rest:
             data = self._rest + data

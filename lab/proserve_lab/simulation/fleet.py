@@ -4,25 +4,10 @@ from collections import deque
 
 from proserve_core.capacity import CapacitySnapshot
 from proserve_core.routing import Dispatched, EngineView, FleetView, RoutingPolicy, RoutingRequest
+from proserve_core.routing.output_lengths import OutputLengths
 from proserve_lab.simulation.workload import SimulatedRequest
 
-
-class OutputLengths:
-    """Running mean of output lengths by class: what a gateway can know before a request has run."""
-
-    _PRIOR_TOKENS = 128.0
-    _PRIOR_REQUESTS = 4.0
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, int]] = {}
-
-    def observe(self, priority_class: str, output_tokens: int) -> None:
-        total, count = self._sums.get(priority_class, (0.0, 0))
-        self._sums[priority_class] = (total + output_tokens, count + 1)
-
-    def expected(self, priority_class: str) -> float:
-        total, count = self._sums.get(priority_class, (0.0, 0))
-        return (total + self._PRIOR_TOKENS * self._PRIOR_REQUESTS) / (count + self._PRIOR_REQUESTS)
+MODEL = "simulated"
 
 
 class SimulatedGateway:
@@ -51,7 +36,7 @@ class SimulatedGateway:
             arrival_s=request.arrival_s,
             terms=request.terms,
             prompt_tokens=request.prompt_tokens,
-            expected_output_tokens=self._lengths.expected(request.terms.priority_class),
+            expected_output_tokens=self._lengths.expected(model=MODEL, priority_class=request.terms.priority_class),
         )
         decision = self._router.choose(asked, FleetView(now_s=now_s, engines=self._views))
         index = self._by_name[decision.engine]
@@ -63,7 +48,7 @@ class SimulatedGateway:
         dispatched = self._views[replica].dispatched
         if finished:
             del dispatched[request.id]
-            self._lengths.observe(request.terms.priority_class, token)
+            self._lengths.finished(model=MODEL, priority_class=request.terms.priority_class, tokens=token)
         else:
             dispatched[request.id].emitted_tokens = token
 

@@ -4,8 +4,8 @@ import pytest
 
 from proserve_core.gain import LossCause
 from proserve_core.objectives import PriorityClass, ServiceObjectives, ServiceTerms
+from proserve_core.routing.output_lengths import FIRST_GUESS_TOKENS
 from proserve_gateway.accounting import CLIENT_CLOSED, Accounting, Entry
-from proserve_gateway.accounting_lengths import FIRST_GUESS_TOKENS
 from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.metrics import OTHER, Bounded, GatewayMetrics
 

@@ -275,6 +275,13 @@ async def test_unknown_route_and_wrong_method_are_refused() -> None:
         assert (await gate.client.delete("/v1/models", headers=AUTH)).status_code == 405
 
 
+async def test_client_of_the_responses_api_is_told_what_to_use() -> None:
+    async with gateway() as gate:
+        client = openai.AsyncOpenAI(base_url=f"{gate.url}/v1", api_key=GOLD_KEY, max_retries=0)
+        with pytest.raises(openai.NotFoundError, match="use POST /v1/chat/completions"):
+            await client.responses.create(model="tiny", input="hi")
+
+
 async def test_headers_may_ask_for_less_and_never_get_more() -> None:
     async with fake_engine() as engine, gateway(engine) as gate:
         reply = await gate.chat(key=FREE_KEY, headers={"x-proserve-class": "high"})

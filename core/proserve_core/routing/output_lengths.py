@@ -1,6 +1,7 @@
-"""How many tokens a request will bring: the running mean of its class and model, capped by its own limit.
+"""How many tokens a request will bring, as a gateway can know it: the running mean of its class and model.
 
-Used to route (expected output) and to charge the gain of a request that ended before its time.
+Used to route (expected output) and to charge the gain of a request that ended before its time. Gateway and simulator
+share it. Engines know more, prompt length and progress, and use `batching.lengths`.
 """
 
 FIRST_GUESS_TOKENS = 128.0
@@ -21,7 +22,7 @@ class OutputLengths:
         mean = self._means.get(key)
         self._means[key] = tokens if mean is None else mean + FORGETTING * (tokens - mean)
 
-    def expected(self, *, model: str, priority_class: str, max_tokens: int | None) -> float:
+    def expected(self, *, model: str, priority_class: str, max_tokens: int | None = None) -> float:
         """Output tokens of one choice of a new request; `max_tokens` is the client's limit, None if it named none."""
         mean = self._means.get((model, priority_class), FIRST_GUESS_TOKENS)
         return mean if max_tokens is None else min(mean, float(max_tokens))
