@@ -56,7 +56,7 @@ def refused(call: object, *args: object) -> ApiError:
 
 def test_key_tells_the_tenant_and_its_class() -> None:
     grant = catalog(ACME, SHOP).authenticate(b"Bearer " + SHOP_KEY)
-    assert (grant.tenant, grant.name, grant.default_class, grant.max_class) == (SHOP, "retail/shop", HIGH, HIGH)
+    assert (grant.tenant, grant.name, grant.terms) == (SHOP, "retail/shop", HIGH.terms())
 
 
 def test_each_of_a_tenants_keys_works() -> None:
