@@ -19,7 +19,7 @@ from proserve_core.replica import Replica
 
 VARIANTS: list[tuple[str, Mapping[str, object]]] = [
     *[(name, {}) for name in POLICIES],
-    ("qoserve", {"deadline": "first-token", "a": 0.0}),
+    ("qoserve", {"deadline": "fixed", "a": 0.0}),
     ("sliding-serve", {"sliding": False, "knapsack": False, "own_predictor": False, "aging_s": 1.0}),
     ("slide-batching", {"deadline": "first-token"}),
     ("slide-batching", {"decodes_first": False}),
