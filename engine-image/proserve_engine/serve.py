@@ -109,6 +109,8 @@ def serve_command(
     argv = [python, "-m", "proserve_engine.vllm.launch", "serve", model, "--scheduler-cls", scheduler]
     if model.startswith(URI_SCHEME):
         add("--served-model-name", model.removeprefix(URI_SCHEME))
+        # vLLM would halve it, and not every CPU can compute in 16 bits.
+        add("--dtype", "float32")
 
     variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if model.startswith(URI_SCHEME) or Path(model).is_dir():

@@ -34,6 +34,7 @@ class EngineRuntime:
         self._steps = StepClock()
         self._publisher = Publisher(self.board, self.metrics)
         self._latency = OnlineLatency(load_calibration(settings.calibration or DEFAULT_CALIBRATION).latency)
+        self._began_s = 0.0
         self._schedule_start_s = 0.0
         self._publishing = False
         self._server: CapacityServer | None = None
@@ -43,7 +44,7 @@ class EngineRuntime:
 
     def before_schedule(self) -> None:
         """Plan the step. A snapshot shows the state before the step, so residents are brought up to date for it."""
-        start_s = time.perf_counter()
+        self._began_s = time.perf_counter()
         planned = self.adapter.prepare(self._latency.model)
         self._publishing = self._publisher.due(idle=False)
         if self._publishing and not planned:
@@ -51,7 +52,7 @@ class EngineRuntime:
         self._schedule_start_s = time.perf_counter()
         if planned:
             self.metrics.planned_steps.inc()
-            self.metrics.plan_seconds.observe(self._schedule_start_s - start_s)
+            self.metrics.plan_seconds.observe(self._schedule_start_s - self._began_s)
         else:
             self.metrics.plain_steps.inc()
 
@@ -62,6 +63,7 @@ class EngineRuntime:
         scheduled: dict[str, int] = output.num_scheduled_tokens
         self.adapter.scheduled(output.total_num_scheduled_tokens)
         if not scheduled:
+            self._steps.idle()
             self._publish_if_idle()
             return
         scheduler, states = self._scheduler, self.adapter.tracker.states
@@ -71,7 +73,7 @@ class EngineRuntime:
                 state = states.get(request_id)
                 if state is not None:
                     state.resident = True
-        self._steps.scheduled(output, work, self._latency.model.step_s(work), time.perf_counter())
+        self._steps.scheduled(output, work, predicted_s=self._latency.model.step_s(work), began_s=self._began_s)
         if self._publishing:
             self._publisher.publish(self._snapshot, idle=False)
 
@@ -86,6 +88,8 @@ class EngineRuntime:
 
     def after_update(self) -> None:
         """The step's tokens are delivered and finished requests are gone."""
+        if not self._scheduler.requests:
+            self._steps.idle()
         self._publish_if_idle()
 
     def stop(self) -> None:

@@ -1,8 +1,9 @@
-"""How long steps take: the work of a scheduled step, and the time between its schedule and its result.
+"""How long steps take, and the work of a scheduled step.
 
-A step runs from the end of `schedule()` to the start of `update_from_output()` for the same output. With asynchronous
-scheduling two steps are in flight, and the second only starts when the first is done: its time counts from the later of
-its schedule and the first one's result.
+What matters for deadlines is how far apart tokens come out, so a step lasts from the result of the one before it to its
+own: the model's time and what vLLM and the planner do between two steps. After an idle moment it lasts from where its
+planning began. The same rule fits asynchronous scheduling, where two steps are in flight and the second starts only
+when the first is done.
 """
 
 from collections.abc import Mapping
@@ -26,13 +27,13 @@ class StepClock:
 
     def __init__(self) -> None:
         self._in_flight: dict[int, tuple[StepWork, float, float]] = {}
-        self._last_result_s = float("-inf")
+        self._last_result_s: float | None = None
 
     @property
     def running_since_s(self) -> float | None:
         """Since when the oldest step in flight runs; None while idle."""
-        for _, _, scheduled_s in self._in_flight.values():
-            return max(scheduled_s, self._last_result_s)
+        for _, _, began_s in self._in_flight.values():
+            return began_s if self._last_result_s is None else self._last_result_s
         return None
 
     @property
@@ -42,18 +43,24 @@ class StepClock:
             return predicted_s
         return None
 
-    def scheduled(self, output: object, work: StepWork, predicted_s: float, now_s: float) -> None:
-        self._in_flight[id(output)] = (work, predicted_s, now_s)
+    def scheduled(self, output: object, work: StepWork, *, predicted_s: float, began_s: float) -> None:
+        """A step starts whose planning began at `began_s`."""
+        self._in_flight[id(output)] = (work, predicted_s, began_s)
 
     def result(self, output: object, now_s: float) -> FinishedStep | None:
         """The finished step; None for an output without work."""
         step = self._in_flight.pop(id(output), None)
         if step is None:
             return None
-        work, predicted_s, scheduled_s = step
-        duration_s = now_s - max(scheduled_s, self._last_result_s)
+        work, predicted_s, began_s = step
+        duration_s = now_s - (began_s if self._last_result_s is None else self._last_result_s)
         self._last_result_s = now_s
         return FinishedStep(work, predicted_s, duration_s)
+
+    def idle(self) -> None:
+        """Nothing is left to do: the next step does not follow the last one."""
+        if not self._in_flight:
+            self._last_result_s = None
 
 
 def work_of(num_scheduled_tokens: Mapping[str, int], requests: Mapping[str, Any], decode_tokens: int) -> StepWork:
