@@ -110,8 +110,11 @@ def uninterrupted(engine: RealEngine, requests: list[tuple[list[int], int]]) -> 
     return [engine.generate([request], facts=False)[0] for request in requests]
 
 
-@pytest.mark.parametrize("scheduler", [ProServeScheduler, ProServeAsyncScheduler])
-@pytest.mark.parametrize("policy", [*sorted(POLICIES), "random-1", "random-2", "random-3"])
+@pytest.mark.parametrize(
+    ("policy", "scheduler"),
+    [(policy, ProServeAsyncScheduler) for policy in sorted(POLICIES)]
+    + [("slide-batching", ProServeScheduler), ("random-1", ProServeScheduler), ("random-2", ProServeAsyncScheduler)],
+)
 def test_output_equals_an_uninterrupted_run_on_plain_vllm(
     engine: RealEngine,
     requests: list[tuple[list[int], int]],

@@ -88,8 +88,6 @@ def test_knee_is_where_compute_passes_the_weight_read(name: str, knee: float) ->
     assert load_calibration(name).latency.knee_tokens == pytest.approx(knee, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("work", "measured_ms"), [(decode(1, 48), 2.0), (decode(16, 48), 10.8), (decode(16, 528), 14.2)]
-)
+@pytest.mark.parametrize(("work", "measured_ms"), [(decode(1, 120), 3.9), (decode(16, 520), 6.9)])
 def test_cpu_tiny_reproduces_the_times_it_was_derived_from(work: StepWork, measured_ms: float) -> None:
-    assert load_calibration("cpu-tiny").latency.step_s(work) * 1e3 == pytest.approx(measured_ms, rel=0.1)
+    assert load_calibration("cpu-tiny").latency.step_s(work) * 1e3 == pytest.approx(measured_ms, rel=0.15)
