@@ -25,7 +25,7 @@ WEIGHTS = {HIGH: 4, LOW: 1}
 LOAD = 1.6
 """Offered load over measured capacity. One class alone (half of the requests) fits, both together do not."""
 FIRST_TOKEN_FACTOR = 4.0
-OUTPUT_TOKEN_FACTOR = 1.5
+OUTPUT_TOKEN_FACTOR = 2.0
 """Objectives of the high class over the median latencies of the probe."""
 PATIENCE = 3.0
 """Objectives of the low class over those of the high one."""
@@ -52,7 +52,7 @@ SETTINGS = {
     EngineKind.VLLM: DemoSettings(
         model="small",
         scale=LengthScale(divisor=8, longest_prompt=512, longest_output=128),
-        concurrency=32,
+        concurrency=16,
         probe_s=12.0,
         replay_s=30.0,
     ),

@@ -15,7 +15,7 @@ from proserve_lab.judgement import percentile
 from proserve_lab.replay import Replayer, ReplayRecord, ReplayRequest
 
 SETTLING = 0.25
-"""First part of the probe that is not counted: every request is still in prefill."""
+"""First part of the probe, in which the senders start one after another; not counted."""
 TIMEOUT_S = 120.0
 
 
@@ -44,7 +44,9 @@ async def probe(
     records: list[ReplayRecord] = []
     numbers = itertools.count()
 
-    async def sender(replayer: Replayer) -> None:
+    async def sender(replayer: Replayer, place: int) -> None:
+        # All at once, their prompts would queue behind each other as they never do later.
+        await asyncio.sleep(SETTLING * duration_s * place / concurrency)
         while True:
             number = next(numbers)
             record = ReplayRecord(request=requests[number % len(requests)], sent_s=replayer.now_s)
@@ -54,9 +56,9 @@ async def probe(
                 raise ProbeError(record.error)
 
     senders = [
-        asyncio.create_task(sender(replayer))
+        asyncio.create_task(sender(replayer, place))
         for replayer in [Replayer(url=url, model=model, timeout_s=TIMEOUT_S) for url in urls]
-        for _ in range(concurrency)
+        for place in range(concurrency)
     ]
     try:
         finished, _ = await asyncio.wait(senders, timeout=duration_s, return_when=asyncio.FIRST_EXCEPTION)

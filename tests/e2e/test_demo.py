@@ -1,0 +1,75 @@
+"""The demo itself, with a short trace."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def demo(
+    *arguments: str, environment: dict[str, str] | None = None, limit_s: float
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "proserve_cli", "demo", *arguments],
+        capture_output=True, text=True, check=False, timeout=limit_s, env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+
+
+def check(result: dict[str, Any], requests: int) -> None:
+    """Every request was answered under both policies, and the books balance."""
+    assert [run["policy"] for run in result["runs"]] == ["fcfs", "slide-batching"]
+    for run in result["runs"]:
+        report = run["report"]
+        assert report["errors"] == {}
+        assert report["total"]["requests"] == requests
+        assert set(report["classes"]) == {"interactive", "batch"}
+        for each in report["classes"].values():
+            assert each["gain"] + sum(each["lost"].values()) == pytest.approx(each["earnable_gain"])
+
+
+@pytest.mark.timeout(120)
+def test_the_demo_on_emulated_engines_prints_its_result_as_json() -> None:
+    finished = demo("--engine", "emulated", "--limit", "40", "--json", limit_s=110)
+    assert finished.returncode == 0, finished.stderr
+    check(json.loads(finished.stdout), 40)
+
+
+@pytest.mark.timeout(120)
+def test_the_demo_ends_with_the_tables_and_leaves_no_folder() -> None:
+    before = set(Path("/tmp").glob("proserve-demo-*"))
+    finished = demo("--engine", "emulated", "--limit", "10", "--policies", "slide-batching", limit_s=110)
+    assert finished.returncode == 0, finished.stderr
+    assert "interactive requests earned" in finished.stdout
+    assert "Where gain was lost" in finished.stdout
+    assert "chosen: 10 requests" in finished.stderr
+    assert set(Path("/tmp").glob("proserve-demo-*")) <= before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--trace", "/nowhere.csv"), "/nowhere.csv: cannot read the trace"),
+        (("--policies", "luck"), "batching policy 'luck' does not exist"),
+        (("--policies", ","), "--policies: expected at least one name"),
+    ],
+)
+def test_wrong_usage_is_one_message(arguments: tuple[str, ...], message: str) -> None:
+    finished = demo("--engine", "emulated", *arguments, limit_s=50)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_the_demo_on_real_engines(engine_python: str) -> None:
+    finished = demo(
+        "--engine", "vllm", "--limit", "20", "--json",
+        environment={"PROSERVE_ENGINE_PYTHON": engine_python}, limit_s=580,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    check(json.loads(finished.stdout), 20)

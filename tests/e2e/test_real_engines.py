@@ -1,0 +1,68 @@
+"""`proserve up` with two real vLLM engines: the clients that users have, once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import openai
+import pytest
+
+from proserve_gateway.rpc import inference_pb2
+from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
+from running_proserve import RunningProserve
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+EXAMPLE = "examples/quickstart.yaml"
+
+
+@pytest.fixture(scope="module")
+def real(engine_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProserve]:
+    root = Path(__file__).parents[2]
+    running = RunningProserve(
+        ["up", "-f", str(root / EXAMPLE), "--engine", "vllm", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0",
+         "--admin", "127.0.0.1:0"],
+        folder=tmp_path_factory.mktemp("real"),
+        environment={"PROSERVE_ENGINE_PYTHON": engine_python},
+    )  # fmt: skip
+    try:
+        running.wait_ready(500)
+        yield running
+        assert running.stop(limit_s=60) == 0
+        assert running.descendants() == {}
+    finally:
+        running.kill_all()
+
+
+def test_chat_and_completions_stream_what_the_whole_answer_says(real: RunningProserve) -> None:
+    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=120) as client:
+        messages: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
+        whole = client.chat.completions.create(model="tiny", messages=messages, max_tokens=12, temperature=0)
+        chunks = list(
+            client.chat.completions.create(
+                model="tiny", messages=messages, max_tokens=12, temperature=0, stream=True,
+                stream_options={"include_usage": True},
+            )
+        )  # fmt: skip
+        text = client.completions.create(model="tiny", prompt="Hello", max_tokens=8, temperature=0)
+        parts = list(client.completions.create(model="tiny", prompt="Hello", max_tokens=8, temperature=0, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == (
+        whole.choices[0].message.content
+    )
+    assert whole.usage is not None
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert "".join(part.choices[0].text for part in parts if part.choices) == text.choices[0].text
+
+
+def test_grpc_streams_what_the_whole_answer_says(real: RunningProserve) -> None:
+    request = inference_pb2.GenerateRequest(
+        model="tiny", prompt="Hello", sampling=inference_pb2.Sampling(max_tokens=8, temperature=0)
+    )
+    metadata = (("authorization", "Bearer sk-demo-batch"),)
+    with grpc.insecure_channel(real.grpc) as channel:
+        stub = InferenceStub(channel)  # type: ignore[no-untyped-call]
+        whole = stub.Generate(request, metadata=metadata, timeout=120)
+        parts = list(stub.GenerateStream(request, metadata=metadata, timeout=120))
+    assert "".join(part.text for part in parts) == whole.text
+    assert whole.served.priority_class == "batch"
