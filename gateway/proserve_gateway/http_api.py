@@ -125,6 +125,8 @@ class HttpApi:
                     raise self._counted(_too_large(limit), grant)
                 pieces.append(piece)
                 if not message.get("more_body", False):
+                    if size == 0 and b"upgrade" in headers:
+                        raise self._counted(_no_upgrade(headers[b"upgrade"]), grant)
                     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         except asyncio.CancelledError:
             if not alarm.rang:
@@ -302,6 +304,18 @@ def _method_not_allowed(scope: Scope, allowed: str) -> ApiError:
         code="method_not_allowed",
         error_type="invalid_request_error",
         message=f"{scope['path']} does not take {scope['method']}: use {allowed}",
+    )
+
+
+def _no_upgrade(asked: bytes) -> ApiError:
+    """HTTP parsers end a request that asks for another protocol with its headers, so the body of Java's `HttpClient`,
+    which asks for h2c unless told otherwise, is lost."""
+    return ApiError(
+        status=400,
+        code="upgrade_not_supported",
+        error_type="invalid_request_error",
+        message=f"the request asks for an upgrade to {asked[:40].decode('latin-1')}: this port speaks HTTP/1.1 only, "
+        "set the client to HTTP/1.1",
     )
 
 

@@ -325,6 +325,15 @@ async def test_headers_that_do_not_end_are_refused(headers: bytes) -> None:
         writer.close()
 
 
+async def test_client_that_asks_for_another_protocol_is_told_to_use_this_one() -> None:
+    body = b'{"model":"tiny","messages":[]}'
+    asked = {**AUTH, "connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAEAAEAA"}
+    async with fake_engine() as engine, gateway(engine) as gate:
+        reply = await gate.client.post("/v1/chat/completions", content=body, headers=asked)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "upgrade_not_supported")
+        assert "h2c" in reply.json()["error"]["message"]
+
+
 async def test_refusal_of_the_engine_reaches_the_client_and_costs_no_gain() -> None:
     error = {"message": "max_tokens is too large", "type": "BadRequestError", "param": "max_tokens", "code": 400}
 
