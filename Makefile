@@ -73,8 +73,9 @@ docs: .venv
 lock: python
 	@$(ENVIRONMENTS) lock
 
-bench: .venv
-	$(BIN)/python -m proserve_lab.bench.gateway_rate
+bench: .venv engine
+	@$(BIN)/proserve bench plan
+	@$(BIN)/proserve bench gateway
 
 clean:
 	rm -rf .venv .venv-engine .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .demo dist

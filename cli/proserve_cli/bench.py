@@ -1,0 +1,53 @@
+"""`proserve bench ...`: what ProServe costs, each figure next to its target."""
+
+import os
+import subprocess
+import sys
+from typing import Annotated
+
+import msgspec
+import typer
+
+from proserve_cli.failures import failed, needs_extra
+
+bench_app = typer.Typer(name="bench", help="Measure what ProServe costs, next to the targets.", no_args_is_help=True)
+
+
+@bench_app.command("gateway")
+def gateway(
+    *,
+    turns: Annotated[int, typer.Option(help="Interleaved turns of gateway and nginx.", min=1)] = 5,
+    seconds: Annotated[int, typer.Option(help="Length of a turn.", min=1, max=60)] = 4,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Requests per second as a share of nginx, in turns on the same core. Needs nginx and wrk."""
+    with needs_extra("gateway"):
+        import uvicorn  # noqa: F401 - the gateway runs as a process of its own
+    from proserve_lab.bench.gateway_rate import BenchError, report, run
+
+    try:
+        result = run(turns=turns, seconds=seconds)
+    except BenchError as error:
+        raise failed(error) from error
+    if json:
+        typer.echo(msgspec.json.encode({**msgspec.to_builtins(result), "ratio": result.ratio}).decode())
+    else:
+        typer.echo(report(result))
+
+
+@bench_app.command("plan")
+def plan(
+    *,
+    steps: Annotated[int, typer.Option(help="Steps to time per case.", min=10)] = 400,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Time to plan a step against vLLM's own schedule(), in the same steps. Runs in the engine environment."""
+    from proserve_engine.serve import ENGINE_PYTHON, ServeError, detect_device
+
+    python = os.environ.get(ENGINE_PYTHON) or sys.executable
+    try:
+        detect_device(python)
+    except ServeError as error:
+        raise failed(error) from error
+    command = [python, "-m", "proserve_engine.bench.plan_time", "--steps", str(steps), *(["--json"] if json else [])]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
