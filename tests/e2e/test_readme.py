@@ -2,11 +2,8 @@
 
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import httpx
 import pytest
 
 from proserve_core.resources import parse_resources
+from running_proserve import RunningProserve
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -30,67 +28,31 @@ def block(language: str, holding: str) -> str:
     return found
 
 
-class Started:
-    """`proserve up` as in the README, on free ports."""
-
-    def __init__(self) -> None:
-        self.ports = {"8000": free_port(), "8001": free_port(), "9090": free_port()}
-
-    def here(self, text: str) -> str:
-        for port, free in self.ports.items():
-            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}")
-        return text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def here(text: str, up: RunningProserve) -> str:
+    """The text with the addresses at which `up` listens."""
+    grpc, admin = up.grpc, up.admin.removeprefix("http://")
+    for stated, real in (("8000", up.http.removeprefix("http://")), ("8001", grpc), ("9090", admin)):
+        text = text.replace(f"127.0.0.1:{stated}", real)
+    return text
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
-    up = Started()
-    command = block("sh", "proserve up").split()
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProserve]:
+    """`proserve up` as in the README, on free ports."""
+    command = block("sh", "proserve up").replace("examples/", f"{ROOT}/examples/").split()
     assert command[0].endswith("proserve")
-    addresses = [
-        option
-        for name, port in (("--http", "8000"), ("--grpc", "8001"), ("--admin", "9090"))
-        for option in (name, f"127.0.0.1:{up.ports[port]}")
-    ]
-    log = tmp_path_factory.mktemp("readme") / "up.log"
-    with (
-        log.open("w") as out,
-        subprocess.Popen(
-            [sys.executable, "-m", "proserve_cli", *command[1:], *addresses], cwd=ROOT, stdout=out, stderr=out
-        ) as process,
-    ):
-        try:
-            wait_ready(up, process, log)
-            yield up
-        finally:
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0, log.read_text()
+    ports = [word for option in ("--http", "--grpc", "--admin") for word in (option, "127.0.0.1:0")]
+    running = RunningProserve([*command[1:], *ports], folder=tmp_path_factory.mktemp("readme"))
+    running.wait_ready(120)
+    yield running
+    assert running.stop() == 0, running.text
 
 
-def wait_ready(up: Started, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline_s = time.monotonic() + 120
-    while time.monotonic() < deadline_s:
-        assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(up.here("http://127.0.0.1:9090/readyz"), timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(log.read_text())
-
-
-def test_curl(started: Started) -> None:
+def test_curl(up: RunningProserve) -> None:
     if shutil.which("curl") is None:
         pytest.fail("curl is not installed; the README uses it")
     done = subprocess.run(
-        ["bash", "-c", started.here(block("sh", "curl -N"))], capture_output=True, text=True, timeout=60, check=True
+        ["bash", "-c", here(block("sh", "curl -N"), up)], capture_output=True, text=True, timeout=60, check=True
     )
     events = [line for line in done.stdout.splitlines() if line.startswith("data: ")]
     assert len(events) > 5
@@ -98,18 +60,18 @@ def test_curl(started: Started) -> None:
 
 
 @pytest.mark.parametrize("client", ["from openai import OpenAI", "import grpc"])
-def test_python_clients(started: Started, client: str) -> None:
+def test_python_clients(up: RunningProserve, client: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", started.here(block("python", client))], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", here(block("python", client), up)], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
 
-def test_status_on_the_admin_port(started: Started) -> None:
+def test_status_on_the_admin_port(up: RunningProserve) -> None:
     url = re.search(r"`curl (http://127\.0\.0\.1:9090/status)`", README)
     assert url is not None
-    status = httpx.get(started.here(url[1])).json()
+    status = httpx.get(here(url[1], up)).json()
     assert [engine["state"] for engine in status["engines"]] == ["ready", "ready"]
 
 
