@@ -8,6 +8,8 @@ protected, else 1; the capacity is the time that decodes leave before the tighte
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from proserve_core.batching.sliding_serve.priority_sorter import Level, Ranked
 
 MAX_ITEMS = 64
@@ -41,18 +43,16 @@ def choose(ranked: Sequence[Ranked], *, capacity_s: float) -> list[Ranked] | Non
 
 def knapsack(weights: Sequence[int], values: Sequence[float], capacity: int) -> list[int]:
     """Ascending indices of items with the largest total value within `capacity`; of equals the earlier ones."""
-    # best[i][c]: largest value of items i.. within c; from the end, so that following it prefers earlier items.
-    best = [[0.0] * (capacity + 1)]
-    for weight, value in zip(reversed(weights), reversed(values), strict=True):
-        behind = best[-1]
-        best.append(
-            behind[:weight]
-            + [max(without, value + rest) for without, rest in zip(behind[weight:], behind, strict=False)]
-        )
-    best.reverse()
+    # best[i, c]: largest value of items i.. within c; from the end, so that following it prefers earlier items.
+    best = np.zeros((len(weights) + 1, capacity + 1))
+    for index in range(len(weights) - 1, -1, -1):
+        weight, row, behind = weights[index], best[index], best[index + 1]
+        row[:] = behind
+        if weight <= capacity:
+            np.maximum(row[weight:], behind[: capacity + 1 - weight] + values[index], out=row[weight:])
     taken, left = [], capacity
     for index, (weight, value) in enumerate(zip(weights, values, strict=True)):
-        if weight <= left and value + best[index + 1][left - weight] >= best[index][left]:
+        if weight <= left and value + best[index + 1, left - weight] >= best[index, left]:
             taken.append(index)
             left -= weight
     return taken
