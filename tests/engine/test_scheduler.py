@@ -111,6 +111,20 @@ def test_random_schedules_with_prefix_cache_and_preemption_leave_outputs_identic
 
 
 @every_scheduler
+def test_prompt_is_computed_in_the_chunks_of_the_plan_from_admission_on(
+    scheduler: type, depth: int, tiny_model: str
+) -> None:
+    def script(state: EngineState) -> BatchPlan:
+        return plan_of(*[(request.id, min(request.pending_tokens, 10)) for request in state.requests])
+
+    engine = engine_with(ScriptedPolicy(script), scheduler, model=tiny_model, depth=depth)
+    engine.submit("chunked", prompt=37, output=3, facts=HIGH)
+    engine.run()
+    assert [step["chunked"] for step in engine.scheduled if step] == [10, 10, 10, 7, 1, 1]
+    assert engine.wrong_outputs() == {}
+
+
+@every_scheduler
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_outputs_are_identical_under_every_policy_in_overload(
     policy: str, scheduler: type, depth: int, tiny_model: str, monkeypatch: pytest.MonkeyPatch
