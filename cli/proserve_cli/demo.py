@@ -64,7 +64,7 @@ def demo(
         raise wrong_usage(error) from error
     except (EngineStartError, DemoError) as error:
         raise failed(error) from error
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     if runner.result is None:
         raise failed("stopped by a signal")
     if json:

@@ -43,4 +43,4 @@ def up(
         run_in_loop(run.main())
     except (EngineStartError, UpError) as error:
         raise failed(error) from error
-    shutil.rmtree(logs)
+    shutil.rmtree(logs, ignore_errors=True)
