@@ -26,6 +26,8 @@ BAND_EDGES = np.array([256, 512, 1024, 2048, 4096, 8192, 16384])
 BANDS = len(BAND_EDGES) + 1
 FIRST_GUESS_TOKENS = 200
 BAND_PRIOR = 4
+LONGEST_PRIOR_TOKENS = 400
+"""Where outputs hardly ever end, so many tokens of a band count as much as what is known from all."""
 HIGHEST_HAZARD = 0.999
 REBUILD_S = 1.0
 
@@ -106,7 +108,8 @@ class LengthTable:
         events, exposure = self._events, np.maximum(self._exposure, 0)
         mean = (events.sum() + 1) / (exposure.sum() + FIRST_GUESS_TOKENS)
         pooled = (events.sum(axis=0) + 1) / (exposure.sum(axis=0) + 1 / mean)
-        hazard = np.minimum((events + BAND_PRIOR) / (exposure + BAND_PRIOR / pooled), HIGHEST_HAZARD)
+        lean = np.minimum(BAND_PRIOR / pooled, LONGEST_PRIOR_TOKENS)
+        hazard = np.minimum((events + lean * pooled) / (exposure + lean), HIGHEST_HAZARD)
         log_stay = np.log1p(-hazard)
         across = log_stay[:, :-1] * _WIDTHS[:-1]
         log_survival = np.zeros_like(hazard)

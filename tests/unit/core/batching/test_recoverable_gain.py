@@ -73,6 +73,18 @@ def test_a_waiting_prompt_takes_the_slot_of_the_hopeless_only() -> None:
     assert result.reason("fresh") is Reason.SEQUENCES
 
 
+def test_a_decode_far_ahead_lends_its_slot_to_a_denser_prompt_that_is_due() -> None:
+    full = engine_limits(max_sequences=1)
+    due = waiting("due", 20, arrival_s=-0.93, terms=service_terms(9.0))
+    # 20 TPOTs and 33 tokens in 73% of the time: 1.045 s.
+    result = plan(decoding("ahead", arrival_s=0.1), due, now_s=0.05, limits=full)
+    assert (ids(result), result.preempt) == (["due"], ("ahead",))
+    result = plan(decoding("near", arrival_s=0.0), due, now_s=0.05, limits=full)
+    assert (ids(result), result.preempt) == (["near"], ())
+    dense = decoding("dense", arrival_s=0.1, terms=service_terms(20.0))
+    assert plan(dense, due, now_s=0.05, limits=full).preempt == ()
+
+
 def test_a_waiting_prompt_takes_blocks_of_the_hopeless_only() -> None:
     tight = engine_limits(blocks=3)
     result = plan(decoding("hopeless", arrival_s=-100.0), waiting("fresh", 30), limits=tight)
