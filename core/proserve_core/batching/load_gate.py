@@ -30,5 +30,7 @@ class LoadGate:
 
 def prompts_feasible(slack_s: Column, prefill_s: Column, prefill_share: float) -> bool:
     """Whether prompts, served one after the other by deadline in `prefill_share` of the time, all come in time."""
+    if (prefill_s > prefill_share * slack_s).any():
+        return False
     order = np.argsort(slack_s, kind="stable")
     return bool((np.cumsum(prefill_s[order]) <= prefill_share * slack_s[order]).all())

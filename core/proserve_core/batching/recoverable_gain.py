@@ -21,15 +21,14 @@ ahead that it can be computed again in time: residents count against the limit, 
 faster than its TPOT needs its slot only part of the time (1-2 points of gain at twice the saturation).
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.gain_density import Pace, Prospects, prefill_share, prospects
 from proserve_core.batching.lengths import LengthCounts, LengthTable, band_of
 from proserve_core.batching.load_gate import LoadGate, prompts_feasible
-from proserve_core.batching.request_columns import Column, ColumnReader, Index, Mask, RequestColumns
+from proserve_core.batching.ranking import Ranking
+from proserve_core.batching.request_columns import ColumnReader, Mask, RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 from proserve_core.batching.step_length import DecodeStakes, step_length, unhurried_length
 
@@ -104,7 +103,7 @@ class RecoverableGain:
         running, prompts = decode & (worth.value > 0), ~decode & (worth.value > 0)
         unhurried = self._unhurried(state, columns, pace, running, prompts, saturated, elapsed_s)
 
-        order, first_prompt_density = _rank(columns, worth, pace, running, prompts, saturated, unhurried)
+        ranking, first_prompt_density = _rank(columns, worth, pace, running, prompts, saturated, unhurried)
         if saturated:
             budget_s, prefill_budget_s = decode_step_s, DISPLACEMENT_SHARE * decode_step_s
         else:
@@ -123,7 +122,7 @@ class RecoverableGain:
             )
             if unhurried:
                 budget_s = unhurried_length(budget_s, stakes=stakes, decode_step_s=decode_step_s, tpot_s=tpot_s)
-        resident_order = order[order < len(residents)]
+        resident_order = ranking.first(len(residents))
         lendable = worth.value <= 0
         if len(residents) >= state.limits.max_sequences:
             again_s = (latency.linear_token_s + latency.attention_s * columns.context) * columns.context
@@ -131,7 +130,7 @@ class RecoverableGain:
         kept = np.flatnonzero(~lendable[resident_order])
         return fill(
             state,
-            order=_requests(requests, order.tolist()),
+            order=(requests[place] for place in ranking),
             residents=[requests[place] for place in resident_order.tolist()],
             options=_FILL,
             budget_s=budget_s,
@@ -189,8 +188,8 @@ def _rank(
     prompts: Mask,
     saturated: bool,
     unhurried: bool,
-) -> tuple[Index, float]:
-    """Positions of all requests, most important first, and the density of the first prompt worth running."""
+) -> tuple[Ranking, float]:
+    """The order of all requests, and the density of the first prompt worth running."""
     density, slack_s = worth.density, columns.slack_s
     queue_s = columns.prefill_s / pace.prefill_share
     drain_s = float(queue_s[prompts].sum())
@@ -209,21 +208,14 @@ def _rank(
         places = np.flatnonzero(prompts)
         first_density = float(density[places].max() if unhurried else density[places[np.argmax(index[places])]])
     others = running & ~front
+    ranking = Ranking()
+    ranking.add(front, density)
     if unhurried:
-        middle = [_sorted(prompts, -slack_s), _sorted(others, index)]
+        ranking.add(prompts, -slack_s)
+        ranking.add(others, index)
     else:
-        middle = [_sorted(others | prompts, index)]
-    hopeless = np.flatnonzero(~(running | prompts))
-    last = hopeless[np.lexsort((-columns.token_gain[hopeless], ~columns.decode[hopeless]))]
-    return np.concatenate((_sorted(front, density), *middle, last)), first_density
-
-
-def _sorted(chosen: Mask, key: Column) -> Index:
-    """Positions of the chosen, largest key first, in order of arrival where keys are equal."""
-    places = np.flatnonzero(chosen)
-    return places[np.argsort(-key[places], kind="stable")]
-
-
-def _requests(requests: list[RequestState], places: list[int]) -> Iterator[RequestState]:
-    for place in places:
-        yield requests[place]
+        ranking.add(others | prompts, index)
+    hopeless = ~(running | prompts)
+    ranking.add(hopeless & columns.decode, columns.token_gain)
+    ranking.add(hopeless & ~columns.decode, columns.token_gain)
+    return ranking, first_density

@@ -16,7 +16,7 @@ from proserve_core.latency import LatencyModel
 
 Column = NDArray[np.float64]
 
-TPOT_SHARES = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.92)
+_TPOT_SHARES = np.array((0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.92))
 """Candidates, in units of the tightest TPOT."""
 TIME_PRICE = 0.3
 """Part of the first prompt's density that engine time is worth."""
@@ -49,18 +49,16 @@ def step_length(
     if not len(stakes.slack_s):
         return NO_DECODES_S
     constant = TIME_PRICE * density * latency.constant_s
-    slack_s = stakes.slack_s
-    late = slack_s < decode_step_s
+    late = stakes.slack_s < decode_step_s
     catch_up = CATCH_UP * float((stakes.token_gain * stakes.left)[late].sum())
     shortest_s = max(1.03 * decode_step_s + 1e-3, latency.host_s + latency.floor_s + 1e-3)
-    best_s, least_loss = shortest_s, np.inf
-    for share in TPOT_SHARES:
-        length_s = max(shortest_s, share * tpot_s)
-        newly_late = float(stakes.token_gain[~late & (slack_s <= length_s)].sum())
-        loss = (constant + newly_late - catch_up) / length_s
-        if loss < least_loss:
-            best_s, least_loss = length_s, loss
-    return best_s
+    lengths_s = np.maximum(shortest_s, _TPOT_SHARES * tpot_s)
+    in_time = ~late
+    due_s, gain = stakes.slack_s[in_time], stakes.token_gain[in_time]
+    order = np.argsort(due_s)
+    gain_due = np.concatenate(((0.0,), np.cumsum(gain[order])))
+    newly_late = gain_due[np.searchsorted(due_s[order], lengths_s, side="right")]
+    return float(lengths_s[np.argmin((constant + newly_late - catch_up) / lengths_s)])
 
 
 def unhurried_length(length_s: float, *, stakes: DecodeStakes, decode_step_s: float, tpot_s: float) -> float:

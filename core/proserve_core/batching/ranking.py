@@ -1,0 +1,48 @@
+"""An order over requests that is worked out only as far as it is read.
+
+Thousands may wait while a step takes in a few of them: sorting them all costs more than the rest of a plan.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from proserve_core.batching.request_columns import Column, Index, Mask
+
+_PART = 256
+
+
+class Ranking:
+    """Groups one after the other; inside a group the largest key first, equal keys by position."""
+
+    def __init__(self) -> None:
+        self._groups: list[tuple[Index, Column]] = []
+
+    def add(self, chosen: Mask, key: Column) -> None:
+        """Append the chosen positions as a group."""
+        places = np.flatnonzero(chosen)
+        if len(places):
+            self._groups.append((places, -key[places]))
+
+    def __iter__(self) -> Iterator[int]:
+        """Positions, most important first."""
+        for places, key in self._groups:
+            while len(places) > 2 * _PART:
+                last = np.partition(key, _PART)[_PART]
+                near = key <= last
+                yield from _sorted(places[near], key[near])
+                places, key = places[~near], key[~near]
+            yield from _sorted(places, key)
+
+    def first(self, count: int) -> Index:
+        """Positions below `count` only, most important first."""
+        parts = []
+        for places, key in self._groups:
+            mine = places < count
+            parts.append(places[mine][np.argsort(key[mine], kind="stable")])
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.intp)
+
+
+def _sorted(places: Index, key: Column) -> list[int]:
+    ordered: list[int] = places[np.argsort(key, kind="stable")].tolist()
+    return ordered

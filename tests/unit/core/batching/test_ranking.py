@@ -1,0 +1,23 @@
+"""A ranking read lazily is the plain sort."""
+
+import random
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from proserve_core.batching.ranking import Ranking
+
+
+@pytest.mark.parametrize("count", [0, 1, 40, 513, 3000])
+def test_groups_follow_each_other_and_equal_keys_keep_their_positions(count: int) -> None:
+    draw = random.Random(count)
+    key = np.array([float(draw.randint(0, 30)) for _ in range(count)])
+    group = np.array([draw.choice([0, 1, 1, 1]) for _ in range(count)], dtype=int)
+    ranking = Ranking()
+    ranking.add(group == 0, key)
+    ranking.add(group == 1, 2 * key)
+    want = sorted(range(count), key=lambda place: (group[place], -key[place], place))
+    assert list(ranking) == want
+    assert list(islice(ranking, 5)) == want[:5]
+    assert ranking.first(17).tolist() == [place for place in want if place < 17]
