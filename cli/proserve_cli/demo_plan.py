@@ -22,9 +22,11 @@ HIGH, LOW = "interactive", "batch"
 KEYS = {HIGH: "sk-demo-interactive", LOW: "sk-demo-batch"}
 WEIGHTS = {HIGH: 4, LOW: 1}
 
-LOAD = 1.6
-"""Offered load over measured capacity. One class alone (half of the requests) fits, both together do not."""
-FIRST_TOKEN_FACTOR = 4.0
+LOAD = 2.0
+"""Offered load over measured capacity. The engines can do about a quarter more than measured once a queue lets them
+batch more, so one class alone (half of the requests) fits and both together do not. Rather too much than too little:
+without a queue all policies are alike."""
+FIRST_TOKEN_FACTOR = 3.0
 OUTPUT_TOKEN_FACTOR = 2.0
 """Objectives of the high class over the median latencies of the probe."""
 PATIENCE = 3.0
@@ -59,7 +61,7 @@ SETTINGS = {
     EngineKind.EMULATED: DemoSettings(
         model="tiny",
         scale=LengthScale(divisor=2, longest_prompt=2048, longest_output=512),
-        concurrency=32,
+        concurrency=16,
         probe_s=4.0,
         replay_s=12.0,
     ),

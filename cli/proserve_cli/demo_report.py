@@ -29,7 +29,8 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineKind
     engines: int
     trace: str
-    plan: DemoPlan
+    plans: list[DemoPlan]
+    """What was measured and chosen for each run."""
     runs: list[DemoRun]
     notes: list[str]
     """What a reader of the figures should know."""

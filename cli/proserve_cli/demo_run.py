@@ -1,13 +1,13 @@
 """One demo from the first engine to the result: start, measure, choose, and replay under each policy.
 
-Each policy has engines and a gateway of its own, all started before the first replay; those of the other policies are
-idle meanwhile. A policy is an option of the engine, so nothing is switched behind its back. All engines are measured,
+Each policy has engines of its own, all started before the first replay; those of the other policies are idle meanwhile.
+A policy is an option of the engine, so nothing is switched behind its back. Before each run all engines are measured,
 which gives each the same warm-up, and the mean decides on the load, because other programs slow a machine now and then.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -71,24 +71,26 @@ class DemoRunner:
     async def _demo(self, stack: AsyncExitStack) -> None:
         started_s = time.monotonic()
         engines = await self._start_engines(stack)
-        measured = [await self._measure(policy, specs) for policy, specs in engines.items()]
-        plan = make_plan(measured, settings=self._settings, rows=len(self._rows), seed=self._seed)
-        for line in plan_lines(plan):
-            self._say(f"  {line}")
-        gateways = await self._start_gateways(stack, engines, demo_resources(plan, self._settings))
-        self._say(f"replays begin after {time.monotonic() - started_s:.0f} s")
-        done = [
-            await self._replay(run, policy, plan, gateways[policy])
-            for run in range(1, self._runs + 1)
-            for policy in self._policies
-        ]
+        plans: list[DemoPlan] = []
+        done: list[DemoRun] = []
+        notes: list[str] = []
+        for run in range(1, self._runs + 1):
+            measured = [await self._measure(policy, specs) for policy, specs in engines.items()]
+            plan = make_plan(measured, settings=self._settings, rows=len(self._rows), seed=self._seed)
+            plans.append(plan)
+            notes += [f"run {run}: {note}" for note in plan_notes(plan, measured)]
+            for line in plan_lines(plan):
+                self._say(f"  {line}")
+            async with self._gateways(engines, demo_resources(plan, self._settings)) as gateways:
+                self._say(f"run {run} of {self._runs} begins after {time.monotonic() - started_s:.0f} s")
+                done += [await self._replay(run, policy, plan, gateways[policy]) for policy in self._policies]
         self.result = DemoResult(
             engine=self._kind,
             engines=ENGINES,
             trace=self._trace,
-            plan=plan,
+            plans=plans,
             runs=done,
-            notes=[*plan_notes(plan, measured), *self._late_engines()],
+            notes=[*notes, *self._late_engines()],
             wall_s=time.monotonic() - started_s,
         )
 
@@ -124,21 +126,22 @@ class DemoRunner:
             except ProbeError as error:
                 raise DemoError(f"measuring the engines: {error}; their logs are in {self._folder}") from error
 
-    async def _start_gateways(
-        self, stack: AsyncExitStack, engines: Mapping[str, Sequence[EngineSpec]], resources: str
-    ) -> dict[str, str]:
+    @asynccontextmanager
+    async def _gateways(
+        self, engines: Mapping[str, Sequence[EngineSpec]], resources: str
+    ) -> AsyncIterator[dict[str, str]]:
         """One in front of each policy's engines; their addresses by policy."""
         gateways = {
             policy: gateway_spec(name=f"{policy}-gateway", resources=resources, engines=specs, folder=self._folder)
             for policy, specs in engines.items()
         }
-        processes = await stack.enter_async_context(LocalEngines(list(gateways.values()), self._folder))
-        await processes.ready(GATEWAY_START_LIMIT_S)
-        return {policy: spec.base_url for policy, spec in gateways.items()}
+        async with LocalEngines(list(gateways.values()), self._folder) as processes:
+            await processes.ready(GATEWAY_START_LIMIT_S)
+            yield {policy: spec.base_url for policy, spec in gateways.items()}
 
     async def _replay(self, run: int, policy: str, plan: DemoPlan, gateway: str) -> DemoRun:
         requests = plan_requests(plan, self._rows, self._settings.scale)
-        label = f"run {run} of {self._runs}: {policy}" if self._runs > 1 else policy
+        label = f"run {run} of {self._runs}, {policy}"
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(
             *columns, console=self._console, transient=True, disable=not self._console.is_terminal

@@ -34,9 +34,9 @@ def test_load_is_a_multiple_of_the_mean_capacity() -> None:
 
 def test_objectives_follow_the_measured_latencies_in_whole_milliseconds() -> None:
     classes = make_plan([MEASURED], settings=SETTING, rows=1000, seed=0).classes
-    assert classes[HIGH].objectives.ttft_s == pytest.approx(0.161)
+    assert classes[HIGH].objectives.ttft_s == pytest.approx(0.121)
     assert classes[HIGH].objectives.tpot_s == pytest.approx(0.03)
-    assert classes[LOW].objectives.ttft_s == pytest.approx(3 * 0.161)
+    assert classes[LOW].objectives.ttft_s == pytest.approx(3 * 0.121)
     assert classes[HIGH].weight > classes[LOW].weight
 
 

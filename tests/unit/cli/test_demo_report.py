@@ -11,7 +11,7 @@ from proserve_lab.probe import Throughput
 from proserve_lab.replay import ReplayRecord, ReplayRequest
 
 PLAN = make_plan(
-    [Throughput(requests_per_s=20.0, tokens_per_s=2000.0, ttft_p50_s=0.25, tpot_p50_s=0.015)],
+    [Throughput(requests_per_s=20.0, tokens_per_s=2000.0, ttft_p50_s=0.333, tpot_p50_s=0.015)],
     settings=SETTINGS[EngineKind.EMULATED], rows=1000, seed=0,
 )  # fmt: skip
 
@@ -30,7 +30,7 @@ def result(runs: int = 1) -> DemoResult:
         engine=EngineKind.EMULATED,
         engines=2,
         trace="t.csv",
-        plan=PLAN,
+        plans=[PLAN] * runs,
         runs=[
             each
             for number in range(1, runs + 1)
