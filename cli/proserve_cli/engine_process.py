@@ -1,10 +1,12 @@
 """One engine as a child process: its own process group, its log in a file, and an end that leaves nothing behind."""
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,11 +17,15 @@ KILL_GRACE_S = 5.0
 """A killed group that is still there after this is stuck in the kernel or has no parent that collects it."""
 GROUP_POLL_S = 0.05
 
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
 
 class EngineProcess:
     """A process and everything it starts.
 
-    The group is the child's own: Ctrl-C in the terminal reaches only us, and we decide when engines end.
+    The group is the child's own: Ctrl-C in the terminal reaches only us, and we decide when engines end. On Linux the
+    kernel ends the child when we are killed before we can.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
@@ -42,6 +48,7 @@ class EngineProcess:
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         return cls(process, log)
 
@@ -80,6 +87,12 @@ class EngineProcess:
             return False
         self._gone = True
         return True
+
+
+def _end_with_parent() -> None:
+    """In the child, before it becomes the engine."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _signal_group(group: int, number: int) -> bool:

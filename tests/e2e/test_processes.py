@@ -85,6 +85,16 @@ def test_a_second_signal_does_not_wait_for_open_requests(own: RunningProserve) -
     assert own.descendants() == {}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at a parent's death is Linux's")
+def test_engines_end_when_proserve_is_killed(own: RunningProserve) -> None:
+    assert len(engines(own)) == 2
+    own.process.kill()
+    end_s = time.monotonic() + 30
+    while own.descendants():
+        assert time.monotonic() < end_s, own.descendants()
+        time.sleep(0.1)
+
+
 def test_a_signal_while_engines_start_leaves_nothing(tmp_path: Path) -> None:
     example = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
     running = RunningProserve(["up", "-f", str(example), "--engine", "emulated", *ANY_PORTS], folder=tmp_path)
