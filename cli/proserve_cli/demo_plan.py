@@ -55,7 +55,7 @@ SETTINGS = {
         model="small",
         scale=LengthScale(divisor=8, longest_prompt=512, longest_output=128),
         concurrency=16,
-        probe_s=12.0,
+        probe_s=8.0,
         replay_s=30.0,
     ),
     EngineKind.EMULATED: DemoSettings(
