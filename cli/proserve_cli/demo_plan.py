@@ -63,7 +63,7 @@ SETTINGS = {
         scale=LengthScale(divisor=2, longest_prompt=2048, longest_output=512),
         concurrency=16,
         probe_s=4.0,
-        replay_s=12.0,
+        replay_s=9.0,
     ),
 }
 
