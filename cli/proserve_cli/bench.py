@@ -50,4 +50,5 @@ def plan(
     except ServeError as error:
         raise failed(error) from error
     command = [python, "-m", "proserve_engine.bench.plan_time", "--steps", str(steps), *(["--json"] if json else [])]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    environment = {"VLLM_LOGGING_LEVEL": "ERROR", **os.environ}
+    raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)

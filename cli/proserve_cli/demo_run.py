@@ -1,13 +1,14 @@
 """One demo from the first engine to the result: start, measure, choose, and replay under each policy.
 
-Each policy has engines of its own, all started before the first replay; those of the other policies are idle meanwhile.
-A policy is an option of the engine, so nothing is switched behind its back. Before each run all engines are measured,
-which gives each the same warm-up, and the mean decides on the load, because other programs slow a machine now and then.
+Each replay has fresh engines of its own: a policy is an option of the engine, so nothing is switched behind its back,
+and only the engines that are compared use the machine. All get the same warm-up, which is also the measurement. The
+first one of a run decides on the load of all its replays; a note says when a later one differs, because then other
+programs slowed the machine.
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -65,25 +66,27 @@ class DemoRunner:
     async def main(self) -> None:
         """The whole demo. A signal ends it early, without a result."""
         with StopSignals() as stop:
-            async with AsyncExitStack() as stack:
-                await stop.run(self._demo(stack))
+            await stop.run(self._demo())
 
-    async def _demo(self, stack: AsyncExitStack) -> None:
+    async def _demo(self) -> None:
         started_s = time.monotonic()
-        engines = await self._start_engines(stack)
         plans: list[DemoPlan] = []
         done: list[DemoRun] = []
         notes: list[str] = []
         for run in range(1, self._runs + 1):
-            measured = [await self._measure(policy, specs) for policy, specs in engines.items()]
-            plan = make_plan(measured, settings=self._settings, rows=len(self._rows), seed=self._seed)
-            plans.append(plan)
-            notes += [f"run {run}: {note}" for note in plan_notes(plan, measured)]
-            for line in plan_lines(plan):
-                self._say(f"  {line}")
-            async with self._gateways(engines, demo_resources(plan, self._settings)) as gateways:
-                self._say(f"run {run} of {self._runs} begins after {time.monotonic() - started_s:.0f} s")
-                done += [await self._replay(run, policy, plan, gateways[policy]) for policy in self._policies]
+            measured: list[Throughput] = []
+            plan: DemoPlan | None = None
+            for policy in self._policies:
+                async with self._engines(run, policy) as specs:
+                    measured.append(await self._measure(policy, specs))
+                    if plan is None:
+                        plan = self._plan(measured)
+                        self._say(f"run {run} of {self._runs} begins after {time.monotonic() - started_s:.0f} s")
+                    async with self._gateway(run, policy, specs, demo_resources(plan, self._settings)) as url:
+                        done.append(await self._replay(run, policy, plan, url))
+            if plan is not None:
+                plans.append(plan)
+                notes += [f"run {run}: {note}" for note in plan_notes(plan, measured)]
         self.result = DemoResult(
             engine=self._kind,
             engines=ENGINES,
@@ -94,22 +97,28 @@ class DemoRunner:
             wall_s=time.monotonic() - started_s,
         )
 
-    async def _start_engines(self, stack: AsyncExitStack) -> dict[str, list[EngineSpec]]:
-        """All engines at once: two for each policy."""
+    def _plan(self, measured: Sequence[Throughput]) -> DemoPlan:
+        plan = make_plan(measured, settings=self._settings, rows=len(self._rows), seed=self._seed)
+        for line in plan_lines(plan):
+            self._say(f"  {line}")
+        return plan
+
+    @asynccontextmanager
+    async def _engines(self, run: int, policy: str) -> AsyncIterator[list[EngineSpec]]:
+        """Two engines under `policy`, ended again afterwards."""
         began_s = time.monotonic()
-        engines = {
-            policy: [
-                msgspec.structs.replace(spec, name=f"{policy}-{spec.name}")
-                for spec in engine_specs(demo_pool(self._settings), self._kind, policy=policy)
-            ]
-            for policy in self._policies
-        }
-        specs = [spec for each in engines.values() for spec in each]
-        with self._console.status(f"starting {len(specs)} {self._kind} engines, logs in {self._folder}"):
-            processes = await stack.enter_async_context(LocalEngines(specs, self._folder))
-            await processes.ready(START_LIMIT_S[self._kind])
-        self._say(f"{len(specs)} {self._kind} engines ready after {time.monotonic() - began_s:.0f} s")
-        return engines
+        specs = [
+            msgspec.structs.replace(spec, name=f"run-{run}-{policy}-{spec.name}")
+            for spec in engine_specs(demo_pool(self._settings), self._kind, policy=policy)
+        ]
+        with self._console.status(f"starting {len(specs)} {self._kind} engines, logs in {self._folder}") as status:
+            async with LocalEngines(specs, self._folder) as processes:
+                await processes.ready(START_LIMIT_S[self._kind])
+                status.stop()
+                self._say(
+                    f"{len(specs)} {self._kind} engines with {policy} ready in {time.monotonic() - began_s:.0f} s"
+                )
+                yield specs
 
     async def _measure(self, policy: str, specs: Sequence[EngineSpec]) -> Throughput:
         """Also warms the engines up: each policy's get the same, and learn their step times from it."""
@@ -127,17 +136,16 @@ class DemoRunner:
                 raise DemoError(f"measuring the engines: {error}; their logs are in {self._folder}") from error
 
     @asynccontextmanager
-    async def _gateways(
-        self, engines: Mapping[str, Sequence[EngineSpec]], resources: str
-    ) -> AsyncIterator[dict[str, str]]:
-        """One in front of each policy's engines; their addresses by policy."""
-        gateways = {
-            policy: gateway_spec(name=f"{policy}-gateway", resources=resources, engines=specs, folder=self._folder)
-            for policy, specs in engines.items()
-        }
-        async with LocalEngines(list(gateways.values()), self._folder) as processes:
+    async def _gateway(
+        self, run: int, policy: str, engines: Sequence[EngineSpec], resources: str
+    ) -> AsyncIterator[str]:
+        """The address of a gateway in front of the engines."""
+        spec = gateway_spec(
+            name=f"run-{run}-{policy}-gateway", resources=resources, engines=engines, folder=self._folder
+        )
+        async with LocalEngines([spec], self._folder) as processes:
             await processes.ready(GATEWAY_START_LIMIT_S)
-            yield {policy: spec.base_url for policy, spec in gateways.items()}
+            yield spec.base_url
 
     async def _replay(self, run: int, policy: str, plan: DemoPlan, gateway: str) -> DemoRun:
         requests = plan_requests(plan, self._rows, self._settings.scale)
