@@ -18,6 +18,7 @@ from proserve_core.batching.protocol import BatchingPolicy, ObservesProgress
 from proserve_core.batching.state import BatchPlan, EngineLimits, EngineState, RequestState
 from proserve_core.capacity import MAX_ROWS, CapacitySnapshot
 from proserve_core.capacity_rows import class_totals, request_row
+from proserve_core.clues import NO_CLUES, LengthClues
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceTerms
 
@@ -92,7 +93,14 @@ class Replica:
         return self._free_blocks
 
     def submit(
-        self, *, request_id: str, terms: ServiceTerms, arrival_s: float, prompt_tokens: int, output_tokens: int
+        self,
+        *,
+        request_id: str,
+        terms: ServiceTerms,
+        arrival_s: float,
+        prompt_tokens: int,
+        output_tokens: int,
+        clues: LengthClues = NO_CLUES,
     ) -> None:
         """Take a request. `output_tokens` is its true length, which the policy never sees.
 
@@ -113,7 +121,7 @@ class Replica:
                 f"blocks and the engine has {self.limits.blocks}: shorten it or give the engine more KV blocks"
             )
         self._requests[request_id] = RequestState(
-            id=request_id, arrival_s=arrival_s, terms=terms, prompt_tokens=prompt_tokens
+            id=request_id, arrival_s=arrival_s, terms=terms, prompt_tokens=prompt_tokens, clues=clues
         )
         self._output_tokens[request_id] = output_tokens
         self._changes += 1

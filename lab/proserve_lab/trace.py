@@ -1,7 +1,9 @@
 """Request traces: when requests arrived and how long they were.
 
-A trace is a CSV file (or CSV.gz) with a header and the columns `arrival_s`, `prompt_tokens`, `output_tokens`; further
-columns are left alone. Arrivals are seconds from the start of the trace and never go back.
+A trace is a CSV file (or CSV.gz) with a header and the columns `arrival_s`, `prompt_tokens`, `output_tokens`. Two more
+are read where they are: `client` (who sent the request) and `prefix_hash_ids` (numbers of the prompt's blocks in order,
+separated by spaces: prompts that begin alike begin with the same numbers); all others are left alone. Arrivals are
+seconds from the start of the trace and never go back.
 """
 
 import csv
@@ -27,6 +29,8 @@ class TraceRow(msgspec.Struct, frozen=True, kw_only=True):
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
+    client: str = ""
+    prefix_hash_ids: tuple[int, ...] = ()
 
 
 def read_trace(path: Path, *, limit: int | None = None) -> list[TraceRow]:
@@ -87,6 +91,8 @@ def _rows(path: Path, file: TextIO, limit: int | None) -> Iterator[TraceRow]:
             arrival_s=arrival_s,
             prompt_tokens=_count(where, record, "prompt_tokens"),
             output_tokens=_count(where, record, "output_tokens"),
+            client=record.get("client") or "",
+            prefix_hash_ids=_hash_ids(where, record.get("prefix_hash_ids") or ""),
         )
 
 
@@ -99,6 +105,15 @@ def _number(where: str, record: Mapping[str, str | None], column: str) -> float:
     if not math.isfinite(value) or value < 0:
         raise TraceError(f"{where}: {column}: expected a finite number from 0 on, got {text!r}")
     return value
+
+
+def _hash_ids(where: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split()))
+    except ValueError:
+        raise TraceError(
+            f"{where}: prefix_hash_ids: expected whole numbers separated by spaces, got {text[:40]!r}"
+        ) from None
 
 
 def _count(where: str, record: Mapping[str, str | None], column: str) -> int:

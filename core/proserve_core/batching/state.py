@@ -5,6 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
+from proserve_core.clues import NO_CLUES, LengthClues
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceTerms
 
@@ -30,6 +31,7 @@ class RequestState(msgspec.Struct, kw_only=True):
     """Admitted to the engine's running set (holds a sequence slot)."""
     preemptions: int = 0
     first_token_s: float | None = None
+    clues: LengthClues = NO_CLUES
 
     @property
     def total_tokens(self) -> int:

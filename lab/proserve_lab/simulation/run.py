@@ -111,6 +111,7 @@ def simulate(
                 arrival_s=request.arrival_s,
                 prompt_tokens=request.prompt_tokens,
                 output_tokens=request.output_tokens,
+                clues=request.clues,
             )
             if not replicas[index].busy:
                 busy_s += start(index)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from proserve_core.clues import NO_CLUES, LengthClues
 from proserve_core.objectives import PriorityClass, ServiceObjectives, ServiceTerms
 from proserve_core.resources import Resources
 from proserve_lab.trace import TraceRow
@@ -18,6 +19,7 @@ class SimulatedRequest(msgspec.Struct, frozen=True, kw_only=True):
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
+    clues: LengthClues = NO_CLUES
 
 
 _DEFAULT_OBJECTIVES = ServiceObjectives(ttft_s=1.0, tpot_s=0.05)
@@ -67,6 +69,7 @@ def make_workload(
             arrival_s=row.arrival_s,
             prompt_tokens=row.prompt_tokens,
             output_tokens=row.output_tokens,
+            clues=LengthClues(client=row.client, prefix=str(row.prefix_hash_ids[0]) if row.prefix_hash_ids else ""),
         )
         for number, row in enumerate(rows)
     ]

@@ -8,6 +8,7 @@ import pytest
 
 from proserve_core.batching import EngineLimits
 from proserve_core.batching.registry import make_policy
+from proserve_core.clues import LengthClues
 from proserve_core.gain import earned_gain
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import PriorityClass, ServiceObjectives
@@ -95,6 +96,12 @@ def test_summary_has_the_fields_scripts_read() -> None:
     assert summary.plan_us.p50 == pytest.approx(1)
     assert summary.requests == 21
     assert sum(figures.requests for figures in summary.classes.values()) == 21
+
+
+def test_requests_keep_the_trace_s_clues_to_their_length() -> None:
+    row = TraceRow(arrival_s=0.0, prompt_tokens=10, output_tokens=5, client="a", prefix_hash_ids=(3, 9))
+    (request,) = make_workload([row], mix=DEFAULT_MIX, seed=0)
+    assert request.clues == LengthClues(client="a", prefix="3")
 
 
 def test_classes_are_drawn_with_the_seed() -> None:

@@ -17,11 +17,18 @@ def _file(tmp_path: Path, *lines: str) -> Path:
 
 
 def test_rows_are_read_in_order_and_cut_at_the_limit(tmp_path: Path) -> None:
-    path = _file(tmp_path, HEADER + ",client", "0.0,10,2,a", "1.5,20,3,b", "2,30,4,c")
+    path = _file(tmp_path, HEADER + ",colour", "0.0,10,2,a", "1.5,20,3,b", "2,30,4,c")
     assert read_trace(path, limit=2) == [
         TraceRow(arrival_s=0.0, prompt_tokens=10, output_tokens=2),
         TraceRow(arrival_s=1.5, prompt_tokens=20, output_tokens=3),
     ]
+
+
+def test_client_and_prefix_are_read_where_they_are(tmp_path: Path) -> None:
+    path = _file(tmp_path, HEADER + ",client,prefix_hash_ids", "0,10,2,a,0 7 12", "1,20,3,,")
+    named, unnamed = read_trace(path)
+    assert (named.client, named.prefix_hash_ids) == ("a", (0, 7, 12))
+    assert (unnamed.client, unnamed.prefix_hash_ids) == ("", ())
 
 
 def test_compressed_traces_are_read_like_plain_ones(tmp_path: Path) -> None:
@@ -39,6 +46,7 @@ def test_compressed_traces_are_read_like_plain_ones(tmp_path: Path) -> None:
         ([HEADER, "0,1"], ":2: output_tokens: expected a number, got None"),
         ([HEADER, "0,0,1"], ":2: prompt_tokens: expected a whole number from 1 on, got '0'"),
         ([HEADER, "nan,1,1"], ":2: arrival_s: expected a finite number from 0 on"),
+        ([HEADER + ",prefix_hash_ids", "0,1,1,3 x"], ":2: prefix_hash_ids: expected whole numbers separated by spaces"),
         ([HEADER, "5,1,1", "4,1,1"], ":3: arrival_s 4 is before the row above"),
     ],
 )
