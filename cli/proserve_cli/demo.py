@@ -32,13 +32,14 @@ def demo(
 ) -> None:
     """Overload two engines with a real trace from two tenants and compare batching policies."""
     from proserve_core.batching.registry import PolicyError, make_policy
-    from proserve_lab.trace import TraceError, read_trace, shipped_trace
+    from proserve_lab.shipped_traces import DEMO_TRACE, shipped_trace
+    from proserve_lab.trace import TraceError, read_trace
 
     names = list(dict.fromkeys(name.strip() for name in policies.split(",") if name.strip()))
     try:
         for name in names:
             make_policy(name)
-        rows = read_trace(trace or shipped_trace(), limit=limit)
+        rows = read_trace(trace or shipped_trace(DEMO_TRACE), limit=limit)
     except (PolicyError, TraceError) as error:
         raise wrong_usage(error) from error
     if not names:
@@ -56,7 +57,7 @@ def demo(
     folder = Path(tempfile.mkdtemp(prefix="proserve-demo-"))
     try:
         runner = DemoRunner(
-            kind=_kind(engine), rows=rows, trace=(trace or shipped_trace()).name, policies=names,
+            kind=_kind(engine), rows=rows, trace=(trace or shipped_trace(DEMO_TRACE)).name, policies=names,
             runs=runs, seed=seed, folder=folder,
         )  # fmt: skip
         run_in_loop(runner.main())

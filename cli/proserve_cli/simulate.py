@@ -8,7 +8,9 @@ import typer
 
 def simulate(
     *,
-    trace: Annotated[Path, typer.Option(help="CSV (or .gz) with arrival_s, prompt_tokens, output_tokens.")],
+    trace: Annotated[
+        Path, typer.Option(help="CSV (or .gz) with arrival_s, prompt_tokens, output_tokens; or a shipped one, by name.")
+    ],
     calibration: Annotated[str, typer.Option(help="Whose step times and limits, e.g. h100-llama-3.1-8b.")],
     policy: Annotated[str, typer.Option(help="Batching policy of the engines.")],
     router: Annotated[str, typer.Option(help="Routing policy; without effect on one replica.")] = "round-robin",

@@ -17,6 +17,7 @@ from proserve_core.latency.calibrations import load_calibration
 from proserve_core.objectives import PriorityClass
 from proserve_core.replica import Replica, SubmitError
 from proserve_core.routing.registry import make_router
+from proserve_lab.shipped_traces import find_trace
 from proserve_lab.simulation.result import SimulationResult, summarise, write_token_log
 from proserve_lab.simulation.run import simulate as run_simulation
 from proserve_lab.simulation.timed import TimedPolicy
@@ -103,7 +104,7 @@ def load_rows(trace: Path, *, limit: int | None, rate: float | None) -> list[Tra
     if rate is not None and not 0 < rate < float("inf"):
         raise wrong_usage(f"--rate: expected a positive number of requests per second, got {rate:g}")
     try:
-        rows = read_trace(trace, limit=limit)
+        rows = read_trace(find_trace(trace), limit=limit)
     except TraceError as error:
         raise wrong_usage(error) from error
     return rows if rate is None else rescale(rows, rate=rate)

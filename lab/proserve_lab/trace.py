@@ -15,7 +15,6 @@ from typing import TextIO
 
 import msgspec
 
-SHIPPED = "azure-conv-slice.csv"
 COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
 
 
@@ -47,13 +46,6 @@ def read_trace(path: Path, *, limit: int | None = None) -> list[TraceRow]:
     if not rows:
         raise TraceError(f"{path}: the trace has no requests")
     return rows
-
-
-def shipped_trace() -> Path:
-    """The trace that comes with ProServe (examples/traces/README.md: source, licence, how it was cut)."""
-    package = Path(__file__).resolve().parent
-    installed = package / "traces" / SHIPPED
-    return installed if installed.exists() else package.parents[1] / "examples" / "traces" / SHIPPED
 
 
 def rescale(rows: Sequence[TraceRow], *, rate: float) -> list[TraceRow]:

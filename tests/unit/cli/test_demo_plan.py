@@ -18,11 +18,12 @@ from proserve_cli.demo_resources import demo_pool, demo_resources
 from proserve_cli.engine_kind import EngineKind
 from proserve_core.resources import parse_resources
 from proserve_lab.probe import Throughput
-from proserve_lab.trace import read_trace, shipped_trace
+from proserve_lab.shipped_traces import DEMO_TRACE, shipped_trace
+from proserve_lab.trace import read_trace
 
 SETTING = SETTINGS[EngineKind.EMULATED]
 MEASURED = Throughput(requests_per_s=20.0, tokens_per_s=2000.0, ttft_p50_s=0.0401, tpot_p50_s=0.015)
-ROWS = read_trace(shipped_trace())
+ROWS = read_trace(shipped_trace(DEMO_TRACE))
 
 
 def test_load_is_a_multiple_of_the_mean_capacity() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proserve_lab.trace import TraceError, TraceRow, read_trace, rescale, shipped_trace
+from proserve_lab.trace import TraceError, TraceRow, read_trace, rescale
 
 HEADER = "arrival_s,prompt_tokens,output_tokens"
 
@@ -67,9 +67,3 @@ def test_rescaled_arrivals_keep_their_pattern_at_the_wanted_rate() -> None:
     rows = [TraceRow(arrival_s=at, prompt_tokens=1, output_tokens=1) for at in (10.0, 11.0, 14.0)]
     scaled = rescale(rows, rate=4.0)
     assert [row.arrival_s for row in scaled] == pytest.approx([0.0, 0.125, 0.5])
-
-
-def test_the_shipped_slice_is_a_thousand_requests() -> None:
-    rows = read_trace(shipped_trace())
-    assert len(rows) == 1000
-    assert rows[0].arrival_s == 0.0
