@@ -62,13 +62,13 @@ class Replica:
         engine_id: str = "replica",
     ) -> None:
         self.limits = limits
+        self.latency = latency
         self._draining = False
         self.steps = 0
         self.preemptions = 0
         self._policy = policy
         self._observer = policy if isinstance(policy, ObservesProgress) else None
         self._policy_name = policy_name
-        self._latency = latency
         self._model = model
         self._engine_id = engine_id
         self._requests: dict[str, RequestState] = {}
@@ -159,7 +159,7 @@ class Replica:
                 requests=list(self._requests.values()),
                 limits=self.limits,
                 free_blocks=self._free_blocks,
-                latency=self._latency,
+                latency=self.latency,
             )
         )
         duration_s, free_blocks = self._check(plan)
@@ -226,7 +226,7 @@ class Replica:
             max_step_tokens=self.limits.max_step_tokens,
             step_age_s=now_s - step.started_s if step else None,
             step_predicted_s=step.plan.predicted_s if step else None,
-            latency=self._latency,
+            latency=self.latency,
             preemptions=self.preemptions,
             draining=self._draining,
             classes=class_totals(requests),
@@ -276,7 +276,7 @@ class Replica:
             raise self._plan_error(f"makes {residents} requests resident (limit max_sequences={limits.max_sequences})")
         if new_tokens > limits.max_step_tokens:
             raise self._plan_error(f"has {new_tokens} tokens (limit max_step_tokens={limits.max_step_tokens})")
-        return self._latency.sums_s(new_tokens, attention, context, len(plan.entries)), free
+        return self.latency.sums_s(new_tokens, attention, context, len(plan.entries)), free
 
     def _plan_error(self, what: str) -> PlanError:
         return PlanError(f"batching policy {self._policy_name!r}: the plan {what}")

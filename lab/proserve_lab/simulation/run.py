@@ -12,12 +12,9 @@ import msgspec
 from proserve_core.gain import GainLedger, RequestAccount
 from proserve_core.replica import Replica
 from proserve_core.routing import RoutingPolicy
-from proserve_lab.simulation.fleet import SimulatedGateway
+from proserve_lab.simulation.audit import ConservationError, WorkAudit
+from proserve_lab.simulation.fleet import SimulatedGateway, replica_name
 from proserve_lab.simulation.workload import SimulatedRequest
-
-
-class ConservationError(RuntimeError):
-    """Work was lost or invented: a bug in the replica or in the simulator."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +36,10 @@ class SimulationRun(msgspec.Struct, frozen=True, kw_only=True):
     """End of the last step."""
     busy_s: float
     """Sum of the steps' durations over all replicas."""
+    computed_tokens: int
+    """New tokens of all steps: prompts, outputs but for each one's last token, and `recomputed_tokens`."""
+    recomputed_tokens: int
+    """Tokens whose result was lost by a preemption."""
 
 
 def simulate(
@@ -58,35 +59,38 @@ def simulate(
         progress: called with the number of finished requests, every 100 of them.
 
     Raises:
-        ConservationError: tokens or blocks don't add up at the end.
+        ConservationError: a step was charged more or less than its work, or tokens or blocks don't add up.
         SubmitError: a request that no engine of this size could hold.
     """
     by_id = {request.id: request for request in requests}
     accounts = {request.id: RequestAccount(request.terms, request.arrival_s) for request in requests}
     emitted: dict[str, list[float]] = {request.id: [] for request in requests}
     ledger = GainLedger()
+    audits = [WorkAudit(replica_name(index), replica.latency) for index, replica in enumerate(replicas)]
     gateway = (
         SimulatedGateway(router=router, replicas=len(replicas), staleness_s=staleness_s) if len(replicas) > 1 else None
     )
     # (end of step, replica); arrivals come from the sorted list.
     ends: list[tuple[float, int]] = []
-    now_s = busy_s = 0.0
+    now_s = 0.0
     finished = arrived = 0
 
-    def start(index: int) -> float:
+    def start(index: int) -> None:
         step = replicas[index].begin_step(now_s)
         if step is None:
-            return 0.0
+            return
+        audits[index].started(step)
         for request_id in step.plan.preempt:
             accounts[request_id].preempted = True
         heapq.heappush(ends, (now_s + step.duration_s, index))
-        return step.duration_s
 
     while ends or arrived < len(requests):
         if ends and (arrived == len(requests) or ends[0][0] <= requests[arrived].arrival_s):
             now_s, index = heapq.heappop(ends)
             replica = replicas[index]
-            for emission in replica.complete_step(now_s):
+            emissions = replica.complete_step(now_s)
+            audits[index].ended(emissions)
+            for emission in emissions:
                 request_id = emission.id
                 accounts[request_id].tokens_at(now_s)
                 emitted[request_id].append(now_s)
@@ -97,7 +101,7 @@ def simulate(
                     finished += 1
                     if progress is not None and finished % 100 == 0:
                         progress(finished)
-            busy_s += start(index)
+            start(index)
             if gateway is not None:
                 gateway.published(index, replica.snapshot(now_s), now_s)
         else:
@@ -113,10 +117,13 @@ def simulate(
                 output_tokens=request.output_tokens,
                 clues=request.clues,
             )
+            audits[index].submitted(request)
             if not replicas[index].busy:
-                busy_s += start(index)
+                start(index)
 
-    _check_conservation(requests, replicas, emitted)
+    _check_lengths(requests, emitted)
+    for audit, replica in zip(audits, replicas, strict=True):
+        audit.check_end(replica)
     return SimulationRun(
         outcomes=[
             Outcome(request=request, account=accounts[request.id], emitted_s=emitted[request.id])
@@ -126,21 +133,15 @@ def simulate(
         steps=sum(replica.steps for replica in replicas),
         preemptions=sum(replica.preemptions for replica in replicas),
         simulated_s=now_s,
-        busy_s=busy_s,
+        busy_s=sum(audit.busy_s for audit in audits),
+        computed_tokens=sum(audit.computed_tokens for audit in audits),
+        recomputed_tokens=sum(audit.recomputed_tokens for audit in audits),
     )
 
 
-def _check_conservation(
-    requests: Sequence[SimulatedRequest], replicas: Sequence[Replica], emitted: dict[str, list[float]]
-) -> None:
+def _check_lengths(requests: Sequence[SimulatedRequest], emitted: dict[str, list[float]]) -> None:
     for request in requests:
         if len(emitted[request.id]) != request.output_tokens:
             raise ConservationError(
                 f"request {request.id}: {len(emitted[request.id])} tokens emitted of {request.output_tokens}"
-            )
-    for index, replica in enumerate(replicas):
-        if replica.pending or replica.free_blocks != replica.limits.blocks:
-            raise ConservationError(
-                f"replica {index}: {replica.pending} requests left, {replica.free_blocks} of {replica.limits.blocks} "
-                "blocks free at the end"
             )
