@@ -78,8 +78,8 @@ class WorkAudit:
         needed_s = self._latency.sums_s(tokens, attention, context, len(step.plan.entries))
         if not math.isclose(step.duration_s, needed_s, rel_tol=1e-9):
             raise ConservationError(
-                f"{self._name}: a step of {tokens} tokens at {step.started_s:.3f} s was charged {step.duration_s:.6f} s, "
-                f"its work takes {needed_s:.6f} s"
+                f"{self._name}: a step of {tokens} tokens at {step.started_s:.3f} s was charged "
+                f"{step.duration_s:.6f} s, its work takes {needed_s:.6f} s"
             )
         self.computed_tokens += tokens
         self.busy_s += step.duration_s
@@ -115,6 +115,6 @@ class WorkAudit:
         needed = self._finished_tokens + self.recomputed_tokens
         if self.computed_tokens != needed:
             raise ConservationError(
-                f"{self._name}: {self.computed_tokens} tokens computed; prompts, outputs and what was lost by preemption "
-                f"are {needed}"
+                f"{self._name}: {self.computed_tokens} tokens were computed; prompts, outputs and what was lost by "
+                f"preemption are {needed}"
             )
