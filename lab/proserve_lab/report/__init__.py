@@ -1,0 +1,1 @@
+"""`proserve report`: grids of simulations, their results kept and resumed, and the documents made of them."""
