@@ -1,12 +1,12 @@
 """At which rate of a trace's requests an engine is saturated: load 1.0 of the report.
 
-The rate at which the engine work that falls due while requests arrive equals the time in which they arrive. Counting all
-work instead would call an engine saturated by outputs that end long after the last arrival: of 1,200 requests of the
-reasoning trace, 43 hold 42% of the tokens.
+The rate at which the engine work that falls due while requests arrive equals the time in which they arrive. Counting
+all work instead would call an engine saturated by outputs that end long after the last arrival: of 1,200 requests of
+the reasoning trace, 43 hold 42% of the tokens.
 
-With X the arrival window, per request its whole prompt and the decode tokens whose deadlines lie before X:
-`sum(g1*p + c*p^2 + e + k*(g1 + e + d*(p + k/2))) = X * (1 - (host + g0)/TPOT)`; the right side is what steps of one TPOT
-leave for work. The floor of small steps is not counted: at saturation steps are beyond the knee.
+With X the arrival window, per request its whole prompt and the k decode tokens whose deadlines lie before X:
+`sum(g1*p + c*p^2 + e + k*(g1 + e + d*(p + k/2))) = X * (1 - (host + g0)/TPOT)`; the right side is what steps of one
+TPOT leave for work. The floor of small steps is not counted: at saturation steps are beyond the knee.
 """
 
 from collections.abc import Sequence
@@ -37,9 +37,7 @@ def saturation_rate(rows: Sequence[TraceRow], *, latency: LatencyModel, objectiv
         )
     prompts = np.array([row.prompt_tokens for row in rows], dtype=float)
     decodes = np.array([row.output_tokens - 1 for row in rows], dtype=float)
-    prefill_s = float(
-        np.sum(latency.linear_token_s * prompts + latency.attention_s * prompts**2 + latency.sequence_s)
-    )
+    prefill_s = float(np.sum(latency.linear_token_s * prompts + latency.attention_s * prompts**2 + latency.sequence_s))
 
     def load(window_s: float) -> float:
         """Due work over available time when requests arrive within `window_s`."""

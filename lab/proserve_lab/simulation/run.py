@@ -5,11 +5,12 @@ times are ordered: steps end before requests arrive, lower replica first, so tha
 """
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from proserve_core.gain import GainLedger, RequestAccount
+from proserve_core.gain import GainLedger, RequestAccount, deadline_s
 from proserve_core.replica import Replica
 from proserve_core.routing import RoutingPolicy
 from proserve_lab.simulation.audit import ConservationError, WorkAudit
@@ -37,7 +38,8 @@ class SimulationRun(msgspec.Struct, frozen=True, kw_only=True):
     busy_s: float
     """Sum of the steps' durations over all replicas."""
     computed_tokens: int
-    """New tokens of all steps: prompts, outputs but for each one's last token, and `recomputed_tokens`."""
+    """New tokens of all steps: of a run to the end, prompts, outputs but for each one's last token, and
+    `recomputed_tokens`."""
     recomputed_tokens: int
     """Tokens whose result was lost by a preemption."""
 
@@ -48,6 +50,7 @@ def simulate(
     replicas: Sequence[Replica],
     router: RoutingPolicy,
     staleness_s: float = 0.02,
+    to_the_end: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> SimulationRun:
     """Run `requests` (in order of arrival) to their end.
@@ -56,6 +59,9 @@ def simulate(
         replicas: fresh engines, each with a policy of its own.
         router: which replica gets a request; not asked when there is only one.
         staleness_s: age at which the router sees the replicas' snapshots.
+        to_the_end: until the last token; else only until all deadlines are past. Gain and objectives met are the same:
+            what has not come by then is counted as coming then, late. An overloaded engine may need many times as long
+            for the rest.
         progress: called with the number of finished requests, every 100 of them.
 
     Raises:
@@ -73,6 +79,7 @@ def simulate(
     # (end of step, replica); arrivals come from the sorted list.
     ends: list[tuple[float, int]] = []
     now_s = 0.0
+    end_s = math.inf if to_the_end else max(map(_last_deadline_s, requests), default=0.0)
     finished = arrived = 0
 
     def start(index: int) -> None:
@@ -84,7 +91,7 @@ def simulate(
             accounts[request_id].preempted = True
         heapq.heappush(ends, (now_s + step.duration_s, index))
 
-    while ends or arrived < len(requests):
+    while (ends or arrived < len(requests)) and now_s < end_s:
         if ends and (arrived == len(requests) or ends[0][0] <= requests[arrived].arrival_s):
             now_s, index = heapq.heappop(ends)
             replica = replicas[index]
@@ -121,9 +128,16 @@ def simulate(
             if not replicas[index].busy:
                 start(index)
 
-    _check_lengths(requests, emitted)
-    for audit, replica in zip(audits, replicas, strict=True):
-        audit.check_end(replica)
+    if to_the_end or finished == len(requests):
+        _check_lengths(requests, emitted)
+        for audit, replica in zip(audits, replicas, strict=True):
+            audit.check_end(replica)
+    else:
+        for request in requests:
+            missing = request.output_tokens - len(emitted[request.id])
+            if missing:
+                accounts[request.id].tokens_at(now_s, missing)
+                ledger.close(accounts[request.id])
     return SimulationRun(
         outcomes=[
             Outcome(request=request, account=accounts[request.id], emitted_s=emitted[request.id])
@@ -137,6 +151,10 @@ def simulate(
         computed_tokens=sum(audit.computed_tokens for audit in audits),
         recomputed_tokens=sum(audit.recomputed_tokens for audit in audits),
     )
+
+
+def _last_deadline_s(request: SimulatedRequest) -> float:
+    return deadline_s(terms=request.terms, arrival_s=request.arrival_s, token=request.output_tokens)
 
 
 def _check_lengths(requests: Sequence[SimulatedRequest], emitted: dict[str, list[float]]) -> None:

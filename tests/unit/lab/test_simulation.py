@@ -72,6 +72,17 @@ def test_all_tokens_come_and_blocks_balance_under_shortage() -> None:
     assert sum(len(outcome.emitted_s) for outcome in result.outcomes) == 40 * 60
 
 
+def test_a_run_that_stops_after_the_last_deadline_earns_the_same_by_class_and_cause() -> None:
+    workload = make_workload(rows(150, gap_s=0.004, prompt=900, output=30), mix=DEFAULT_MIX, seed=3)
+    whole, stopped = (
+        simulate(workload, replicas=replicas(1), router=make_router("round-robin"), to_the_end=to_the_end)
+        for to_the_end in (True, False)
+    )
+    assert stopped.steps < whole.steps
+    assert whole.ledger.total().lost
+    assert stopped.ledger.by_class() == whole.ledger.by_class()
+
+
 def test_more_replicas_deliver_more_under_overload() -> None:
     trace = rows(150, gap_s=0.004, prompt=800)
     one, four = run(trace), run(trace, count=4)

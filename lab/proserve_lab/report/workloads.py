@@ -1,0 +1,39 @@
+"""What the report simulates: rows of the shipped traces, some with longer outputs."""
+
+from functools import cache
+
+import msgspec
+
+from proserve_lab.shipped_traces import shipped_trace
+from proserve_lab.trace import TraceRow, read_trace
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """The first `rows` rows of a trace."""
+
+    trace: str
+    rows: int
+    output_factor: int = 1
+    """Outputs are this many times as long as recorded."""
+
+
+WORKLOADS: dict[str, Workload] = {
+    "azure-conv": Workload(trace="azure-conv-2023", rows=1500),
+    "azure-code": Workload(trace="azure-code-2023", rows=1500),
+    "mooncake-conversation": Workload(trace="mooncake-conversation", rows=1000),
+    "mooncake-synthetic": Workload(trace="mooncake-synthetic", rows=1000),
+    "m-large": Workload(trace="servegen-m-large", rows=2000),
+    "r1": Workload(trace="servegen-deepseek-r1", rows=1200),
+    "r1 x10": Workload(trace="servegen-deepseek-r1", rows=300, output_factor=10),
+    "azure-conv x8": Workload(trace="azure-conv-2023", rows=900, output_factor=8),
+}
+TRACES = ("azure-conv", "azure-code", "mooncake-conversation", "mooncake-synthetic", "m-large", "r1")
+"""Those of the grid."""
+
+
+@cache
+def workload_rows(name: str) -> tuple[TraceRow, ...]:
+    """Rows of a workload, arrivals as recorded."""
+    workload = WORKLOADS[name]
+    rows = read_trace(shipped_trace(workload.trace), limit=workload.rows)
+    return tuple(msgspec.structs.replace(row, output_tokens=row.output_tokens * workload.output_factor) for row in rows)
