@@ -15,6 +15,7 @@ import msgspec
 
 from proserve_core.batching.fill import blocks_for
 from proserve_core.batching.protocol import BatchingPolicy, ObservesProgress
+from proserve_core.batching.request_table import RequestTable
 from proserve_core.batching.state import BatchPlan, EngineLimits, EngineState, RequestState
 from proserve_core.capacity import MAX_ROWS, CapacitySnapshot
 from proserve_core.capacity_rows import class_totals, request_row
@@ -39,13 +40,24 @@ class StartedStep(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float
 
 
-class Emission(msgspec.Struct, frozen=True, kw_only=True):
+class Emission(msgspec.Struct, frozen=True, gc=False):
     """One token of a request."""
 
     id: str
     token: int
     """1-based index in the output."""
     finished: bool
+
+
+class _CheckedStep(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan that is in order does."""
+
+    duration_s: float
+    free_blocks: int
+    """After its preemptions and allocations."""
+    admitted: list[RequestState]
+    growing: list[tuple[RequestState, int]]
+    """Who takes how many blocks more."""
 
 
 class Replica:
@@ -71,7 +83,7 @@ class Replica:
         self._policy_name = policy_name
         self._model = model
         self._engine_id = engine_id
-        self._requests: dict[str, RequestState] = {}
+        self._table = RequestTable()
         self._output_tokens: dict[str, int] = {}
         self._aborted: set[str] = set()
         self._free_blocks = limits.blocks
@@ -86,7 +98,7 @@ class Replica:
     @property
     def pending(self) -> int:
         """Requests in the engine."""
-        return len(self._requests)
+        return len(self._table)
 
     @property
     def free_blocks(self) -> int:
@@ -112,7 +124,7 @@ class Replica:
                 f"request {request_id!r}: prompt_tokens {prompt_tokens} and output_tokens {output_tokens} "
                 "must be at least 1"
             )
-        if request_id in self._requests:
+        if request_id in self._table.by_id:
             raise SubmitError(f"request {request_id!r} is in the engine already: use another id")
         blocks = blocks_for(prompt_tokens + output_tokens, self.limits.block_size)
         if blocks > self.limits.blocks:
@@ -120,15 +132,15 @@ class Replica:
                 f"request {request_id!r}: {prompt_tokens} prompt and {output_tokens} output tokens need {blocks} "
                 f"blocks and the engine has {self.limits.blocks}: shorten it or give the engine more KV blocks"
             )
-        self._requests[request_id] = RequestState(
-            id=request_id, arrival_s=arrival_s, terms=terms, prompt_tokens=prompt_tokens, clues=clues
+        self._table.add(
+            RequestState(id=request_id, arrival_s=arrival_s, terms=terms, prompt_tokens=prompt_tokens, clues=clues)
         )
         self._output_tokens[request_id] = output_tokens
         self._changes += 1
 
     def abort(self, request_id: str) -> bool:
         """Drop a request; False when it is not here. Blocks of a request in the running step are free when it ends."""
-        if request_id not in self._requests or request_id in self._aborted:
+        if request_id not in self._table.by_id or request_id in self._aborted:
             return False
         self._changes += 1
         if self._step is not None and any(entry.id == request_id for entry in self._step.plan.entries):
@@ -151,29 +163,28 @@ class Replica:
         """
         if self._step is not None:
             raise RuntimeError("a step is running: call complete_step first")
-        if not self._requests:
+        if not self._table:
             return None
         plan = self._policy.plan(
             EngineState(
                 now_s=now_s,
-                requests=list(self._requests.values()),
+                requests=self._table,
                 limits=self.limits,
                 free_blocks=self._free_blocks,
                 latency=self.latency,
             )
         )
-        duration_s, free_blocks = self._check(plan)
+        step = self._check(plan)
         self._preempt(plan.preempt)
-        for entry in plan.entries:
-            request = self._requests[entry.id]
+        for request in step.admitted:
             request.resident = True
-            request.blocks = max(
-                request.blocks, blocks_for(request.computed_tokens + entry.tokens, self.limits.block_size)
-            )
-        self._free_blocks = free_blocks
+            self._table.update(request)
+        for request, blocks in step.growing:
+            request.blocks += blocks
+        self._free_blocks = step.free_blocks
         self.steps += 1
         self._changes += 1
-        self._step = StartedStep(plan=plan, started_s=now_s, duration_s=duration_s)
+        self._step = StartedStep(plan=plan, started_s=now_s, duration_s=step.duration_s)
         return self._step
 
     def complete_step(self, now_s: float) -> list[Emission]:
@@ -185,29 +196,34 @@ class Replica:
         if self._step is None:
             raise RuntimeError("no step is running: call begin_step first")
         emissions: list[Emission] = []
+        requests, lengths = self._table.by_id, self._output_tokens
         for entry in self._step.plan.entries:
-            if entry.id in self._aborted:
-                self._aborted.discard(entry.id)
-                self._remove(entry.id, finished=False)
+            request_id = entry.id
+            if request_id in self._aborted:
+                self._aborted.discard(request_id)
+                self._remove(request_id, finished=False)
                 continue
-            request = self._requests[entry.id]
-            request.computed_tokens += entry.tokens
-            if request.computed_tokens < request.prompt_tokens + request.emitted_tokens:
+            request = requests[request_id]
+            computed = request.computed_tokens + entry.tokens
+            request.computed_tokens = computed
+            emitted = request.emitted_tokens
+            if computed < request.prompt_tokens + emitted:
                 continue
-            request.emitted_tokens += 1
+            request.emitted_tokens = emitted = emitted + 1
             if request.first_token_s is None:
                 request.first_token_s = now_s
-            finished = request.emitted_tokens == self._output_tokens[entry.id]
-            emissions.append(Emission(id=entry.id, token=request.emitted_tokens, finished=finished))
+                self._table.update(request)
+            finished = emitted == lengths[request_id]
+            emissions.append(Emission(request_id, emitted, finished))
             if finished:
-                self._remove(entry.id, finished=True)
+                self._remove(request_id, finished=True)
         self._step = None
         self._changes += 1
         return emissions
 
     def snapshot(self, now_s: float) -> CapacitySnapshot:
         """What the engine publishes. During a step: its state when the step began, with the step's blocks taken."""
-        requests = [request for request in self._requests.values() if request.id not in self._aborted]
+        requests = [request for request in self._table if request.id not in self._aborted]
         residents = [request for request in requests if request.resident]
         waiting = [request for request in requests if not request.resident]
         step = self._step
@@ -234,64 +250,77 @@ class Replica:
             rows_truncated=len(requests) > MAX_ROWS,
         )
 
-    def _check(self, plan: BatchPlan) -> tuple[float, int]:
-        """Duration of the planned step and free blocks after its allocations; raises PlanError."""
-        limits, requests = self.limits, self._requests
-        free = self._free_blocks
-        residents = sum(request.resident for request in requests.values())
+    def _check(self, plan: BatchPlan) -> _CheckedStep:
+        """What the plan does to requests and blocks; raises PlanError, and changes nothing."""
+        limits, requests = self.limits, self._table.by_id
+        block_size, free = limits.block_size, self._free_blocks
         for request_id in plan.preempt:
-            request = requests.get(request_id)
-            if request is None or not request.resident:
+            victim = requests.get(request_id)
+            if victim is None or not victim.resident:
                 raise self._plan_error(f"preempts {request_id!r}, which is not resident")
-            free += request.blocks
-            residents -= 1
+            free += victim.blocks
         preempted = set(plan.preempt)
         if len(preempted) < len(plan.preempt):
             raise self._plan_error("preempts a request twice")
         if not plan.entries:
             raise self._plan_error(f"runs nothing although {len(requests)} requests are in the engine")
         seen: set[str] = set()
+        admitted: list[RequestState] = []
+        growing: list[tuple[RequestState, int]] = []
         new_tokens = attention = context = 0
+        # One pass with bare arithmetic: this runs for every token of every request.
         for entry in plan.entries:
-            request = requests.get(entry.id)
-            if request is None or entry.id in seen or entry.id in preempted:
-                problem = "is unknown" if request is None else "is there twice" if entry.id in seen else "is preempted"
-                raise self._plan_error(f"runs {entry.id!r}, which {problem}")
-            seen.add(entry.id)
-            tokens, computed = entry.tokens, request.computed_tokens
-            if not 1 <= tokens <= request.pending_tokens:
-                raise self._plan_error(
-                    f"gives {entry.id!r} {tokens} tokens, it has {request.pending_tokens} to compute"
-                )
-            if request.is_decode:
+            request_id, tokens = entry.id, entry.tokens
+            request = requests.get(request_id)
+            if request is None or request_id in seen or request_id in preempted:
+                problem = "is unknown" if request is None else "is there twice" if request_id in seen else "is preempted"
+                raise self._plan_error(f"runs {request_id!r}, which {problem}")
+            seen.add(request_id)
+            computed, emitted = request.computed_tokens, request.emitted_tokens
+            pending = request.prompt_tokens + emitted - computed
+            if not 1 <= tokens <= pending:
+                raise self._plan_error(f"gives {request_id!r} {tokens} tokens, it has {pending} to compute")
+            if not request.resident:
+                admitted.append(request)
+                attention += tokens * (tokens + 2 * computed)
+            elif pending == 1 and emitted:
                 context += computed
             else:
                 attention += tokens * (tokens + 2 * computed)
-            residents += not request.resident
             new_tokens += tokens
-            free -= max(0, blocks_for(computed + tokens, limits.block_size) - request.blocks)
+            need = -(-(computed + tokens) // block_size) - request.blocks
+            if need > 0:
+                free -= need
+                growing.append((request, need))
+        residents = len(self._table.residents) - len(preempted) + len(admitted)
         if free < 0:
             raise self._plan_error(f"needs {-free} blocks more than are free (limit blocks={limits.blocks})")
         if residents > limits.max_sequences:
             raise self._plan_error(f"makes {residents} requests resident (limit max_sequences={limits.max_sequences})")
         if new_tokens > limits.max_step_tokens:
             raise self._plan_error(f"has {new_tokens} tokens (limit max_step_tokens={limits.max_step_tokens})")
-        return self.latency.sums_s(new_tokens, attention, context, len(plan.entries)), free
+        return _CheckedStep(
+            duration_s=self.latency.sums_s(new_tokens, attention, context, len(plan.entries)),
+            free_blocks=free,
+            admitted=admitted,
+            growing=growing,
+        )
 
     def _plan_error(self, what: str) -> PlanError:
         return PlanError(f"batching policy {self._policy_name!r}: the plan {what}")
 
     def _preempt(self, request_ids: Sequence[str]) -> None:
         for request_id in request_ids:
-            request = self._requests[request_id]
+            request = self._table.by_id[request_id]
             request.resident = False
             request.blocks = 0
             request.computed_tokens = 0
             request.preemptions += 1
+            self._table.update(request)
         self.preemptions += len(request_ids)
 
     def _remove(self, request_id: str, *, finished: bool) -> None:
-        request = self._requests.pop(request_id)
+        request = self._table.remove(request_id)
         self._free_blocks += request.blocks
         del self._output_tokens[request_id]
         if self._observer is not None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from proserve_core.batching import EngineLimits, EngineState, RequestState
+from proserve_core.batching.request_table import RequestTable
 from proserve_core.gain import earnable_gain, earned_gain
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
@@ -124,7 +125,7 @@ def engine_state(
     held = sum(request.blocks for request in requests)
     return EngineState(
         now_s=now_s,
-        requests=requests,
+        requests=RequestTable(requests),
         limits=limits,
         free_blocks=limits.blocks - held if free_blocks is None else free_blocks,
         latency=latency,

@@ -22,8 +22,5 @@ class Fcfs:
     """Policy `fcfs`."""
 
     def plan(self, state: EngineState) -> BatchPlan:
-        requests = state.requests
-        residents = [request for request in requests if request.resident]
-        # Lazy: the waiting are looked at only while they can be admitted.
-        waiting = (request for request in requests if not request.resident)
-        return fill(state, order=chain(residents, waiting), residents=residents, options=_OPTIONS)
+        residents = state.requests.residents
+        return fill(state, order=chain(residents, state.requests.waiting), residents=residents, options=_OPTIONS)

@@ -28,7 +28,7 @@ from proserve_core.batching.gain_density import Pace, Prospects, prefill_share, 
 from proserve_core.batching.lengths import LengthCounts, LengthTable, band_of
 from proserve_core.batching.load_gate import LoadGate, prompts_feasible
 from proserve_core.batching.ranking import Ranking
-from proserve_core.batching.request_columns import ColumnReader, Mask, RequestColumns
+from proserve_core.batching.request_columns import Mask, RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 from proserve_core.batching.step_length import DecodeStakes, step_length, unhurried_length
 
@@ -56,7 +56,6 @@ class RecoverableGain:
 
     def __init__(self, lengths: LengthCounts | None = None) -> None:
         self.lengths = LengthTable(lengths)
-        self._reader = ColumnReader()
         self._gate = LoadGate()
         self._counted: dict[str, int] = {}
         """Emitted tokens that the length table knows of, by request."""
@@ -73,15 +72,12 @@ class RecoverableGain:
 
     def plan(self, state: EngineState) -> BatchPlan:
         latency = state.latency
-        residents = [request for request in state.requests if request.resident]
-        waiting = [request for request in state.requests if not request.resident]
-        elapsed_s = self._elapsed(state.now_s, stepped=bool(residents))
+        elapsed_s = self._elapsed(state.now_s, stepped=bool(state.requests.residents))
         if not state.requests:
             return BatchPlan()
-        columns = self._reader.read(state, residents=residents, waiting=waiting)
-        requests = residents + waiting
+        columns = RequestColumns(state)
         if self.lengths.due(state.now_s):
-            self._count_running(requests, columns)
+            self._count_running(columns)
             self.lengths.rebuild(state.now_s)
 
         decode = columns.decode
@@ -97,7 +93,7 @@ class RecoverableGain:
             decode_step_s=decode_step_s,
             step_s=self._step_s,
             decodes=decodes,
-            prefill_share=prefill_share(columns, latency, np.ones(len(requests))),
+            prefill_share=prefill_share(columns, latency, np.ones(len(columns))),
         )
         worth = prospects(columns, pace, self.lengths, latency)
         running, prompts = decode & (worth.value > 0), ~decode & (worth.value > 0)
@@ -122,16 +118,16 @@ class RecoverableGain:
             )
             if unhurried:
                 budget_s = unhurried_length(budget_s, stakes=stakes, decode_step_s=decode_step_s, tpot_s=tpot_s)
-        resident_order = ranking.first(len(residents))
+        resident_order = ranking.first(columns.residents)
         lendable = worth.value <= 0
-        if len(residents) >= state.limits.max_sequences:
+        if columns.residents >= state.limits.max_sequences:
             again_s = (latency.linear_token_s + latency.attention_s * columns.context) * columns.context
             lendable |= decode & (columns.slack_s > LEND_TPOTS * columns.tpot_s + again_s / pace.prefill_share)
         kept = np.flatnonzero(~lendable[resident_order])
         return fill(
             state,
-            order=(requests[place] for place in ranking),
-            residents=[requests[place] for place in resident_order.tolist()],
+            order=columns.lazily(ranking),
+            residents=columns.requests(resident_order),
             options=_FILL,
             budget_s=budget_s,
             prefill_budget_s=prefill_budget_s,
@@ -146,10 +142,10 @@ class RecoverableGain:
             self._step_s += STEP_MEMORY * (elapsed_s - self._step_s)
         return elapsed_s
 
-    def _count_running(self, requests: list[RequestState], columns: RequestColumns) -> None:
+    def _count_running(self, columns: RequestColumns) -> None:
         """Tell the length table what requests that go on have emitted; forgets those that are gone."""
         places = np.flatnonzero(columns.emitted > 0)
-        ids = [requests[place].id for place in places.tolist()]
+        ids = [request.id for request in columns.requests(places)]
         since = np.array([self._counted.get(request_id, 0) for request_id in ids], dtype=np.float64)
         until = columns.emitted[places]
         self.lengths.saw_tokens(columns.band[places], since, until)

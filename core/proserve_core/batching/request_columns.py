@@ -1,91 +1,90 @@
-"""All requests of a step as columns, residents first: what `recoverable-gain` computes with."""
+"""All requests of a step as columns, residents first, each part in order of arrival.
 
-import msgspec
+What a policy does not ask for is not computed; what several rules of a policy ask for is computed once.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
+from proserve_core.batching import request_table as table
 from proserve_core.batching.lengths import BAND_EDGES
-from proserve_core.batching.resident_table import ResidentTable
 from proserve_core.batching.state import EngineState, RequestState
-from proserve_core.batching.waiting_table import WaitingTable, WaitingView
 
 Column = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Index = NDArray[np.intp]
 
 
-class RequestColumns(msgspec.Struct, frozen=True, kw_only=True):
+class RequestColumns:
     """One entry per request; seconds and tokens."""
 
-    slack_s: Column
-    """Time to the next token's deadline; negative when it is past."""
-    tpot_s: Column
-    next_gain: Column
-    """Gain of the next token."""
-    token_gain: Column
-    """Gain of each token after the first."""
-    context: Column
-    """Prompt and emitted tokens."""
-    emitted: Column
-    prefill_s: Column
-    """Marginal time of all that is to be computed before the next token; 0 for a decode."""
-    decode: Mask
-    band: Index
-    """Of the prompt's length."""
+    def __init__(self, state: EngineState) -> None:
+        self.residents = len(state.requests.residents)
+        """The first so many entries are residents, the others wait."""
+        self._table, self._latency, self._now_s = state.requests, state.latency, state.now_s
+        self._rows = state.requests.rows()
+        data = self._data = state.requests.columns(self._rows)
+        self.arrival_s: Column = data[table.ARRIVAL]
+        self.ttft_s: Column = data[table.TTFT]
+        self.tpot_s: Column = data[table.TPOT]
+        self.token_gain: Column = data[table.TOKEN_GAIN]
+        """Gain of each token after the first."""
+        self.emitted: Column = data[table.EMITTED]
+        self.computed: Column = data[table.COMPUTED]
+        """Tokens whose KV is on the device; cached prefix of one that waits."""
+        self.context: Column = data[table.PROMPT] + self.emitted
+        """Prompt and emitted tokens."""
+        self.pending: Column = self.context - self.computed
+        """Tokens to compute before the next token can be emitted; 1 for a decode."""
 
+    def __len__(self) -> int:
+        return len(self._rows)
 
-class ColumnReader:
-    """Turns engine states into columns; keeps between steps what does not change."""
+    def requests(self, places: Index) -> list[RequestState]:
+        """The requests of some entries."""
+        return list(map(self._table.at, self._rows[places].tolist()))
 
-    def __init__(self) -> None:
-        self._residents = ResidentTable()
-        self._waiting = WaitingTable()
-        self._view: WaitingView | None = None
-        self._waiting_context = np.empty(0)
-        self._waiting_band = np.empty(0, dtype=np.intp)
+    def lazily(self, places: Iterable[int]) -> Iterator[RequestState]:
+        """The requests of some entries, as far as they are read."""
+        rows, at = self._rows, self._table.at
+        for place in places:
+            yield at(rows[place])
 
-    def read(self, state: EngineState, *, residents: list[RequestState], waiting: list[RequestState]) -> RequestColumns:
-        """Columns of `residents`, then of `waiting`."""
-        latency, now_s = state.latency, state.now_s
-        view = self._residents.view(residents)
-        emitted, computed = view.emitted, view.computed
-        context = view.prompt + emitted
-        pending = context - computed
-        decode = (pending == 1) & (emitted > 0)
-        prefill_s = latency.linear_token_s * pending + latency.sequence_s
-        prefill_s += latency.attention_s * pending * (pending + 2 * computed)
-        mine = RequestColumns(
-            slack_s=view.first_deadline_s + emitted * view.tpot_s - now_s,
-            tpot_s=view.tpot_s,
-            next_gain=np.where(emitted > 0, view.token_gain, view.first_gain),
-            token_gain=view.token_gain,
-            context=context,
-            emitted=emitted,
-            prefill_s=np.where(decode, 0.0, prefill_s),
-            decode=decode,
-            band=_bands(view.prompt),
-        )
-        if not waiting:
-            self._waiting.clear()
-            return mine
-        queue = self._waiting.view(waiting=waiting, residents=residents)
-        if queue is not self._view:
-            self._view = queue
-            self._waiting_context = queue.pending + queue.computed
-            self._waiting_band = _bands(self._waiting_context - queue.emitted)
-        both = np.concatenate
-        return RequestColumns(
-            slack_s=both((mine.slack_s, queue.deadline_s - now_s)),
-            tpot_s=both((mine.tpot_s, queue.tpot_s)),
-            next_gain=both((mine.next_gain, queue.gain)),
-            token_gain=both((mine.token_gain, queue.token_gain)),
-            context=both((mine.context, self._waiting_context)),
-            emitted=both((mine.emitted, queue.emitted)),
-            prefill_s=both((mine.prefill_s, queue.est_s(latency))),
-            decode=both((mine.decode, np.zeros(len(waiting), dtype=np.bool_))),
-            band=both((mine.band, self._waiting_band)),
-        )
+    @cached_property
+    def decode(self) -> Mask:
+        """Residents that need one token to emit the next."""
+        mask = (self.pending == 1) & (self.emitted > 0)
+        mask[self.residents :] = False
+        return mask
 
+    @cached_property
+    def slack_s(self) -> Column:
+        """Time to the next token's deadline; negative when it is past."""
+        return self.arrival_s + self.ttft_s + self.emitted * self.tpot_s - self._now_s
 
-def _bands(prompt: Column) -> Index:
-    return np.searchsorted(BAND_EDGES, prompt, side="right")
+    @cached_property
+    def first_token_slack_s(self) -> Column:
+        """The same, with deadlines that count from the first token's real time once there is one."""
+        from_first: Column = self._data[table.FIRST_TOKEN] + self.emitted * self.tpot_s - self._now_s
+        return np.where(np.isnan(from_first), self.slack_s, from_first)
+
+    @cached_property
+    def next_gain(self) -> Column:
+        """Gain of the next token."""
+        return np.where(self.emitted > 0, self.token_gain, self._data[table.FIRST_GAIN])
+
+    @cached_property
+    def prefill_s(self) -> Column:
+        """Marginal time of all that is to be computed before the next token; 0 for a decode."""
+        latency, pending = self._latency, self.pending
+        attention = pending * (pending + 2 * self.computed)
+        prefill_s = latency.linear_token_s * pending + latency.attention_s * attention + latency.sequence_s
+        return np.where(self.decode, 0.0, prefill_s)
+
+    @cached_property
+    def band(self) -> Index:
+        """Of the prompt's length."""
+        return np.searchsorted(BAND_EDGES, self._data[table.PROMPT], side="right")

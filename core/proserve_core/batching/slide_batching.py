@@ -23,15 +23,15 @@ them. Other traces and longer outputs were not measured.
 """
 
 import math
-from collections.abc import Iterator
 from enum import StrEnum
 
 import msgspec
 import numpy as np
 
 from proserve_core.batching.fill import FillOptions, fill
-from proserve_core.batching.state import BatchPlan, EngineState, RequestState
-from proserve_core.batching.waiting_table import Column, WaitingTable, WaitingView
+from proserve_core.batching.ranking import Ranking
+from proserve_core.batching.request_columns import Column, Mask, RequestColumns
+from proserve_core.batching.state import BatchPlan, EngineState
 
 
 class DeadlineRule(StrEnum):
@@ -90,12 +90,6 @@ class SlideOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("; ".join(problems))
 
 
-# Groups of the order. Rows sort by group, key, arrival.
-_FRONT, _DECODES, _STARVED, _URGENT, _NORMAL = range(5)
-_Row = tuple[int, float, float, int]
-"""Group, key, arrival, position among the residents or among the waiting."""
-_PART = 128
-"""Waiting requests that are turned from columns into rows at a time."""
 _NO_TIME_S = 1e-9
 """Least est that a density is computed with: a fitted model may have coefficients of 0."""
 
@@ -106,113 +100,49 @@ class SlideBatching:
     def __init__(self, options: SlideOptions | None = None) -> None:
         self.options = options or SlideOptions()
         self._fill = FillOptions(skip=self.options.skip, min_chunk=self.options.min_chunk)
-        self._table = WaitingTable()
 
     def plan(self, state: EngineState) -> BatchPlan:
-        options, latency, now_s = self.options, state.latency, state.now_s
-        constant_s = latency.constant_s
-        residents = [request for request in state.requests if request.resident]
-        waiting = [request for request in state.requests if not request.resident]
-        measured, queue_s, tightest_s, tpot_s = self._measure(state, residents)
-        if waiting:
-            view = self._table.view(waiting=waiting, residents=residents)
-            deadlines_s = view.deadline_s if options.deadline is DeadlineRule.FIXED else view.first_token_deadline_s
-            waiting_remaining_s, waiting_est_s = deadlines_s - now_s, view.est_s(latency)
-            queue_s += float(waiting_est_s.sum())
-            tpot_s = min(tpot_s, float(view.tpot_s.min()))
-            feasible = waiting_remaining_s >= waiting_est_s + constant_s
-            tightest_s = min(tightest_s, float(np.min(waiting_remaining_s, where=feasible, initial=math.inf)))
-        floor_s = options.budget_floor * tpot_s
+        if not state.requests:
+            return BatchPlan()
+        options, latency = self.options, state.latency
+        columns = RequestColumns(state)
+        remaining_s = columns.slack_s if options.deadline is DeadlineRule.FIXED else columns.first_token_slack_s
+        decode_s = latency.linear_token_s + latency.sequence_s + latency.context_s * columns.computed
+        est_s = np.where(columns.decode, decode_s, columns.prefill_s)
+        feasible = remaining_s >= est_s + latency.constant_s
+        tightest_s = float(np.min(remaining_s, where=feasible, initial=math.inf))
+        floor_s = options.budget_floor * float(columns.tpot_s.min())
         budget_s = max(tightest_s, floor_s) if tightest_s < math.inf else floor_s
-        boundary_s = options.urgency * queue_s * budget_s / max(budget_s - constant_s, 1e-6)
-
-        rows = sorted(
-            row if remaining_s < boundary_s or row[0] == _FRONT else (_NORMAL, remaining_s, row[2], row[3])
-            for remaining_s, row in measured
+        drain_s = float(est_s.sum()) * budget_s / max(budget_s - latency.constant_s, 1e-6)
+        ranking = self._rank(columns, remaining_s, est_s, remaining_s < options.urgency * drain_s, state.now_s)
+        return fill(
+            state,
+            order=columns.lazily(ranking),
+            residents=columns.requests(ranking.first(columns.residents)),
+            options=self._fill,
+            budget_s=budget_s,
         )
-        ordered = [residents[row[3]] for row in rows]
-        if not waiting:
-            self._table.clear()
-            return fill(state, order=ordered, residents=ordered, options=self._fill, budget_s=budget_s)
 
-        def order() -> Iterator[RequestState]:
-            """Both merged; lazy, so the waiting are ranked only if one of them may be admitted."""
-            ranked = self._rank_waiting(view, waiting_remaining_s, waiting_est_s, boundary_s, now_s)
-            head = next(ranked, None)
-            for row, resident in zip(rows, ordered, strict=True):
-                while head is not None and head < row:
-                    yield waiting[head[3]]
-                    head = next(ranked, None)
-                yield resident
-            while head is not None:
-                yield waiting[head[3]]
-                head = next(ranked, None)
-
-        return fill(state, order=order(), residents=ordered, options=self._fill, budget_s=budget_s)
-
-    def _measure(
-        self, state: EngineState, residents: list[RequestState]
-    ) -> tuple[list[tuple[float, _Row]], float, float, float]:
-        """Each resident's remaining time and its row if it is urgent; sum of est, tightest remaining that can be met,
-        least TPOT. One pass: this is the inner loop of a plan."""
-        options, latency, now_s = self.options, state.latency, state.now_s
-        decode_s, context_s = latency.linear_token_s + latency.sequence_s, latency.context_s
-        constant_s = latency.constant_s
-        from_first_token = options.deadline is DeadlineRule.FIRST_TOKEN
-        lateness = options.starvation is StarvationRule.LATENESS
-        waited_since_s = now_s - options.starvation_wait_s if options.starvation is StarvationRule.WAIT else -math.inf
-        decodes = _DECODES if options.decodes_first else _URGENT
-        measured: list[tuple[float, _Row]] = []
-        queue_s = 0.0
-        tightest_s = least_tpot_s = math.inf
-        for position, request in enumerate(residents):
-            computed, emitted, arrival_s = request.computed_tokens, request.emitted_tokens, request.arrival_s
-            pending = request.prompt_tokens + emitted - computed
-            terms = request.terms
-            objectives = terms.objectives
-            tpot_s = objectives.tpot_s
-            if from_first_token and request.first_token_s is not None:
-                remaining_s = request.first_token_s + emitted * tpot_s - now_s
-            else:
-                remaining_s = arrival_s + objectives.ttft_s + emitted * tpot_s - now_s
-            if pending == 1 and emitted:
-                est_s = decode_s + context_s * computed
-                row = (decodes, -terms.weight * terms.output_token_gain / max(est_s, _NO_TIME_S), arrival_s, position)
-            else:
-                est_s = latency.prefill_s(pending, computed)
-                if not emitted and arrival_s < waited_since_s:
-                    row = (_FRONT, remaining_s, arrival_s, position)
-                elif lateness and remaining_s < -options.starvation_slos * objectives.ttft_s:
-                    row = (_STARVED, remaining_s, arrival_s, position)
-                else:
-                    row = (_URGENT, -request.next_token_gain() / max(est_s, _NO_TIME_S), arrival_s, position)
-            queue_s += est_s
-            if est_s + constant_s <= remaining_s < tightest_s:
-                tightest_s = remaining_s
-            if tpot_s < least_tpot_s:
-                least_tpot_s = tpot_s
-            measured.append((remaining_s, row))
-        return measured, queue_s, tightest_s, least_tpot_s
-
-    def _rank_waiting(
-        self, view: WaitingView, remaining_s: Column, est_s: Column, boundary_s: float, now_s: float
-    ) -> Iterator[_Row]:
-        """Rows of the waiting requests, most important first: the same rules by column."""
+    def _rank(
+        self, columns: RequestColumns, remaining_s: Column, est_s: Column, urgent: Mask, now_s: float
+    ) -> Ranking:
+        """Those brought forward, urgent decodes, starved prompts, urgent prompts, then the normal ones."""
         options = self.options
-        urgent = remaining_s < boundary_s
-        group = np.where(urgent, _URGENT, _NORMAL)
+        density = columns.next_gain / np.maximum(est_s, _NO_TIME_S)
+        ranking = Ranking()
+        if options.starvation is StarvationRule.WAIT:
+            front = ~columns.decode & (columns.emitted == 0) & (columns.arrival_s < now_s - options.starvation_wait_s)
+            ranking.add(front, -remaining_s)
+            urgent, normal = urgent & ~front, ~urgent & ~front
+        else:
+            normal = ~urgent
+        if options.decodes_first:
+            ranking.add(urgent & columns.decode, density)
+            urgent = urgent & ~columns.decode
         if options.starvation is StarvationRule.LATENESS:
-            group[urgent & (remaining_s < -options.starvation_slos * view.ttft_s)] = _STARVED
-        elif options.starvation is StarvationRule.WAIT:
-            group[(view.arrival_s < now_s - options.starvation_wait_s) & (view.emitted == 0)] = _FRONT
-        key = np.where(group == _URGENT, -view.gain / np.maximum(est_s, _NO_TIME_S), remaining_s)
-        index = np.lexsort((view.arrival_s, key, group))
-        for start in range(0, len(index), _PART):
-            part = index[start : start + _PART]
-            yield from zip(
-                group[part].tolist(),
-                key[part].tolist(),
-                view.arrival_s[part].tolist(),
-                part.tolist(),
-                strict=True,
-            )
+            starved = urgent & ~columns.decode & (remaining_s < -options.starvation_slos * columns.ttft_s)
+            ranking.add(starved, -remaining_s)
+            urgent = urgent & ~starved
+        ranking.add(urgent, density)
+        ranking.add(normal, -remaining_s)
+        return ranking

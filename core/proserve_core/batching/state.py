@@ -1,16 +1,17 @@
 """What a batching policy sees and returns. The same plan drives vLLM, the emulator and the simulator."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
 
+from proserve_core.batching.request_table import RequestTable
 from proserve_core.clues import NO_CLUES, LengthClues
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceTerms
 
 
-class RequestState(msgspec.Struct, kw_only=True):
+class RequestState(msgspec.Struct, kw_only=True, gc=False):
     """One request as the engine knows it. Kept by whoever runs the engine; policies only read it.
 
     A preempted request is not resident, holds no blocks and has `computed_tokens` 0 (or what a prefix cache would
@@ -77,7 +78,7 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a policy may look at when it plans the next step."""
 
     now_s: float
-    requests: Sequence[RequestState]
+    requests: RequestTable
     """Waiting, prefilling, decoding and preempted requests, in order of arrival at the engine."""
     limits: EngineLimits
     free_blocks: int
@@ -97,7 +98,7 @@ class Reason(StrEnum):
     SCHEDULED = "runs in this step"
 
 
-class PlanEntry(msgspec.Struct, frozen=True):
+class PlanEntry(msgspec.Struct, frozen=True, gc=False):
     """`tokens` new tokens of request `id` in the step."""
 
     id: str

@@ -6,17 +6,13 @@ from engine_builders import MILLISECOND_PER_TOKEN, decoding, engine_state, prefi
 from proserve_core.batching import RequestState
 from proserve_core.batching.gain_density import LEAST_PREFILL_SHARE, Pace, Prospects, prefill_share, prospects
 from proserve_core.batching.lengths import LengthTable
-from proserve_core.batching.request_columns import ColumnReader, RequestColumns
+from proserve_core.batching.request_columns import RequestColumns
 
 PACE = Pace(decode_step_s=0.012, step_s=0.025, decodes=2, prefill_share=0.5)
 
 
 def columns(*requests: RequestState, now_s: float = 0.0) -> RequestColumns:
-    return ColumnReader().read(
-        engine_state(*requests, now_s=now_s),
-        residents=[request for request in requests if request.resident],
-        waiting=[request for request in requests if not request.resident],
-    )
+    return RequestColumns(engine_state(*requests, now_s=now_s))
 
 
 def worth(*requests: RequestState, now_s: float = 0.0) -> Prospects:

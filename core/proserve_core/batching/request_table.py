@@ -1,0 +1,161 @@
+"""The requests of an engine: an object each, in order of arrival, and the same as numpy columns.
+
+Whoever runs the engine keeps one table for its whole life; policies read it. A step is planned every few milliseconds
+while thousands may wait, so a plan must not touch each of them: a row is written when a request arrives and again when
+it is admitted or preempted, and a step costs a few operations on columns, however many wait. Only what changes in every
+step, the residents' tokens, is read from the objects when columns are asked for.
+
+Rows are in order of arrival. A row of a request that has left stays empty until the table is full; then the rows move
+together, in a table that is twice as large if more than half of them are in use.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence, Set
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from proserve_core.batching.state import RequestState
+
+Column = NDArray[np.float64]
+Index = NDArray[np.intp]
+
+ARRIVAL, TTFT, TPOT, FIRST_GAIN, TOKEN_GAIN, PROMPT, EMITTED, COMPUTED, FIRST_TOKEN = range(9)
+"""Columns: seconds, gain and tokens; a first token that has not come is NaN."""
+_COLUMNS = 9
+_FIRST_ROWS = 64
+_EMPTY, _WAITING, _RESIDENT, _HIDDEN = range(4)
+
+
+class RequestTable(Sequence["RequestState"]):
+    """Requests in order of arrival at the engine.
+
+    After a change to a request, other than of a resident's tokens and blocks, call `update`.
+    """
+
+    def __init__(self, requests: Iterable["RequestState"] = ()) -> None:
+        self.by_id: dict[str, RequestState] = {}
+        """All requests, hidden ones too, in order of arrival."""
+        self._rows: dict[str, int] = {}
+        self._objects: list[RequestState | None] = []
+        self._data = np.zeros((_COLUMNS, _FIRST_ROWS))
+        self._place = np.zeros(_FIRST_ROWS, dtype=np.int8)
+        self._hidden: set[str] = set()
+        self._visible: list[RequestState] | None = None
+        self._residents: list[RequestState] | None = None
+        for request in requests:
+            self.add(request)
+
+    def add(self, request: "RequestState") -> None:
+        """A request arrives; its id is new."""
+        if len(self._objects) == len(self._place):
+            self._make_room()
+        self.by_id[request.id] = request
+        self._rows[request.id] = len(self._objects)
+        self._objects.append(request)
+        self.update(request)
+
+    def update(self, request: "RequestState") -> None:
+        """The request was admitted or preempted, got its first token, or changed while it waited."""
+        row = self._rows[request.id]
+        self._hidden.discard(request.id)
+        terms = request.terms
+        objectives = terms.objectives
+        self._data[:, row] = (
+            request.arrival_s,
+            objectives.ttft_s,
+            objectives.tpot_s,
+            terms.weight * terms.first_token_gain,
+            terms.weight * terms.output_token_gain,
+            request.prompt_tokens,
+            request.emitted_tokens,
+            request.computed_tokens,
+            np.nan if request.first_token_s is None else request.first_token_s,
+        )
+        self._place[row] = _RESIDENT if request.resident else _WAITING
+        self._visible = self._residents = None
+
+    def remove(self, request_id: str) -> "RequestState":
+        """A request leaves."""
+        row = self._rows.pop(request_id)
+        self._hidden.discard(request_id)
+        self._objects[row] = None
+        self._place[row] = _EMPTY
+        self._visible = self._residents = None
+        return self.by_id.pop(request_id)
+
+    def hide(self, request_ids: Set[str]) -> None:
+        """Requests that the policy must not see in the coming step; those hidden before are seen again."""
+        if not request_ids and not self._hidden:
+            return
+        for request_id in list(self._hidden):
+            self.update(self.by_id[request_id])
+        for request_id in request_ids:
+            self._place[self._rows[request_id]] = _HIDDEN
+        self._hidden = set(request_ids)
+        self._visible = self._residents = None
+
+    @property
+    def residents(self) -> "list[RequestState]":
+        """Those that hold a sequence slot, in order of arrival. Not to be changed."""
+        if self._residents is None:
+            self._residents = list(map(self.at, np.flatnonzero(self._place == _RESIDENT).tolist()))
+        return self._residents
+
+    @property
+    def waiting(self) -> "Iterator[RequestState]":
+        """The others, in order of arrival, looked up only as far as they are read."""
+        yield from map(self.at, np.flatnonzero(self._place == _WAITING).tolist())
+
+    def rows(self) -> Index:
+        """Rows of the residents, then of the waiting, each in order of arrival. They hold until the next change."""
+        place = self._place
+        return np.concatenate((np.flatnonzero(place == _RESIDENT), np.flatnonzero(place == _WAITING)))
+
+    def columns(self, rows: Index) -> NDArray[np.float64]:
+        """The columns of `rows()`, one row of the result each."""
+        residents = self.residents
+        at = rows[: len(residents)]
+        self._data[EMITTED, at] = [request.emitted_tokens for request in residents]
+        self._data[COMPUTED, at] = [request.computed_tokens for request in residents]
+        return self._data.take(rows, axis=1)
+
+    def at(self, row: int) -> "RequestState":
+        """The request in a row."""
+        request = self._objects[row]
+        if request is None:
+            raise LookupError(f"row {row} is empty: the table has changed since rows() was called")
+        return request
+
+    def __len__(self) -> int:
+        return len(self.by_id) - len(self._hidden)
+
+    def __iter__(self) -> "Iterator[RequestState]":
+        return iter(self._all())
+
+    @overload
+    def __getitem__(self, place: int) -> "RequestState": ...
+    @overload
+    def __getitem__(self, place: slice) -> "Sequence[RequestState]": ...
+    def __getitem__(self, place: int | slice) -> "RequestState | Sequence[RequestState]":
+        return self._all()[place]
+
+    def _all(self) -> "list[RequestState]":
+        if self._visible is None:
+            hidden, by_id = self._hidden, self.by_id
+            self._visible = [by_id[i] for i in by_id if i not in hidden] if hidden else list(by_id.values())
+        return self._visible
+
+    def _make_room(self) -> None:
+        """Close the gaps; take more rows unless that leaves half of them free."""
+        keep = np.flatnonzero(self._place != _EMPTY)
+        capacity = len(self._place)
+        if 2 * len(keep) > capacity:
+            capacity *= 2
+        data, place = np.zeros((_COLUMNS, capacity)), np.zeros(capacity, dtype=np.int8)
+        data[:, : len(keep)] = self._data[:, keep]
+        place[: len(keep)] = self._place[keep]
+        self._data, self._place = data, place
+        self._objects = list(self.by_id.values())
+        self._rows = {request_id: row for row, request_id in enumerate(self.by_id)}
