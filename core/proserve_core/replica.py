@@ -273,7 +273,9 @@ class Replica:
             request_id, tokens = entry.id, entry.tokens
             request = requests.get(request_id)
             if request is None or request_id in seen or request_id in preempted:
-                problem = "is unknown" if request is None else "is there twice" if request_id in seen else "is preempted"
+                problem = (
+                    "is unknown" if request is None else "is there twice" if request_id in seen else "is preempted"
+                )
                 raise self._plan_error(f"runs {request_id!r}, which {problem}")
             seen.add(request_id)
             computed, emitted = request.computed_tokens, request.emitted_tokens

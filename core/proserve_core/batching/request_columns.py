@@ -56,7 +56,7 @@ class RequestColumns:
     @cached_property
     def decode(self) -> Mask:
         """Residents that need one token to emit the next."""
-        mask = (self.pending == 1) & (self.emitted > 0)
+        mask: Mask = (self.pending == 1) & (self.emitted > 0)
         mask[self.residents :] = False
         return mask
 
@@ -87,4 +87,5 @@ class RequestColumns:
     @cached_property
     def band(self) -> Index:
         """Of the prompt's length."""
-        return np.searchsorted(BAND_EDGES, self._data[table.PROMPT], side="right")
+        bands: Index = np.searchsorted(BAND_EDGES, self._data[table.PROMPT], side="right")
+        return bands

@@ -123,9 +123,7 @@ class SlideBatching:
             budget_s=budget_s,
         )
 
-    def _rank(
-        self, columns: RequestColumns, remaining_s: Column, est_s: Column, urgent: Mask, now_s: float
-    ) -> Ranking:
+    def _rank(self, columns: RequestColumns, remaining_s: Column, est_s: Column, urgent: Mask, now_s: float) -> Ranking:
         """Those brought forward, urgent decodes, starved prompts, urgent prompts, then the normal ones."""
         options = self.options
         density = columns.next_gain / np.maximum(est_s, _NO_TIME_S)

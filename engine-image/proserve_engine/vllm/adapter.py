@@ -17,6 +17,7 @@ vLLM's own, so that a disagreement about resources never stalls the engine.
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from proserve_core.batching import BatchPlan, EngineLimits, EngineState
@@ -88,13 +89,12 @@ class Adapter:
         if self._never_plans or refused or not self.tracker.with_facts or scheduler.pause_state.name != "UNPAUSED":
             return False
         self.refresh()
-        visible = self.tracker.visible()
-        if not visible:
+        if not self.tracker.table:
             return False
         plan = self._policy.plan(
             EngineState(
                 now_s=time.monotonic(),
-                requests=visible,
+                requests=self.tracker.table,
                 limits=self._limits,
                 free_blocks=self.free_blocks,
                 latency=latency,
@@ -225,18 +225,16 @@ class Adapter:
                 skipped.remove_requests(back)
                 waiting.extend(back)
         chosen = [scheduler.requests[request_id] for request_id in chosen_ids]
-        chosen_set = set(chosen)
-        rest = [request for request in waiting if request not in chosen_set]
-        first: list[Any] = []
+        head: list[Any] = []
         if tracker.hidden or len(tracker.states) < len(scheduler.requests):
-            first = [r for r in rest if r.request_id not in tracker.states or needs_vllm(r)]
-            if first:
-                first_set = set(first)
-                rest = [request for request in rest if request not in first_set]
-        if first or chosen:
+            head = [r for r in waiting if r.request_id not in tracker.states or needs_vllm(r)]
+        head += chosen
+        # Thousands may wait: the queue is rebuilt only if it does not begin like this already.
+        if head != list(islice(waiting, len(head))):
+            moved = set(head)
+            rest = [request for request in waiting if request not in moved]
             waiting.clear()
-            waiting.extend(first)
-            waiting.extend(chosen)
+            waiting.extend(head)
             waiting.extend(rest)
 
     def _set_aside(self) -> Iterable[Any]:

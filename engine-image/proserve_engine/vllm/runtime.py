@@ -66,13 +66,11 @@ class EngineRuntime:
             self._steps.idle()
             self._publish_if_idle()
             return
-        scheduler, states = self._scheduler, self.adapter.tracker.states
+        scheduler = self._scheduler
         work = work_of(scheduled, scheduler.requests, 1 + scheduler.num_spec_tokens)
         if self._publishing:
             for request_id in scheduled:
-                state = states.get(request_id)
-                if state is not None:
-                    state.resident = True
+                self.adapter.tracker.admitted(request_id)
         self._steps.scheduled(output, work, predicted_s=self._latency.model.step_s(work), began_s=self._began_s)
         if self._publishing:
             self._publisher.publish(self._snapshot, idle=False)

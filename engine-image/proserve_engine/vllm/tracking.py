@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from proserve_core.batching import RequestState
+from proserve_core.batching.request_table import RequestTable
 from proserve_core.facts import FactsError, decode_facts, default_terms
 
 RUNNABLE_STATUSES = frozenset({"WAITING", "PREEMPTED"})
@@ -37,8 +38,10 @@ class Tracker:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self.states: dict[str, RequestState] = {}
-        """By request id, in order of arrival at the engine."""
+        self.table = RequestTable()
+        """What the planner sees, in order of arrival at the engine; the hidden ones are left out since `refresh`."""
+        self.states = self.table.by_id
+        """All tracked requests by id."""
         self.hidden: set[str] = set()
         """Tracked requests that vLLM would not run in the coming step; refreshed by `refresh`."""
         self.held_slots = 0
@@ -62,12 +65,14 @@ class Tracker:
         terms, age_s, classified = self._terms(request)
         # vLLM stamps a request in its API process; until the engine takes it in, it waited for a step to end.
         in_vllm_s = max(0.0, self._wall_clock() - request.arrival_time)
-        self.states[request_id] = RequestState(
-            id=request_id,
-            arrival_s=self._clock() - in_vllm_s - age_s,
-            terms=terms,
-            prompt_tokens=request.num_prompt_tokens,
-            computed_tokens=self._cached_prefix(request),
+        self.table.add(
+            RequestState(
+                id=request_id,
+                arrival_s=self._clock() - in_vllm_s - age_s,
+                terms=terms,
+                prompt_tokens=request.num_prompt_tokens,
+                computed_tokens=self._cached_prefix(request),
+            )
         )
         if classified:
             self._classified.add(request_id)
@@ -78,8 +83,9 @@ class Tracker:
 
     def remove(self, request_id: str) -> None:
         """Forget a finished request."""
-        if self.states.pop(request_id, None) is None:
+        if request_id not in self.states:
             return
+        self.table.remove(request_id)
         if request_id in self._classified:
             self._classified.remove(request_id)
             self.with_facts -= 1
@@ -97,8 +103,16 @@ class Tracker:
         state.blocks = 0
         state.emitted_tokens = request.num_output_tokens
         state.computed_tokens = self._cached_prefix(request)
+        self.table.update(state)
         self._delicate[request.request_id] = request
         self._stale_prefixes[request.request_id] = request
+
+    def admitted(self, request_id: str) -> None:
+        """vLLM has scheduled the request; `refresh` would find out one step later."""
+        state = self.states.get(request_id)
+        if state is not None and not state.resident:
+            state.resident = True
+            self.table.update(state)
 
     def refresh(self, running: Iterable[Any], *, set_aside: Iterable[Any], next_step: int) -> None:
         """Bring residents up to date and find out whom vLLM would pass over in step `next_step`.
@@ -118,13 +132,16 @@ class Tracker:
             computed = request.num_computed_tokens
             in_flight = request.num_output_placeholders
             emitted = request.num_output_tokens
-            if emitted and state.first_token_s is None:
-                state.first_token_s = self._clock()
-            state.resident = True
             state.computed_tokens = computed
             # Under asynchronous scheduling tokens in flight count as emitted: the next step makes the one after them.
             state.emitted_tokens = emitted + in_flight
             state.blocks = -(-computed // block_size)
+            started = emitted and state.first_token_s is None
+            if started:
+                state.first_token_s = self._clock()
+            if started or not state.resident:
+                state.resident = True
+                self.table.update(state)
             if (
                 in_flight and computed + 2 - in_flight >= request.num_prompt_tokens + request.max_tokens
             ) or next_step < request.next_decode_eligible_step:
@@ -138,12 +155,7 @@ class Tracker:
                 hidden.add(request.request_id)
         if self._stale_prefixes:
             self._refresh_one_prefix()
-
-    def visible(self) -> list[RequestState]:
-        """What the planner sees, in order of arrival at the engine."""
-        if not self.hidden:
-            return list(self.states.values())
-        return [state for state in self.states.values() if state.id not in self.hidden]
+        self.table.hide(hidden)
 
     def _refresh_delicate(self) -> None:
         for request_id, request in list(self._delicate.items()):
@@ -160,6 +172,7 @@ class Tracker:
         state = self.states[request_id]
         if not state.resident:
             state.computed_tokens = self._cached_prefix(request)
+            self.table.update(state)
             self._stale_prefixes[request_id] = request
 
     def _terms(self, request: Any) -> tuple[Any, float, bool]:

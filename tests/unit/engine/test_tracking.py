@@ -103,7 +103,7 @@ def test_request_whose_last_token_is_in_flight_is_hidden_and_keeps_its_slot(trac
     ending = request(num_computed_tokens=49, num_output_tokens=9, num_output_placeholders=1)
     tracked.tracker.add(ending)
     tracked.refresh(ending)
-    assert tracked.tracker.visible() == []
+    assert not tracked.tracker.table
     assert tracked.tracker.held_slots == 1
 
 
@@ -111,7 +111,7 @@ def test_request_that_may_not_decode_in_this_step_is_hidden(tracked: Tracked) ->
     running = request(num_computed_tokens=40, num_output_tokens=1, next_decode_eligible_step=2)
     tracked.tracker.add(running)
     tracked.refresh(running)
-    assert tracked.tracker.visible() == []
+    assert not tracked.tracker.table
 
 
 def test_preempted_request_waits_for_its_output_in_flight(tracked: Tracked) -> None:
@@ -122,10 +122,10 @@ def test_preempted_request_waits_for_its_output_in_flight(tracked: Tracked) -> N
     tracked.cached["r"] = 16
     tracked.tracker.preempted(victim)
     tracked.refresh()
-    assert tracked.tracker.visible() == []
+    assert not tracked.tracker.table
     victim.num_stale_output_tokens = 0
     tracked.refresh()
-    (state,) = tracked.tracker.visible()
+    (state,) = tracked.tracker.table
     assert (state.resident, state.blocks, state.computed_tokens, state.preemptions) == (False, 0, 16, 1)
 
 
@@ -134,10 +134,10 @@ def test_request_is_planned_once_its_grammar_is_ready(tracked: Tracked) -> None:
     waiting = request(status=SimpleNamespace(name=GRAMMAR), structured_output_request=structured)
     tracked.tracker.add(waiting)
     tracked.refresh()
-    assert tracked.tracker.visible() == []
+    assert not tracked.tracker.table
     structured.grammar = object()
     tracked.refresh()
-    assert len(tracked.tracker.visible()) == 1
+    assert len(tracked.tracker.table) == 1
 
 
 def test_request_with_a_broken_grammar_is_vllms_to_fail() -> None:
@@ -155,7 +155,7 @@ def test_requests_set_aside_with_blocks_are_vllms(tracked: Tracked) -> None:
     tracked.tracker.add(loading)
     tracked.tracker.add(loaded)
     tracked.refresh(set_aside=(loading, loaded))
-    assert tracked.tracker.visible() == []
+    assert not tracked.tracker.table
 
 
 def test_streamed_input_is_not_tracked_but_holds_a_slot(tracked: Tracked) -> None:
@@ -172,7 +172,7 @@ def test_cached_prefixes_of_waiting_requests_are_looked_up_again_in_turns(tracke
     tracked.cached = {"a": 16, "b": 32}
     tracked.refresh()
     tracked.refresh()
-    assert [state.computed_tokens for state in tracked.tracker.visible()] == [16, 32]
+    assert [state.computed_tokens for state in tracked.tracker.table] == [16, 32]
 
 
 def test_removed_request_leaves_nothing_behind(tracked: Tracked) -> None:
@@ -182,4 +182,4 @@ def test_removed_request_leaves_nothing_behind(tracked: Tracked) -> None:
     tracked.tracker.remove("r")
     tracked.refresh()
     assert tracked.tracker.with_facts == 0
-    assert tracked.tracker.visible() == []
+    assert not tracked.tracker.table
