@@ -62,7 +62,7 @@ class ForgetsWork(Replica):
 
     def complete_step(self, now_s: float) -> list[Emission]:
         emissions = super().complete_step(now_s)
-        for request in self._requests.values():
+        for request in self._table:
             if not request.emitted_tokens:
                 request.computed_tokens = 0
         return emissions
@@ -72,7 +72,7 @@ class SkipsWork(Replica):
     """Takes half of a prompt as computed."""
 
     def complete_step(self, now_s: float) -> list[Emission]:
-        for request in self._requests.values():
+        for request in self._table:
             if request.resident and not request.emitted_tokens:
                 request.computed_tokens = max(request.computed_tokens, request.prompt_tokens // 2)
         return super().complete_step(now_s)
@@ -82,10 +82,10 @@ class KeepsWorkOfVictims(Replica):
     """Preempts without losing anything."""
 
     def begin_step(self, now_s: float) -> StartedStep | None:
-        computed = {request.id: request.computed_tokens for request in self._requests.values()}
+        computed = {request.id: request.computed_tokens for request in self._table}
         step = super().begin_step(now_s)
         for request_id in step.plan.preempt if step else ():
-            self._requests[request_id].computed_tokens = computed[request_id]
+            self._table.by_id[request_id].computed_tokens = computed[request_id]
         return step
 
 
