@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from proserve_cli.addresses import free_port
 from proserve_core.capacity import CapacitySnapshot, decode_snapshot
 from proserve_core.facts import encode_facts
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
@@ -33,12 +33,6 @@ HIGH = ServiceTerms(
     output_token_gain=1,
     objectives=ServiceObjectives(ttft_s=0.5, tpot_s=0.05),
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ServedEngine:

@@ -162,7 +162,10 @@ class Tracker:
             status = request.status.name
             if status == "RUNNING":
                 del self._delicate[request_id]
-            elif not runnable(request):
+                continue
+            # The output of a step that was in flight when the request was preempted came in since.
+            self.states[request_id].emitted_tokens = request.num_output_tokens
+            if not runnable(request):
                 self.hidden.add(request_id)
 
     def _refresh_one_prefix(self) -> None:

@@ -73,6 +73,17 @@ def test_request_without_facts_runs_in_the_default_class(tracked: Tracked) -> No
     assert not tracked.bad
 
 
+def test_output_that_was_in_flight_at_preemption_counts_when_it_has_come_in(tracked: Tracked) -> None:
+    preempted = request(num_output_tokens=3, num_stale_output_tokens=1, status=SimpleNamespace(name="PREEMPTED"))
+    tracked.tracker.add(preempted)
+    tracked.tracker.preempted(preempted)
+    tracked.refresh()
+    assert not tracked.tracker.visible()
+    preempted.num_output_tokens, preempted.num_stale_output_tokens = 4, 0
+    tracked.refresh()
+    assert [state.pending_tokens for state in tracked.tracker.visible()] == [44]
+
+
 def test_request_with_bad_facts_runs_in_the_default_class_and_is_reported(tracked: Tracked) -> None:
     tracked.tracker.add(request(sampling_params=SimpleNamespace(extra_args={"proserve_class": "high"})))
     assert tracked.tracker.states["r"].terms.priority_class == "default"

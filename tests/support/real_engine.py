@@ -1,0 +1,72 @@
+"""A vLLM engine in this process with the generated model, whose scheduler can be exchanged between runs.
+
+An engine takes seconds to start, so one serves a whole test session. Exchanging the scheduler object is what makes that
+possible; the scheduler that is put in is made by the same class, from the same configuration and environment, as the
+one that vLLM makes at start-up. Run by the engine environment's interpreter only.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vllm import LLM, SamplingParams
+
+from engine_harness import HIGH, LOW
+from proserve_core.facts import encode_facts
+from proserve_engine.serve import UNIPROC_EXECUTOR
+
+REAL_BLOCK = 32
+
+
+class RealEngine:
+    """The engine; in float32, so that no near tie between two tokens is decided by the size of a batch."""
+
+    def __init__(self, model: str) -> None:
+        self._llm = LLM(
+            model,
+            dtype="float32",
+            enforce_eager=True,
+            block_size=REAL_BLOCK,
+            num_gpu_blocks_override=512,
+            max_model_len=2048,
+            max_num_seqs=8,
+            max_num_batched_tokens=256,
+            distributed_executor_backend=UNIPROC_EXECUTOR,
+            disable_log_stats=False,
+        )
+        self.core = self._llm.llm_engine.engine_core.engine_core
+
+    def use(self, scheduler_class: type, *, blocks: int = 512, policy: Any = None, prefix_caching: bool = True) -> Any:
+        """Put another scheduler in charge, with an empty cache of `blocks` blocks."""
+        old = self.core.scheduler
+        assert not old.requests
+        old.kv_cache_config.num_blocks = blocks
+        old.cache_config.num_gpu_blocks = blocks
+        old.cache_config.enable_prefix_caching = prefix_caching
+        self.core.scheduler = scheduler_class(
+            vllm_config=old.vllm_config,
+            kv_cache_config=old.kv_cache_config,
+            structured_output_manager=old.structured_output_manager,
+            block_size=old.block_size,
+            hash_block_size=old.hash_block_size,
+            log_stats=True,
+        )
+        # What the worker has to forget is told by the scheduler that knew it.
+        self.core.scheduler.finished_req_ids |= old.finished_req_ids
+        if policy is not None:
+            self.core.scheduler._proserve.adapter._policy = policy
+        return self.core.scheduler
+
+    def generate(self, requests: Sequence[tuple[list[int], int]], *, facts: bool) -> list[list[int]]:
+        """Output tokens of (prompt, output tokens) each, sent all at once; every second one is of the high class."""
+        parameters = [
+            SamplingParams(
+                max_tokens=tokens,
+                temperature=0,
+                ignore_eos=True,
+                extra_args=dict(encode_facts(HIGH if number % 2 else LOW, 0.0)) if facts else None,
+            )
+            for number, (_, tokens) in enumerate(requests)
+        ]
+        prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
+        results = self._llm.generate(prompts, parameters, use_tqdm=False)
+        return [list(result.outputs[0].token_ids) for result in results]
