@@ -121,7 +121,7 @@ class PlanRecorder:
         adapter.refresh()
         return EngineState(
             now_s=time.monotonic(),
-            requests=adapter.tracker.visible(),
+            requests=adapter.tracker.table,
             limits=adapter.limits,
             free_blocks=adapter.free_blocks,
             latency=load_calibration("cpu-tiny").latency,

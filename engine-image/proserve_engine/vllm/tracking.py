@@ -164,7 +164,10 @@ class Tracker:
                 del self._delicate[request_id]
                 continue
             # The output of a step that was in flight when the request was preempted came in since.
-            self.states[request_id].emitted_tokens = request.num_output_tokens
+            state = self.states[request_id]
+            if state.emitted_tokens != request.num_output_tokens:
+                state.emitted_tokens = request.num_output_tokens
+                self.table.update(state)
             if not runnable(request):
                 self.hidden.add(request_id)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from proserve_core.batching.request_table import EMITTED
 from proserve_core.facts import FactsError, encode_facts
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
 from proserve_engine.vllm.tracking import Tracker, needs_vllm, runnable
@@ -78,10 +79,11 @@ def test_output_that_was_in_flight_at_preemption_counts_when_it_has_come_in(trac
     tracked.tracker.add(preempted)
     tracked.tracker.preempted(preempted)
     tracked.refresh()
-    assert not tracked.tracker.visible()
+    assert not list(tracked.tracker.table)
     preempted.num_output_tokens, preempted.num_stale_output_tokens = 4, 0
     tracked.refresh()
-    assert [state.pending_tokens for state in tracked.tracker.visible()] == [44]
+    assert [state.pending_tokens for state in tracked.tracker.table] == [44]
+    assert tracked.tracker.table.columns(tracked.tracker.table.rows())[EMITTED].tolist() == [4]
 
 
 def test_request_with_bad_facts_runs_in_the_default_class_and_is_reported(tracked: Tracked) -> None:
