@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from proserve_core.batching.density import Density
-from proserve_core.batching.edf import Edf
+from proserve_core.batching.edf import Edf, EdfOptions
 from proserve_core.batching.fair_batching import FairBatching
 from proserve_core.batching.fcfs import Fcfs
 from proserve_core.batching.priority import Priority
@@ -58,7 +58,7 @@ def _with_options(make: Callable[[Options], BatchingPolicy], kind: type[Options]
 
 POLICIES: dict[str, _Factory] = {
     "density": _with_options(Density, StepTokensOptions),
-    "edf": _with_options(Edf, StepTokensOptions),
+    "edf": _with_options(Edf, EdfOptions),
     "fair-batching": _plain(FairBatching),
     "fcfs": _plain(Fcfs),
     "priority": _plain(Priority),

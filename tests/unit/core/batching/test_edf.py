@@ -35,3 +35,16 @@ def test_blocks_go_to_the_earlier_deadline() -> None:
     )
     plan = Edf().plan(state)
     assert ([entry.id for entry in plan.entries], plan.preempt) == (["earlier"], ("later",))
+
+
+def test_a_waiting_prompt_takes_no_blocks_however_late_it_is() -> None:
+    """Late requests would take them from each other for every token."""
+    state = engine_state(
+        decoding("ahead", prompt_tokens=32, arrival_s=5.0),
+        waiting("late", 32, arrival_s=0.0),
+        limits=engine_limits(blocks=3),
+        now_s=6.0,
+    )
+    plan = Edf().plan(state)
+    assert ([entry.id for entry in plan.entries], plan.preempt) == (["ahead"], ())
+    assert plan.reason("late") is Reason.BLOCKS

@@ -29,9 +29,9 @@ def entries(plan: BatchPlan) -> list[tuple[str, int]]:
     ],
 )
 def test_the_step_is_the_largest_of_the_grid_that_fits_the_tightest_slack(slack_s: float, tokens: int) -> None:
-    # With one token emitted, the next one of a decode is due 1 + 2 * 0.05 s after its arrival.
+    # With one token emitted, the next one of a decode is due 1 + 0.05 s after its arrival.
     state = state_of(
-        decoding("due", arrival_s=20.0 + slack_s - 1.1),
+        decoding("due", arrival_s=20.0 + slack_s - 1.05),
         decoding("relaxed", arrival_s=29.0),
         prefilling("prompt", 5000, 100, arrival_s=20.0),
         now_s=20.0,
@@ -102,12 +102,19 @@ def test_throughput_is_learned_from_steps() -> None:
 
 
 def test_deadlines_move_with_a_late_first_token_unless_they_are_fixed() -> None:
-    # First token 4 s late at 5.0, two emitted: due at 5.0 + 3 * 0.05 = 5.15, or at 1.1 by TDG.
+    # First token 4 s late at 5.0, two emitted: due at 5.0 + 2 * 0.05 = 5.10, one TPOT later in the artifact, or at 1.1
+    # by TDG.
     late = decoding("late", emitted=2, arrival_s=0.0, first_token_s=5.0)
     prompt = prefilling("prompt", 5000, 100, arrival_s=4.0)
-    moved = QoServeOptions(safety=0.5)
-    # 256 tokens in 0.5 * 266 = 133 ms fit into 140 ms.
-    assert entries(QoServe(moved).plan(state_of(late, prompt, now_s=5.01))) == [("late", 1), ("prompt", 255)]
+    # 256 tokens in 0.5 * 266 = 133 ms fit into 140 ms, not into 90.
+    for deadline, now_s, tokens in (
+        (DecodeDeadline.MOVED, 4.96, 256),
+        (DecodeDeadline.MOVED, 5.01, 128),
+        (DecodeDeadline.FIRST_TOKEN, 5.01, 256),
+    ):
+        moved = QoServeOptions(deadline=deadline, safety=0.5)
+        plan = QoServe(moved).plan(state_of(late, prompt, now_s=now_s))
+        assert entries(plan) == [("late", 1), ("prompt", tokens - 1)]
     fixed = QoServeOptions(deadline=DecodeDeadline.FIXED, safety=0.5)
     assert entries(QoServe(fixed).plan(state_of(late, prompt, now_s=5.01))) == [("late", 1), ("prompt", 127)]
 
