@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from proserve_core.batching.lengths import LengthTable
-from proserve_core.batching.request_columns import Column, Mask, RequestColumns
+from proserve_core.batching.request_columns import Column, Index, Mask, RequestColumns
 from proserve_core.latency import LatencyModel
 
 TPOT_SHARE = 0.9
@@ -59,8 +59,10 @@ def prefill_share(columns: RequestColumns, latency: LatencyModel, wanted: Mask |
     return max(LEAST_PREFILL_SHARE, 1 - busy)
 
 
-def prospects(columns: RequestColumns, pace: Pace, lengths: LengthTable, latency: LatencyModel) -> Prospects:
-    """What each request can still bring."""
+def prospects(
+    columns: RequestColumns, pace: Pace, lengths: LengthTable, profiles: Index, latency: LatencyModel
+) -> Prospects:
+    """What each request can still bring. `profiles` are the requests' in the length table."""
     step_s = np.minimum(max(pace.step_s, pace.decode_step_s), TPOT_SHARE * columns.tpot_s)
     ready_s = np.where(
         columns.decode,
@@ -68,14 +70,16 @@ def prospects(columns: RequestColumns, pace: Pace, lengths: LengthTable, latency
         np.maximum(columns.prefill_s / pace.prefill_share, pace.decode_step_s),
     )
     late_s = ready_s - columns.slack_s
-    rest = lengths.expected_rest(columns.band, columns.emitted)
+    most = columns.most - columns.emitted
+    rest = np.minimum(lengths.expected_rest(profiles, columns.emitted), most)
     full = columns.next_gain + columns.token_gain * np.maximum(0.0, rest - 1)
     value = full.copy()
     late = np.flatnonzero(late_s >= 0)
     if len(late):
         missed = 1 + np.floor(late_s[late] / (columns.tpot_s[late] - step_s[late]))
         token_gain = columns.token_gain[late]
-        left = token_gain * lengths.expected_rest(columns.band[late], columns.emitted[late], missed)
+        left = lengths.expected_rest(profiles[late], columns.emitted[late], missed)
+        left = token_gain * np.minimum(left, np.maximum(0.0, most[late] - missed))
         left[left < HOPELESS_SHARE * token_gain * np.maximum(1.0, rest[late])] = 0.0
         value[late] = left
     share_s = latency.constant_s / max(CONSTANT_SHARERS, pace.decodes + 1)

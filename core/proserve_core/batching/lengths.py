@@ -1,147 +1,52 @@
-"""How many tokens a request will still emit: output lengths, learned online per band of prompt lengths.
+"""How many tokens a request will still emit: output lengths, learned online for each kind of request.
 
-A discrete hazard table. Of all tokens emitted as the n-th of an output (exposure), some were the last one (events);
-events over exposure is the chance that an output ends there. Requests that are still running count with what they have
-emitted, so the table is unbiased from the first second on, although short outputs end first. Output positions are in
-bins that grow by 12%, prompts in bands that double: outputs differ by prompt length more than by anything else that an
-engine knows (36 tokens below 1k prompt and 170-400 above in one production trace, worth 3.5 points of gain there).
+Hazard tables (`output_bins`): of all tokens emitted as the n-th of an output (exposure), some were the last one
+(events); events over exposure is the chance that an output ends there. Requests that are still running count with what
+they have emitted, so a table is unbiased from the first second on, although short outputs end first.
 
-Sparse counts lean on coarser ones: a band's bin on the bin over all bands (`BAND_PRIOR` events), that one on the mean
-over everything, and before any request was seen the mean is `FIRST_GUESS_TOKENS`. Inside a bin the hazard is constant,
-so survival and mean rest have closed forms and a rebuild costs O(bins), not O(tokens).
+There is a table of counts for each of these, from the general to the particular, and the answer for a request comes
+from the chain of those that it belongs to (`hazards`):
+
+- all requests;
+- those with a prompt of like length: bands that double;
+- of these, those of the same class that ask for a like number of tokens at most (`max_tokens`);
+- those of the same client, and of these those in the band;
+- of these, those whose prompts begin alike (once a prefix is seen for the second time).
+
+What a request does not tell, such as its client, its chain leaves out. Old outputs are forgotten: a table of clients or
+prefixes remembers about its last `MEMORY` outputs, so that a sudden change is followed, the general ones `LONG_MEMORY`.
+
+Memory is bounded (`MAX_TABLES`, `MAX_PROFILES`): whoever was not seen for longest is forgotten. So is the time of one
+`refresh`: answers are worked out for a part of the requests at a time.
 """
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-Column = NDArray[np.float64]
-Index = NDArray[np.intp]
+from proserve_core.batching.hazards import general, of_kind, of_sender
+from proserve_core.batching.length_counts import LengthCounts, TableCounts
+from proserve_core.batching.output_bins import BINS, WIDTHS, Column, Index, Table, exposure, last_bin, locate, survival
+from proserve_core.batching.recent_slots import RecentSlots
+from proserve_core.batching.state import RequestState
 
-GROWTH = 1.12
-LAST_TOKEN = 16384
-"""Beyond it the last bin's hazard goes on."""
 BAND_EDGES = np.array([256, 512, 1024, 2048, 4096, 8192, 16384])
 """Prompt tokens at which the next band begins."""
-BANDS = len(BAND_EDGES) + 1
-FIRST_GUESS_TOKENS = 200
-BAND_PRIOR = 4
-LONGEST_PRIOR_TOKENS = 400
-"""Where outputs hardly ever end, so many tokens of a band count as much as what is known from all."""
-HIGHEST_HAZARD = 0.999
-REBUILD_S = 1.0
+MEMORY, LONG_MEMORY = 100, 1000
+MAX_TABLES = 4096
+MAX_PROFILES = 1024
+MAX_PREFIXES = 4096
+"""Prefixes seen once that are remembered."""
+REFRESH_S = 1.0
+_PART = 64
+"""Profiles whose answers are worked out at a time."""
 
-
-def _bin_starts() -> Index:
-    starts = [1]
-    while (following := max(starts[-1] + 1, round(starts[-1] * GROWTH))) <= LAST_TOKEN:
-        starts.append(following)
-    return np.array(starts, dtype=np.intp)
-
-
-STARTS = _bin_starts()
-"""First output position (1-based) of each bin."""
-BINS = len(STARTS)
-_WIDTHS = np.append(np.diff(STARTS), np.inf)
-_BEFORE = STARTS - 1.0
-"""Tokens emitted when a request enters each bin."""
-_BIN_OF = np.searchsorted(STARTS, np.arange(LAST_TOKEN + 1) + 1, side="right") - 1
-"""By tokens emitted so far: bin of the next token."""
-
-
-class LengthCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a table has learned, by band and bin; what is kept across restarts."""
-
-    events: list[list[int]]
-    """Outputs that ended there."""
-    exposure: list[list[int]]
-    """Tokens emitted there."""
-
-
-class LengthTable:
-    """Learns from tokens and ends, answers for columns of requests. Answers change only with `rebuild`."""
-
-    def __init__(self, counts: LengthCounts | None = None) -> None:
-        """Start from `counts`, or from nothing.
-
-        Raises:
-            ValueError: counts of another shape, or negative ones.
-        """
-        shape = (BANDS, BINS)
-        self._events = np.zeros(shape)
-        self._exposure = np.zeros(shape)
-        if counts is not None:
-            for field, rows in (("events", counts.events), ("exposure", counts.exposure)):
-                if len(rows) != BANDS or any(len(row) != BINS or min(row) < 0 for row in rows):
-                    raise ValueError(f"{field}: expected {BANDS} bands of {BINS} counts from 0 on; delete the file")
-            self._events += counts.events
-            self._exposure += counts.exposure
-        self.finished = int(self._events.sum())
-        self._rebuilt_finished = self.finished
-        self._rebuilt_s = -np.inf
-        self.rebuild(self._rebuilt_s)
-
-    def counts(self) -> LengthCounts:
-        """Everything learned so far."""
-        return LengthCounts(
-            events=self._events.astype(int).tolist(), exposure=np.maximum(self._exposure, 0).astype(int).tolist()
-        )
-
-    def saw_tokens(self, bands: Index, since: Column, until: Column) -> None:
-        """Requests of `bands` have gone from `since` to `until` emitted tokens."""
-        added = _exposure(until) - _exposure(since)
-        np.add.at(self._exposure, bands, added)
-
-    def saw_end(self, band: int, emitted: int) -> None:
-        """An output ended after `emitted` tokens. An output that was cut off from outside is none: do not report it."""
-        if emitted > 0:
-            self._events[band, _BIN_OF[min(emitted, LAST_TOKEN) - 1]] += 1
-            self.finished += 1
-
-    def due(self, now_s: float) -> bool:
-        """Whether answers should be brought up to date: each second, and sooner while there is little knowledge."""
-        return now_s - self._rebuilt_s >= REBUILD_S or self.finished > 1.5 * self._rebuilt_finished + 5
-
-    def rebuild(self, now_s: float) -> None:
-        """Bring the answers up to date."""
-        self._rebuilt_s, self._rebuilt_finished = now_s, self.finished
-        events, exposure = self._events, np.maximum(self._exposure, 0)
-        mean = (events.sum() + 1) / (exposure.sum() + FIRST_GUESS_TOKENS)
-        pooled = (events.sum(axis=0) + 1) / (exposure.sum(axis=0) + 1 / mean)
-        lean = np.minimum(BAND_PRIOR / pooled, LONGEST_PRIOR_TOKENS)
-        hazard = np.minimum((events + lean * pooled) / (exposure + lean), HIGHEST_HAZARD)
-        log_stay = np.log1p(-hazard)
-        across = log_stay[:, :-1] * _WIDTHS[:-1]
-        log_survival = np.zeros_like(hazard)
-        np.cumsum(across, axis=1, out=log_survival[:, 1:])
-        tail = 1 / hazard
-        rest = tail.copy()  # mean rest on entering each bin
-        stay = np.exp(across)
-        for place in range(BINS - 2, -1, -1):
-            rest[:, place] = tail[:, place] + stay[:, place] * (rest[:, place + 1] - tail[:, place])
-        following = np.append(rest[:, 1:], tail[:, -1:], axis=1)
-        # One row per quantity over band * BINS + bin, so that a look-up is one index.
-        self._log_survival = log_survival.ravel()
-        self._log_stay = log_stay.ravel()
-        self._tail = tail.ravel()
-        self._beyond = (following - tail).ravel()
-
-    def expected_rest(self, bands: Index, emitted: Column, skipped: Column | None = None) -> Column:
-        """Expected tokens after the next `skipped` ones (default: none), for requests that have emitted `emitted`.
-
-        With S the survival function it is sum over i >= emitted + skipped of S(i) / S(emitted).
-        """
-        at = emitted if skipped is None else emitted + skipped
-        cells, inside = _locate(bands, at)
-        rest: Column = self._tail[cells] + self._beyond[cells] * np.exp(
-            (_WIDTHS[cells % BINS] - inside) * self._log_stay[cells]
-        )
-        if skipped is None:
-            return rest
-        log_at = self._log_survival[cells] + inside * self._log_stay[cells]
-        cells, inside = _locate(bands, emitted)
-        reached: Column = np.exp(log_at - self._log_survival[cells] - inside * self._log_stay[cells]) * rest
-        return reached
+TableKey = tuple[str | int, ...]
+"""What the requests of a table have in common; its first part says which kind of table it is."""
+_NOTHING: TableKey = ("nothing",)
+_ALL: TableKey = ("all",)
+_GENERAL = frozenset({"all", "band", "asked"})
+_LINKS = 6
+"""Of the longest chain: all, band, class, client, client in the band, prefix."""
+_KIND_LINKS = 2
 
 
 def band_of(prompt_tokens: int) -> int:
@@ -149,12 +54,174 @@ def band_of(prompt_tokens: int) -> int:
     return int(np.searchsorted(BAND_EDGES, prompt_tokens, side="right"))
 
 
-def _locate(bands: Index, emitted: Column) -> tuple[Index, Column]:
-    """Cell of the next token, and tokens emitted inside its bin."""
-    bins = _BIN_OF[np.minimum(emitted, LAST_TOKEN).astype(np.intp)]
-    return bands * BINS + bins, emitted - _BEFORE[bins]
+class LengthTable:
+    """Learns from tokens and ends, answers for columns of requests.
+
+    A request's kind is known by a number, its profile: `profile` gives it, once for each request that arrives, and
+    `left` takes it back. Answers change only with `refresh`.
+    """
+
+    def __init__(self, counts: LengthCounts | None = None) -> None:
+        """Start from what was learned earlier, or from nothing."""
+        self._tables = RecentSlots[TableKey](MAX_TABLES)
+        self._events, self._exposure = np.zeros((64, BINS)), np.zeros((64, BINS))
+        self._keep = np.zeros(64)
+        """Share of a table's counts that is left when one more output ends."""
+        self._profiles = RecentSlots[tuple[TableKey, ...]](MAX_PROFILES)
+        self._chains = np.zeros((0, _LINKS), dtype=np.intp)
+        """By profile: slots of its tables; links that it has not point to a table without counts."""
+        self._prefixes = RecentSlots[TableKey](MAX_PREFIXES)
+        self._log_survival = self._log_stay = self._tail = self._beyond = np.empty((0, BINS))
+        self._unanswered: set[int] = set()
+        self._to_answer: list[int] = []
+        for key in (_NOTHING, _ALL):
+            self._tables.use(self._table(key))
+        for table in counts.tables if counts is not None else ():
+            slot = self._table(tuple(table.key))
+            self._events[slot], self._exposure[slot] = table.dense()
+        self.finished = int(self._events[1].sum())
+        self._refreshed_finished = self.finished
+        self._refreshed_s = -np.inf
+
+    def counts(self) -> LengthCounts:
+        """Everything learned so far."""
+        return LengthCounts(
+            tables=[
+                TableCounts.sparse(key, self._events[slot], self._exposure[slot])
+                for key, slot in self._tables.items()
+                if self._exposure[slot].any()
+            ]
+        )
+
+    def profile(self, request: RequestState) -> int:
+        """The profile of a request that arrives."""
+        keys = self._keys(request)
+        row = self._profiles.slot(keys)
+        if row is None:
+            row, previous = self._profiles.give(keys)
+            if previous is not None:
+                for slot in self._chains[row].tolist():
+                    self._tables.leave(slot)
+            if row >= len(self._chains):
+                self._grow_profiles()
+            slots = [self._table(key) for key in keys]
+            self._chains[row] = slots + [0] * (_LINKS - len(slots))
+            for slot in self._chains[row].tolist():
+                self._tables.use(slot)
+        if not self._profiles.users(row):
+            self._unanswered.add(row)
+        self._profiles.use(row)
+        return row
+
+    def left(self, profile: int) -> None:
+        """A request with this profile has left."""
+        self._profiles.leave(profile)
+
+    def saw_tokens(self, profiles: Index, since: Column, until: Column) -> None:
+        """Requests have gone from `since` to `until` emitted tokens."""
+        tables, belongs = np.unique(self._chains[profiles], return_inverse=True)
+        chosen = np.zeros((len(tables), len(profiles)))
+        chosen[belongs.reshape(-1, _LINKS).T, np.arange(len(profiles))] = 1.0
+        self._exposure[tables] += chosen @ (exposure(until) - exposure(since))
+        self._exposure[0] = 0.0
+
+    def saw_end(self, profile: int, emitted: int) -> None:
+        """An output ended after `emitted` tokens. An output that was cut off from outside is none: do not report it."""
+        if emitted <= 0:
+            return
+        self.finished += 1
+        tables = self._chains[profile]
+        tables = tables[tables > 0]
+        keep = self._keep[tables, None]
+        self._events[tables] *= keep
+        self._exposure[tables] *= keep
+        self._events[tables, last_bin(emitted)] += 1
+
+    def due(self, now_s: float) -> bool:
+        """Whether all answers should be brought up to date: each second, and sooner while there is little knowledge."""
+        return not self._to_answer and (
+            now_s - self._refreshed_s >= REFRESH_S or self.finished > 1.5 * self._refreshed_finished + 5
+        )
+
+    def refresh(self, now_s: float) -> None:
+        """Bring answers up to date: of new profiles at once, of the others a part at a time, when they are due."""
+        if self.due(now_s):
+            self._refreshed_s, self._refreshed_finished = now_s, self.finished
+            self._to_answer = [row for row in range(len(self._profiles)) if self._profiles.users(row)]
+        part, self._to_answer = self._to_answer[:_PART], self._to_answer[_PART:]
+        rows = self._unanswered.union(part)
+        if rows:
+            self._unanswered.clear()
+            self._answer(np.array(sorted(rows), dtype=np.intp))
+
+    def expected_rest(self, profiles: Index, emitted: Column, skipped: Column | None = None) -> Column:
+        """Expected tokens after the next `skipped` ones (default: none), for requests that have emitted `emitted`.
+
+        With S the survival function it is sum over i >= emitted + skipped of S(i) / S(emitted).
+        """
+        at = emitted if skipped is None else emitted + skipped
+        cells, inside = locate(profiles, at)
+        log_stay = self._log_stay.ravel()
+        left = WIDTHS[cells % BINS] - inside
+        rest: Column = self._tail.ravel()[cells] + self._beyond.ravel()[cells] * np.exp(left * log_stay[cells])
+        if skipped is None:
+            return rest
+        log_survival = self._log_survival.ravel()
+        log_at = log_survival[cells] + inside * log_stay[cells]
+        cells, inside = locate(profiles, emitted)
+        reached: Column = np.exp(log_at - log_survival[cells] - inside * log_stay[cells]) * rest
+        return reached
+
+    def _keys(self, request: RequestState) -> tuple[TableKey, ...]:
+        """The tables that a request belongs to, the general ones first."""
+        clues, band = request.clues, band_of(request.prompt_tokens)
+        asked = 0 if clues.max_tokens is None else clues.max_tokens.bit_length()
+        keys: list[TableKey] = [_ALL, ("band", band), ("asked", band, request.terms.priority_class, asked)]
+        if clues.client:
+            keys += [("client", clues.client), ("client-band", clues.client, band)]
+        if clues.prefix:
+            prefix: TableKey = ("prefix", clues.client, band, clues.prefix)
+            if self._prefixes.slot(prefix) is not None:
+                keys.append(prefix)
+            else:
+                self._prefixes.give(prefix)
+        return tuple(keys)
+
+    def _table(self, key: TableKey) -> int:
+        """Slot of a table of counts."""
+        slot = self._tables.slot(key)
+        if slot is None:
+            slot, _ = self._tables.give(key)
+            if slot >= len(self._keep):
+                self._events, self._exposure = _taller(self._events), _taller(self._exposure)
+                self._keep = np.append(self._keep, self._keep)
+            self._events[slot] = self._exposure[slot] = 0.0
+            self._keep[slot] = 1 - 1 / (LONG_MEMORY if key[0] in _GENERAL else MEMORY)
+        return slot
+
+    def _grow_profiles(self) -> None:
+        rows = max(64, 2 * len(self._chains))
+        chains = np.zeros((rows, _LINKS), dtype=np.intp)
+        chains[: len(self._chains)] = self._chains
+        self._chains = chains
+        self._log_survival, self._log_stay = _taller(self._log_survival, rows), _taller(self._log_stay, rows)
+        self._tail, self._beyond = _taller(self._tail, rows), _taller(self._beyond, rows)
+
+    def _answer(self, rows: Index) -> None:
+        chains = self._chains[rows]
+        hazard = np.repeat(general(self._events[1], self._exposure[1])[None], len(rows), axis=0)
+        for link in range(1, _LINKS):
+            tables = chains[:, link]
+            if tables.any():
+                lean = of_kind if link <= _KIND_LINKS else of_sender
+                hazard = lean(hazard, self._events[tables], np.maximum(self._exposure[tables], 0.0))
+        answer = survival(hazard)
+        self._log_survival[rows], self._log_stay[rows] = answer.log_survival, answer.log_stay
+        self._tail[rows], self._beyond[rows] = answer.tail, answer.beyond
 
 
-def _exposure(emitted: Column) -> NDArray[np.float64]:
-    """Tokens by bin of outputs with `emitted` tokens; one row each."""
-    return np.clip(emitted[:, None] - _BEFORE, 0.0, _WIDTHS)
+def _taller(table: Table, rows: int | None = None) -> Table:
+    """The same with room for more rows."""
+    larger = np.zeros((2 * len(table) if rows is None else rows, BINS))
+    larger[: len(table)] = table
+    return larger

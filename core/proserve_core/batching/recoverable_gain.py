@@ -25,7 +25,8 @@ import numpy as np
 
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.gain_density import Pace, Prospects, prefill_share, prospects
-from proserve_core.batching.lengths import LengthCounts, LengthTable, band_of
+from proserve_core.batching.length_counts import LengthCounts
+from proserve_core.batching.length_observer import LengthObserver
 from proserve_core.batching.load_gate import LoadGate, prompts_feasible
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import Mask, RequestColumns
@@ -55,20 +56,18 @@ class RecoverableGain:
     """Policy `recoverable-gain`."""
 
     def __init__(self, lengths: LengthCounts | None = None) -> None:
-        self.lengths = LengthTable(lengths)
+        self._lengths = LengthObserver(lengths)
         self._gate = LoadGate()
-        self._counted: dict[str, int] = {}
-        """Emitted tokens that the length table knows of, by request."""
         self._step_s = 0.0
         self._planned_at_s: float | None = None
 
     def ended(self, request: RequestState, *, finished: bool) -> None:
         """Learn how long the output was."""
-        emitted, band = request.emitted_tokens, band_of(request.prompt_tokens)
-        counted = self._counted.pop(request.id, 0)
-        self.lengths.saw_tokens(np.array([band]), np.array([float(counted)]), np.array([float(emitted)]))
-        if finished:
-            self.lengths.saw_end(band, emitted)
+        self._lengths.ended(request, finished=finished)
+
+    def learned(self) -> LengthCounts:
+        """All that is known of output lengths; another policy can start from it."""
+        return self._lengths.table.counts()
 
     def plan(self, state: EngineState) -> BatchPlan:
         latency = state.latency
@@ -76,9 +75,8 @@ class RecoverableGain:
         if not state.requests:
             return BatchPlan()
         columns = RequestColumns(state)
-        if self.lengths.due(state.now_s):
-            self._count_running(columns)
-            self.lengths.rebuild(state.now_s)
+        profiles = self._lengths.profiles(columns)
+        self._lengths.observe(state.requests.residents, state.now_s)
 
         decode = columns.decode
         tpot_s = float((columns.tpot_s[decode] if decode.any() else columns.tpot_s).min())
@@ -95,7 +93,7 @@ class RecoverableGain:
             decodes=decodes,
             prefill_share=prefill_share(columns, latency, np.ones(len(columns))),
         )
-        worth = prospects(columns, pace, self.lengths, latency)
+        worth = prospects(columns, pace, self._lengths.table, profiles, latency)
         running, prompts = decode & (worth.value > 0), ~decode & (worth.value > 0)
         unhurried = self._unhurried(state, columns, pace, running, prompts, saturated, elapsed_s)
 
@@ -141,15 +139,6 @@ class RecoverableGain:
         if stepped and elapsed_s > 0:
             self._step_s += STEP_MEMORY * (elapsed_s - self._step_s)
         return elapsed_s
-
-    def _count_running(self, columns: RequestColumns) -> None:
-        """Tell the length table what requests that go on have emitted; forgets those that are gone."""
-        places = np.flatnonzero(columns.emitted > 0)
-        ids = [request.id for request in columns.requests(places)]
-        since = np.array([self._counted.get(request_id, 0) for request_id in ids], dtype=np.float64)
-        until = columns.emitted[places]
-        self.lengths.saw_tokens(columns.band[places], since, until)
-        self._counted = dict(zip(ids, until.astype(int).tolist(), strict=True))
 
     def _unhurried(
         self,

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proserve_core.batching import request_table as table
-from proserve_core.batching.lengths import BAND_EDGES
 from proserve_core.batching.state import EngineState, RequestState
 
 Column = NDArray[np.float64]
@@ -32,6 +31,8 @@ class RequestColumns:
         self.tpot_s: Column = data[table.TPOT]
         self.token_gain: Column = data[table.TOKEN_GAIN]
         """Gain of each token after the first."""
+        self.most: Column = data[table.MOST]
+        """Tokens that the output can have."""
         self.emitted: Column = data[table.EMITTED]
         self.computed: Column = data[table.COMPUTED]
         """Tokens whose KV is on the device; cached prefix of one that waits."""
@@ -46,6 +47,14 @@ class RequestColumns:
     def requests(self, places: Index) -> list[RequestState]:
         """The requests of some entries."""
         return list(map(self._table.at, self._rows[places].tolist()))
+
+    def notes(self, owner: object) -> Column:
+        """What `owner` noted of each request, -1 for nothing."""
+        return self._table.notes(self._rows, owner)
+
+    def note(self, places: Index, values: Index) -> None:
+        """To be found in `notes` from now on."""
+        self._table.note(self._rows[places], values)
 
     def lazily(self, places: Iterable[int]) -> Iterator[RequestState]:
         """The requests of some entries, as far as they are read."""
@@ -83,9 +92,3 @@ class RequestColumns:
         attention = pending * (pending + 2 * self.computed)
         prefill_s = latency.linear_token_s * pending + latency.attention_s * attention + latency.sequence_s
         return np.where(self.decode, 0.0, prefill_s)
-
-    @cached_property
-    def band(self) -> Index:
-        """Of the prompt's length."""
-        bands: Index = np.searchsorted(BAND_EDGES, self._data[table.PROMPT], side="right")
-        return bands

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 Column = NDArray[np.float64]
 Index = NDArray[np.intp]
 
-ARRIVAL, TTFT, TPOT, FIRST_GAIN, TOKEN_GAIN, PROMPT, EMITTED, COMPUTED, FIRST_TOKEN = range(9)
-"""Columns: seconds, gain and tokens; a first token that has not come is NaN."""
-_COLUMNS = 9
+ARRIVAL, TTFT, TPOT, FIRST_GAIN, TOKEN_GAIN, PROMPT, MOST, EMITTED, COMPUTED, FIRST_TOKEN, NOTE = range(11)
+"""Columns: seconds, gain and tokens; `MOST` is the output's limit (infinite if there is none), a first token that has
+not come is NaN. `NOTE` is the policy's own, see `notes`."""
+_COLUMNS = 11
 _FIRST_ROWS = 64
 _EMPTY, _WAITING, _RESIDENT, _HIDDEN = range(4)
 
@@ -42,6 +43,7 @@ class RequestTable(Sequence["RequestState"]):
         self._data = np.zeros((_COLUMNS, _FIRST_ROWS))
         self._place = np.zeros(_FIRST_ROWS, dtype=np.int8)
         self._hidden: set[str] = set()
+        self._noted_by: object = None
         self._visible: list[RequestState] | None = None
         self._residents: list[RequestState] | None = None
         for request in requests:
@@ -53,6 +55,7 @@ class RequestTable(Sequence["RequestState"]):
             self._make_room()
         self.by_id[request.id] = request
         self._rows[request.id] = len(self._objects)
+        self._data[NOTE, len(self._objects)] = -1
         self._objects.append(request)
         self.update(request)
 
@@ -61,14 +64,15 @@ class RequestTable(Sequence["RequestState"]):
         row = self._rows[request.id]
         self._hidden.discard(request.id)
         terms = request.terms
-        objectives = terms.objectives
-        self._data[:, row] = (
+        objectives, most = terms.objectives, request.clues.max_tokens
+        self._data[:NOTE, row] = (
             request.arrival_s,
             objectives.ttft_s,
             objectives.tpot_s,
             terms.weight * terms.first_token_gain,
             terms.weight * terms.output_token_gain,
             request.prompt_tokens,
+            np.inf if most is None else most,
             request.emitted_tokens,
             request.computed_tokens,
             np.nan if request.first_token_s is None else request.first_token_s,
@@ -120,6 +124,18 @@ class RequestTable(Sequence["RequestState"]):
         self._data[EMITTED, at] = [request.emitted_tokens for request in residents]
         self._data[COMPUTED, at] = [request.computed_tokens for request in residents]
         return self._data.take(rows, axis=1)
+
+    def notes(self, rows: Index, owner: object) -> Column:
+        """What `owner` noted of these requests, -1 for nothing. There is one owner at a time."""
+        if self._noted_by is not owner:
+            self._noted_by = owner
+            self._data[NOTE] = -1
+        found: Column = self._data[NOTE, rows]
+        return found
+
+    def note(self, rows: Index, values: Index) -> None:
+        """Numbers that the owner of the notes finds again as long as these requests are here."""
+        self._data[NOTE, rows] = values
 
     def at(self, row: int) -> "RequestState":
         """The request in a row."""

@@ -16,5 +16,5 @@ def test_plans_pass_through_and_are_timed() -> None:
 def test_ends_reach_a_policy_that_learns_from_them_and_no_other() -> None:
     learner = RecoverableGain()
     TimedPolicy(learner).ended(decoding("r", emitted=7), finished=True)
-    assert learner.lengths.finished == 1
+    assert sum(learner.learned().tables[0].events) == 1
     TimedPolicy(Fcfs()).ended(decoding("r", emitted=7), finished=True)

@@ -5,8 +5,9 @@ import pytest
 from engine_builders import MILLISECOND_PER_TOKEN, decoding, engine_state, prefilling, service_terms, waiting
 from proserve_core.batching import RequestState
 from proserve_core.batching.gain_density import LEAST_PREFILL_SHARE, Pace, Prospects, prefill_share, prospects
-from proserve_core.batching.lengths import LengthTable
+from proserve_core.batching.length_observer import LengthObserver
 from proserve_core.batching.request_columns import RequestColumns
+from proserve_core.clues import LengthClues
 
 PACE = Pace(decode_step_s=0.012, step_s=0.025, decodes=2, prefill_share=0.5)
 
@@ -16,7 +17,11 @@ def columns(*requests: RequestState, now_s: float = 0.0) -> RequestColumns:
 
 
 def worth(*requests: RequestState, now_s: float = 0.0) -> Prospects:
-    return prospects(columns(*requests, now_s=now_s), PACE, LengthTable(), MILLISECOND_PER_TOKEN)
+    lengths = LengthObserver()
+    asked = columns(*requests, now_s=now_s)
+    profiles = lengths.profiles(asked)
+    lengths.observe([], 0.0)
+    return prospects(asked, PACE, lengths.table, profiles, MILLISECOND_PER_TOKEN)
 
 
 def test_a_prompt_in_time_brings_its_first_token_and_199_more() -> None:
@@ -25,6 +30,14 @@ def test_a_prompt_in_time_brings_its_first_token_and_199_more() -> None:
     assert result.value[0] == result.full_value[0] == pytest.approx(2 * 10 + 2 * 199)
     # 100 ms of prompt, and 200 tokens of 1 ms and a sixteenth of 10 ms each.
     assert result.density[0] == pytest.approx((20 + 398) / (0.1 + 200 * (0.001 + 0.01 / 16)))
+
+
+def test_no_more_is_expected_than_the_client_asked_for() -> None:
+    asked = waiting("w", 100)
+    asked.clues = LengthClues(max_tokens=50)
+    assert worth(asked).value[0] == pytest.approx(50)
+    # Ready 0.3 s late, it misses 13 of the 50.
+    assert worth(asked, now_s=1.1).value[0] == pytest.approx(50 - 13)
 
 
 def test_a_decode_in_time_brings_all_its_tokens() -> None:

@@ -6,7 +6,6 @@ import pytest
 
 from engine_builders import H100_LLAMA_8B, decoding, engine_limits, prefilling, service_terms, waiting
 from proserve_core.batching import EngineState
-from proserve_core.batching.lengths import band_of
 from proserve_core.batching.request_columns import RequestColumns
 from proserve_core.batching.request_table import RequestTable
 
@@ -36,7 +35,7 @@ def check(table: RequestTable, now_s: float) -> None:
         assert columns.computed[place] == request.computed_tokens
         assert columns.pending[place] == request.pending_tokens
         assert columns.decode[place] == request.is_decode
-        assert columns.band[place] == band_of(request.prompt_tokens)
+        assert columns.most[place] == (request.clues.max_tokens or float("inf"))
         if request.first_token_s is None:
             assert columns.first_token_slack_s[place] == columns.slack_s[place]
         else:

@@ -1,0 +1,52 @@
+"""Closed forms per bin against plain sums over tokens."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proserve_core.batching.output_bins import BINS, LAST_TOKEN, STARTS, exposure, last_bin, locate, survival
+
+
+def test_bins_grow_from_single_tokens() -> None:
+    assert STARTS[:3].tolist() == [1, 2, 3]
+    assert STARTS[-1] <= LAST_TOKEN
+    assert (last_bin(1), last_bin(10**6)) == (0, BINS - 1)
+
+
+@given(emitted=st.integers(0, 3 * LAST_TOKEN))
+def test_each_token_is_counted_in_the_bin_that_it_is_in(emitted: int) -> None:
+    row = exposure(np.array([float(emitted)]))[0]
+    assert row.sum() == emitted
+    if emitted:
+        assert last_bin(emitted) == np.flatnonzero(row)[-1]
+
+
+def test_a_request_is_in_the_bin_of_its_next_token() -> None:
+    cells, inside = locate(np.array([0, 2]), np.array([0.0, float(STARTS[40] + 1)]))
+    assert cells.tolist() == [0, 2 * BINS + 40]
+    assert inside.tolist() == [0.0, 2.0]
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10**6), steep=st.floats(0.1, 3.0))
+def test_mean_rest_is_the_sum_of_survival(seed: int, steep: float) -> None:
+    hazard = np.minimum(10 ** np.random.default_rng(seed).normal(-2, steep, BINS), 0.999)
+    hazard[-1] = max(hazard[-1], 1e-3)
+    answer = survival(hazard[None])
+    tokens = np.searchsorted(STARTS, np.arange(1, 60_000), side="right") - 1
+    reached = np.concatenate(([1.0], np.cumprod(1 - hazard[tokens])))
+    for place in (0, 5, 30):
+        start = STARTS[place] - 1
+        if reached[start] > 1e-100:
+            rest = answer.tail[0, place] + answer.beyond[0, place] * np.exp(
+                (STARTS[place + 1] - STARTS[place]) * answer.log_stay[0, place]
+            )
+            assert rest == pytest.approx(reached[start:].sum() / reached[start], rel=1e-6)
+            assert answer.log_survival[0, place] == pytest.approx(np.log(reached[start]))
+
+
+def test_outputs_that_never_get_that_far_still_have_an_answer() -> None:
+    answer = survival(np.full((1, BINS), 0.999))
+    assert np.isfinite(answer.tail).all()
+    assert np.isfinite(answer.beyond).all()
