@@ -74,8 +74,8 @@ def test_a_converted_file_is_a_trace_of_ours(tmp_path: Path) -> None:
     source.write_bytes(gzip.compress(MOONCAKE.encode()))
     assert main(["mooncake", str(source), str(target), "--limit", "2"]) == 0
     assert read_trace(target) == [
-        TraceRow(arrival_s=0.0, prompt_tokens=700, output_tokens=3),
-        TraceRow(arrival_s=0.0, prompt_tokens=10, output_tokens=4),
+        TraceRow(arrival_s=0.0, prompt_tokens=700, output_tokens=3, prefix_hash_ids=(0, 7)),
+        TraceRow(arrival_s=0.0, prompt_tokens=10, output_tokens=4, prefix_hash_ids=(9,)),
     ]
     assert gzip.decompress(target.read_bytes()).splitlines()[1] == b"0.000,700,3,0 7"
 
