@@ -15,7 +15,9 @@ import math
 from collections.abc import Callable, Sequence
 
 import msgspec
+import numpy as np
 
+from proserve_core.batching.request_columns import RequestColumns
 from proserve_core.batching.sliding_serve.predictor import BatchFeatures
 from proserve_core.batching.sliding_serve.prompt_line import PromptLine
 from proserve_core.batching.state import RequestState
@@ -44,12 +46,28 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
         return self.first_s + self.second_s < other.first_s + other.second_s - _ROUNDING_S
 
 
-def decode_deadline_s(request: RequestState) -> float:
-    """When a decode's next token is due: TDG's deadline, moved by a first token that was late (QoServe's rule)."""
-    objectives = request.terms.objectives
-    due_s = request.arrival_s + objectives.ttft_s
-    first_s = due_s if request.first_token_s is None else max(due_s, request.first_token_s)
-    return first_s + request.emitted_tokens * objectives.tpot_s
+class DecodeLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What the decodes of a step are to it."""
+
+    count: int
+    context: int
+    """Sum of their contexts."""
+    due_s: float
+    """Tightest deadline of their next tokens; inf without decodes. TDG's deadlines, moved by a first token that was
+    late (QoServe's rule)."""
+    after_s: float
+    """The same once each of them has its next token."""
+
+    @classmethod
+    def of(cls, columns: RequestColumns, now_s: float) -> "DecodeLoad":
+        decode = columns.decode
+        slack_s = np.maximum(columns.slack_s, columns.first_token_slack_s)
+        return cls(
+            count=int(np.count_nonzero(decode)),
+            context=int(np.sum(columns.computed, where=decode)),
+            due_s=now_s + float(np.min(slack_s, where=decode, initial=math.inf)),
+            after_s=now_s + float(np.min(slack_s + columns.tpot_s, where=decode, initial=math.inf)),
+        )
 
 
 class SlidingChunker:
@@ -60,7 +78,7 @@ class SlidingChunker:
         *,
         predict_s: Callable[[BatchFeatures], float],
         now_s: float,
-        decodes: Sequence[RequestState],
+        decodes: DecodeLoad,
         line: PromptLine,
         slack_s: float,
         limit_tokens: int,
@@ -81,12 +99,7 @@ class SlidingChunker:
         self._limit_tokens = limit_tokens
         self._least_tokens = least_tokens
         self._grid_tokens = grid_tokens
-        self._decodes = len(decodes)
-        self._context = sum(request.computed_tokens for request in decodes)
-        self._after_s = min(
-            (decode_deadline_s(request) + request.terms.objectives.tpot_s for request in decodes), default=math.inf
-        )
-        """Tightest deadline of these decodes once each has its next token."""
+        self._decodes = decodes
 
     def first_s(self, tokens: int) -> float:
         """Duration of the first window with `tokens` prompt tokens."""
@@ -94,11 +107,11 @@ class SlidingChunker:
         return self._predict_s(
             BatchFeatures(
                 prompt_tokens=part.tokens,
-                decodes=self._decodes,
-                decode_context=self._context,
+                decodes=self._decodes.count,
+                decode_context=self._decodes.context,
                 attention=part.attention,
                 prompt_context=part.context,
-                sequences=part.sequences + self._decodes,
+                sequences=part.sequences + self._decodes.count,
             )
         )
 
@@ -108,8 +121,8 @@ class SlidingChunker:
 
     def greedy(self) -> Pair:
         """As much as fits now, then as much as fits next."""
-        most = max(0, min(self._line.tokens, self._limit_tokens - self._decodes))
-        fitting = _largest(0, most, lambda tokens: self.first_s(tokens) <= self._slack_s)
+        most = max(0, min(self._line.tokens, self._limit_tokens - self._decodes.count))
+        fitting = _largest(most, self.first_s, self._slack_s)
         return self._pair(max(fitting, min(self._least_tokens, most)))
 
     def best(self) -> Pair:
@@ -145,9 +158,9 @@ class SlidingChunker:
             (max(start_s, request.next_deadline_s()) + request.terms.objectives.tpot_s for request in finished),
             default=math.inf,
         )
-        slack_s = min(self._after_s, due_s) - start_s
-        decodes = self._decodes + len(finished)
-        context = self._context + self._decodes + self._line.finished_context(first)
+        slack_s = min(self._decodes.after_s, due_s) - start_s
+        decodes = self._decodes.count + len(finished)
+        context = self._decodes.context + self._decodes.count + self._line.finished_context(first)
 
         def second_s(tokens: int) -> float:
             part = self._line.part(first, first + tokens)
@@ -163,18 +176,33 @@ class SlidingChunker:
             )
 
         most = max(0, min(self._line.tokens - first, self._limit_tokens - decodes))
-        second = _largest(0, most, lambda tokens: second_s(tokens) <= slack_s)
+        second = _largest(most, second_s, slack_s)
         return Pair(first=first, second=second, started=len(finished), first_s=first_s, second_s=second_s(second))
 
 
-def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """Largest count in low..high that fits, `low` if none does; what fits has no gaps."""
-    if fits(high):
-        return high
+def _largest(most: int, time_s: Callable[[int], float], limit_s: float) -> int:
+    """Largest count up to `most` whose time is within `limit_s`, 0 if none is; more never takes less time.
+
+    Time is nearly linear in tokens, so the next count tried is where a line through the ends of what is left meets the
+    limit; every third one halves it, for models where that goes slowly.
+    """
+    high_s = time_s(most)
+    if high_s <= limit_s:
+        return most
+    low, low_s, high = 0, time_s(0), most
+    if low_s > limit_s:
+        return 0
+    tries = 0
     while low < high - 1:
-        middle = (low + high) // 2
-        if fits(middle):
-            low = middle
+        tries += 1
+        if tries % 3 == 0:
+            middle = (low + high) // 2
         else:
-            high = middle
+            middle = low + int((limit_s - low_s) / (high_s - low_s) * (high - low))
+            middle = min(max(middle, low + 1), high - 1)
+        middle_s = time_s(middle)
+        if middle_s <= limit_s:
+            low, low_s = middle, middle_s
+        else:
+            high, high_s = middle, middle_s
     return low

@@ -6,7 +6,8 @@ the step goes to the next in order. Nobody loses blocks for a waiting request.
 
 Parameters: `safety` on predicted times; `least_tokens`, prompt tokens of a step however late decodes are, so that
 prompts never starve behind them; `grid_tokens` of the ternary search; `aging_s`, after which a lost prompt counts as
-normal. Without decodes the tightest deadline of a prompt that can be met bounds the step.
+normal; `urgent_share` of the slack, from which on a prompt is urgent. Without decodes the tightest deadline of a prompt
+that can be met bounds the step.
 
 Deviations: a batch's time is learned as the time between two plans, if a request was there all the while; until then,
 and with `own_predictor: false`, the engine's latency model predicts. Decode deadlines count from arrival, as TDG does,
@@ -14,17 +15,20 @@ unless the first token was late.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from proserve_core.batching.fill import FillOptions, fill
-from proserve_core.batching.sliding_serve.batch_constructor import choose
-from proserve_core.batching.sliding_serve.chunker import SlidingChunker, decode_deadline_s
+from proserve_core.batching.request_columns import RequestColumns
+from proserve_core.batching.sliding_serve.batch_constructor import MAX_ITEMS, choose
+from proserve_core.batching.sliding_serve.chunker import DecodeLoad, SlidingChunker
 from proserve_core.batching.sliding_serve.predictor import BatchFeatures, BatchLatencyPredictor
-from proserve_core.batching.sliding_serve.priority_sorter import Level, Ranked, sort_prompts
+from proserve_core.batching.sliding_serve.priority_sorter import Horizon, Level, Ranked, SortedPrompts
 from proserve_core.batching.sliding_serve.prompt_line import PromptLine
-from proserve_core.batching.stages import stages
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 
 _OPTIONS = FillOptions(waiting_preempts=False, preempt_self=True, admit_after_preemption=False)
@@ -41,6 +45,8 @@ class SlidingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Distance of the chunk sizes that the ternary search tries."""
     aging_s: float = math.inf
     """Age in seconds at which a lost prompt is ranked as normal again."""
+    urgent_share: float = 0.5
+    """Part of its slack that a prompt's work takes, from which on it is urgent; `inf` never."""
     sliding: bool = True
     """Two windows; else the greedy chunk."""
     knapsack: bool = True
@@ -56,6 +62,7 @@ class SlidingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 ("least_tokens", self.least_tokens, self.least_tokens >= 1, "at least 1"),
                 ("grid_tokens", self.grid_tokens, self.grid_tokens >= 1, "at least 1"),
                 ("aging_s", self.aging_s, self.aging_s >= 0, "at least 0"),
+                ("urgent_share", self.urgent_share, self.urgent_share >= 0, "at least 0"),
             )
             if not good
         ]
@@ -68,7 +75,18 @@ class _Planned(msgspec.Struct, frozen=True):
 
     now_s: float
     features: BatchFeatures
-    ids: frozenset[str]
+    ids: tuple[str, ...]
+
+
+class _Prompts(NamedTuple):
+    """Prompts of a step."""
+
+    order: Iterable[RequestState]
+    """As they run; lazy."""
+    residents: list[RequestState]
+    """Those of them that are resident, in the same order."""
+    tokens: int
+    """How many of their tokens run."""
 
 
 class SlidingServe:
@@ -82,117 +100,127 @@ class SlidingServe:
     def plan(self, state: EngineState) -> BatchPlan:
         if self.options.own_predictor:
             self._learn(state)
-        parts = stages(state.requests)
-        prompts, tokens = self._choose(state, parts.decodes, parts.prefills + parts.waiting)
-        order = parts.decodes + prompts
+        columns = RequestColumns(state)
+        decodes = columns.requests(np.flatnonzero(columns.decode))
+        load = DecodeLoad.of(columns, state.now_s)
+        prompts = self._prompts(state, columns, load)
         plan = fill(
             state,
-            order=order,
-            residents=[request for request in order if request.resident],
+            order=chain(decodes, prompts.order),
+            residents=decodes + prompts.residents,
             options=_OPTIONS,
-            step_tokens=len(parts.decodes) + tokens,
+            step_tokens=len(decodes) + prompts.tokens,
         )
-        if self.options.own_predictor and plan.entries:
-            by_id = {request.id: request for request in state.requests}
-            features = _features([(by_id[entry.id], entry.tokens) for entry in plan.entries])
-            self._planned = _Planned(state.now_s, features, frozenset(by_id))
+        # A step that preempts may leave out decodes: rare, and not worth adding them up one by one.
+        if self.options.own_predictor and plan.entries and not plan.preempt:
+            by_id = state.requests.by_id
+            prompt_entries = plan.entries[len(decodes) :]
+            features = _features(load, [(by_id[entry.id], entry.tokens) for entry in prompt_entries])
+            self._planned = _Planned(state.now_s, features, tuple(by_id))
         return plan
 
-    def _choose(
-        self, state: EngineState, decodes: list[RequestState], prompts: list[RequestState]
-    ) -> tuple[list[RequestState], int]:
-        """Prompts in the order in which they run, and how many of their tokens."""
+    def _prompts(self, state: EngineState, columns: RequestColumns, decodes: DecodeLoad) -> _Prompts:
         options, latency, now_s = self.options, state.latency, state.now_s
-        if not prompts:
-            return [], 0
+        if decodes.count == len(columns):
+            return _Prompts((), [], 0)
 
         def predict_s(features: BatchFeatures) -> float:
             return options.safety * self.predictor.predict_s(features, latency)
 
-        base_s = predict_s(_features([(request, 1) for request in decodes]))
-        slack_s = min(map(decode_deadline_s, decodes), default=math.inf) - now_s
-        tpot_s = min(request.terms.objectives.tpot_s for request in state.requests)
-        window_s = max(base_s, slack_s) if decodes else tpot_s
-        ranked = sort_prompts(
-            prompts, now_s=now_s, base_s=base_s, window_s=window_s, latency=latency, aging_s=options.aging_s
+        base_s = predict_s(_features(decodes, ()))
+        slack_s = decodes.due_s - now_s
+        ranked = SortedPrompts(
+            columns,
+            Horizon(
+                now_s=now_s,
+                base_s=base_s,
+                window_s=max(base_s, slack_s) if decodes.count else float(columns.tpot_s.min()),
+                aging_s=options.aging_s,
+                urgent_share=options.urgent_share,
+            ),
         )
-        if not decodes:
-            slack_s = min((item.slack_s for item in ranked if item.level is not Level.LOST), default=math.inf)
+        if not decodes.count:
+            slack_s = ranked.least_slack_s(worst=Level.NORMAL)
+        started = ranked.residents()
+        slots = state.limits.max_sequences - columns.residents
 
-        def chunker(items: Sequence[Ranked], slack_s: float) -> SlidingChunker:
+        def chunker(order: Iterable[RequestState], slack_s: float) -> SlidingChunker:
             return SlidingChunker(
                 predict_s=predict_s,
                 now_s=now_s,
                 decodes=decodes,
-                line=PromptLine(_reachable(items, state)),
+                line=PromptLine(_reachable(order, started, slots, 2 * state.limits.max_step_tokens)),
                 slack_s=slack_s,
                 limit_tokens=state.limits.max_step_tokens,
                 least_tokens=options.least_tokens,
                 grid_tokens=options.grid_tokens,
             )
 
-        sliding = chunker(ranked, slack_s)
+        sliding = chunker((item.request for item in ranked), slack_s)
         pair = sliding.best() if options.sliding else sliding.greedy()
-        at_risk = [item for item in ranked if item.level is Level.PROTECTED]
-        if options.knapsack and _lets_miss(at_risk, sliding.finished(pair.first), pair.first_s):
-            until_s = min(slack_s, min(item.slack_s for item in at_risk))
-            chosen = choose(ranked, capacity_s=until_s - base_s)
+        if options.knapsack and _lets_miss(ranked.protected(), sliding.finished(pair.first), pair.first_s):
+            until_s = min(slack_s, ranked.least_slack_s(worst=Level.PROTECTED))
+            chosen = choose(ranked.first(MAX_ITEMS), capacity_s=until_s - base_s)
             if chosen is not None:
-                ids = {item.request.id for item in chosen}
-                ranked = chosen + [item for item in ranked if item.request.id not in ids]
-                pair = chunker(ranked, until_s).greedy()
-        return [item.request for item in ranked], max(1, pair.first)
+                first = [item.request for item in chosen]
+                ids = {request.id for request in first}
+                behind = (item.request for item in ranked if item.request.id not in ids)
+                pair = chunker(chain(first, behind), until_s).greedy()
+                return _Prompts(
+                    chain(first, (item.request for item in ranked if item.request.id not in ids)),
+                    [request for request in first if request.resident]
+                    + [request for request in started if request.id not in ids],
+                    max(1, pair.first),
+                )
+        return _Prompts((item.request for item in ranked), started, max(1, pair.first))
 
     def _learn(self, state: EngineState) -> None:
         """Time since the last plan is the time of its batch, unless the engine may have been idle in between."""
         planned = self._planned
         if planned is None or state.now_s <= planned.now_s:
             return
-        if any(request.id in planned.ids for request in state.requests):
+        if any(request_id in state.requests.by_id for request_id in planned.ids):
             self.predictor.observe(planned.features, state.now_s - planned.now_s, state.latency)
         self._planned = None
 
 
-def _lets_miss(at_risk: Sequence[Ranked], finished: Sequence[RequestState], step_s: float) -> bool:
+def _lets_miss(at_risk: Iterable[Ranked], finished: Sequence[RequestState], step_s: float) -> bool:
     """Whether a protected prompt is not complete in the step, or too late."""
     ids = {request.id for request in finished}
     return any(item.request.id not in ids or item.slack_s <= step_s for item in at_risk)
 
 
-def _reachable(ranked: Sequence[Ranked], state: EngineState) -> list[RequestState]:
-    """The first prompts that two steps could hold: with a sequence slot, and tokens for no more than two full steps."""
-    residents = sum(request.resident for request in state.requests)
-    slots, tokens = state.limits.max_sequences - residents, 2 * state.limits.max_step_tokens
+def _reachable(
+    order: Iterable[RequestState], started: Sequence[RequestState], slots: int, tokens: int
+) -> list[RequestState]:
+    """The first prompts of `order` that `tokens` tokens hold; without a free slot `started` ones only."""
     reachable: list[RequestState] = []
-    for item in ranked:
+    for request in order:
+        if not request.resident and slots <= 0:
+            # Only started prompts are left, which a long queue may stand before.
+            ids = {item.id for item in reachable}
+            return reachable + [item for item in started if item.id not in ids]
         if tokens <= 0:
             break
-        request = item.request
-        if not request.resident:
-            if slots <= 0:
-                continue
-            slots -= 1
+        slots -= not request.resident
         reachable.append(request)
         tokens -= request.pending_tokens
     return reachable
 
 
-def _features(entries: Sequence[tuple[RequestState, int]]) -> BatchFeatures:
-    prompt_tokens = decodes = decode_context = prompt_context = 0
+def _features(decodes: DecodeLoad, chunks: Sequence[tuple[RequestState, int]]) -> BatchFeatures:
+    """Of a step with all decodes and these chunks of prompts."""
+    prompt_tokens = prompt_context = 0
     attention = 0.0
-    for request, tokens in entries:
-        if request.is_decode:
-            decodes += 1
-            decode_context += request.computed_tokens
-        else:
-            prompt_tokens += tokens
-            prompt_context += request.computed_tokens
-            attention += tokens * (request.computed_tokens + (tokens + 1) / 2)
+    for request, tokens in chunks:
+        prompt_tokens += tokens
+        prompt_context += request.computed_tokens
+        attention += tokens * (request.computed_tokens + (tokens + 1) / 2)
     return BatchFeatures(
         prompt_tokens=prompt_tokens,
-        decodes=decodes,
-        decode_context=decode_context,
+        decodes=decodes.count,
+        decode_context=decodes.context,
         attention=attention,
         prompt_context=prompt_context,
-        sequences=len(entries),
+        sequences=decodes.count + len(chunks),
     )

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_builders import H100_LLAMA_8B, MILLISECOND_PER_TOKEN, decoding, service_terms, waiting
+from engine_builders import H100_LLAMA_8B, MILLISECOND_PER_TOKEN, decoding, engine_state, service_terms, waiting
 from proserve_core.batching import RequestState
-from proserve_core.batching.sliding_serve.chunker import SlidingChunker, decode_deadline_s
+from proserve_core.batching.request_columns import RequestColumns
+from proserve_core.batching.sliding_serve.chunker import DecodeLoad, SlidingChunker
 from proserve_core.batching.sliding_serve.prompt_line import PromptLine
 from proserve_core.latency import LatencyModel
 
@@ -20,6 +21,10 @@ KNEE = LatencyModel(
     sequence_s=0.0,
 )
 """7 ms up to 250 tokens, then 2 ms and 20 us per token."""
+
+
+def load(*decodes: RequestState) -> DecodeLoad:
+    return DecodeLoad.of(RequestColumns(engine_state(*decodes, now_s=10.0)), 10.0)
 
 
 def chunker(
@@ -37,10 +42,12 @@ def chunker(
     return SlidingChunker(
         predict_s=lambda features: latency.step_s(features.work()),
         now_s=10.0,
-        decodes=[
-            decoding(f"d{number}", arrival_s=9.0 + slack_s - tpot_s, terms=terms, first_token_s=9.5)
-            for number in range(decodes)
-        ],
+        decodes=load(
+            *(
+                decoding(f"d{number}", arrival_s=9.0 + slack_s - tpot_s, terms=terms, first_token_s=9.5)
+                for number in range(decodes)
+            )
+        ),
         line=PromptLine(prompts),
         slack_s=slack_s,
         limit_tokens=limit_tokens,
@@ -123,4 +130,4 @@ def test_prompts_get_their_least_however_late_decodes_are() -> None:
 @pytest.mark.parametrize(("first_token_s", "due_s"), [(0.4, 1.15), (1.0, 1.15), (5.0, 5.15)])
 def test_a_late_first_token_moves_the_deadlines_of_the_others(first_token_s: float, due_s: float) -> None:
     request = decoding("d", arrival_s=0.0, emitted=3, first_token_s=first_token_s)
-    assert decode_deadline_s(request) == pytest.approx(due_s)
+    assert load(request).due_s == pytest.approx(due_s)

@@ -2,13 +2,28 @@
 
 import math
 
-from engine_builders import MILLISECOND_PER_TOKEN, prefilling, service_terms, waiting
+import pytest
+
+from engine_builders import engine_state, prefilling, service_terms, waiting
 from proserve_core.batching import RequestState
-from proserve_core.batching.sliding_serve.priority_sorter import Level, Ranked, sort_prompts
+from proserve_core.batching.request_columns import RequestColumns
+from proserve_core.batching.sliding_serve.priority_sorter import (
+    Horizon,
+    Level,
+    Ranked,
+    SortedPrompts,
+)
 
 
-def ranked(*prompts: RequestState, aging_s: float = math.inf) -> list[Ranked]:
-    return sort_prompts(prompts, now_s=10.0, base_s=0.011, window_s=0.1, latency=MILLISECOND_PER_TOKEN, aging_s=aging_s)
+def sort(*prompts: RequestState, aging_s: float = math.inf, urgent_share: float = 0.5) -> SortedPrompts:
+    return SortedPrompts(
+        RequestColumns(engine_state(*prompts, now_s=10.0)),
+        Horizon(now_s=10.0, base_s=0.011, window_s=0.1, aging_s=aging_s, urgent_share=urgent_share),
+    )
+
+
+def ranked(*prompts: RequestState, aging_s: float = math.inf, urgent_share: float = 0.5) -> list[Ranked]:
+    return list(sort(*prompts, aging_s=aging_s, urgent_share=urgent_share))
 
 
 def with_slack(name: str, tokens: int, slack_s: float) -> RequestState:
@@ -35,20 +50,25 @@ def test_the_borders_of_a_level() -> None:
     assert levels(ranked(with_slack("just", 100, 0.112)))[0][1] is Level.PROTECTED
 
 
-def test_within_a_level_work_over_slack_decides_then_less_work() -> None:
-    # 0.1 / 0.5 = 0.2; 0.3 / 0.9 = 0.33; 0.18 / 0.9 = 0.2, which is more work than 0.1.
-    items = ranked(
-        with_slack("even-longer", 180, 0.9), with_slack("even-shorter", 100, 0.5), with_slack("long", 300, 0.9)
+def test_within_a_level_urgent_prompts_come_first_then_less_work() -> None:
+    # Work over slack: 0.35 / 0.7 = 0.5, 0.6 / 0.9 = 0.67, 0.1 / 0.9 = 0.11, 0.3 / 0.9 = 0.33.
+    prompts = (
+        with_slack("long", 300, 0.9),
+        with_slack("short", 100, 0.9),
+        with_slack("urgent-longer", 600, 0.9),
+        with_slack("urgent", 350, 0.7),
     )
-    assert items[0].request.id == "long"
+    assert [item.request.id for item in ranked(*prompts)] == ["urgent", "urgent-longer", "short", "long"]
+    never = ranked(*prompts, urgent_share=math.inf)
+    assert [item.request.id for item in never] == ["short", "long", "urgent", "urgent-longer"]
     lost = ranked(waiting("large", 90, arrival_s=1.0), waiting("small", 20, arrival_s=1.0))
-    assert [item.request.id for item in lost] == ["large", "small"]
+    assert [item.request.id for item in lost] == ["small", "large"]
 
 
 def test_equal_prompts_are_served_in_the_order_in_which_they_came() -> None:
     same = service_terms(ttft_s=0.5), service_terms(ttft_s=0.4)
     items = ranked(
-        waiting("later", 50, arrival_s=9.8, terms=same[1]), waiting("earlier", 50, arrival_s=9.7, terms=same[0])
+        waiting("earlier", 50, arrival_s=9.7, terms=same[0]), waiting("later", 50, arrival_s=9.8, terms=same[1])
     )
     assert [item.request.id for item in items] == ["earlier", "later"]
 
@@ -63,3 +83,16 @@ def test_a_lost_prompt_counts_as_normal_once_it_is_old() -> None:
     assert levels(ranked(old)) == [("old", Level.LOST)]
     assert levels(ranked(old, aging_s=6.0)) == [("old", Level.NORMAL)]
     assert levels(ranked(old, aging_s=8.0)) == [("old", Level.LOST)]
+
+
+def test_the_order_may_be_read_in_parts_and_again() -> None:
+    # Protected, protected and resident, normal.
+    prompts = sort(
+        with_slack("normal", 100, 0.9), prefilling("started", 200, 50, arrival_s=9.2), with_slack("at-risk", 100, 0.2)
+    )
+    assert [item.request.id for item in prompts.first(1)] == ["at-risk"]
+    assert [item.request.id for item in prompts.protected()] == ["at-risk", "started"]
+    assert [item.request.id for item in prompts] == ["at-risk", "started", "normal"]
+    assert [request.id for request in prompts.residents()] == ["started"]
+    assert prompts.least_slack_s(worst=Level.PROTECTED) == pytest.approx(0.2)
+    assert sort().least_slack_s(worst=Level.LOST) == math.inf
