@@ -8,9 +8,11 @@ from typing import Annotated
 import msgspec
 import typer
 
+from proserve_cli.bench_fidelity import fidelity
 from proserve_cli.failures import failed, needs_extra
 
 bench_app = typer.Typer(name="bench", help="Measure what ProServe costs, next to the targets.", no_args_is_help=True)
+bench_app.command("fidelity")(fidelity)
 
 
 @bench_app.command("gateway")

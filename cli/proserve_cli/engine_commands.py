@@ -21,6 +21,9 @@ def serve(
     calibration: Annotated[
         str | None, typer.Option(help="Step times to begin with, until the engine has measured its own.")
     ] = None,
+    step_log: Annotated[
+        Path | None, typer.Option(help="Append each step to this file: its work, its time and the prediction.")
+    ] = None,
 ) -> None:
     """Serve MODEL with vLLM under a ProServe policy. All other options go to `vllm serve` as they are."""
     from proserve_core.batching.registry import PolicyError
@@ -29,8 +32,9 @@ def serve(
     from proserve_engine.vllm.settings import EngineSettings
 
     settings = EngineSettings(
-        policy=policy, calibration=calibration, capacity_host=capacity_host, capacity_port=capacity_port
-    )
+        policy=policy, calibration=calibration, capacity_host=capacity_host, capacity_port=capacity_port,
+        step_log=None if step_log is None else str(step_log.resolve()),
+    )  # fmt: skip
     try:
         command = serve_command(model, context.args, settings=settings)
     except (ServeError, ModelError, PolicyError) as error:

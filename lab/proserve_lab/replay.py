@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from proserve_core.facts import encode_facts
 from proserve_core.objectives import ServiceTerms
 from proserve_lab.stream_client import StreamError, stream
 
@@ -28,7 +29,7 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     output_tokens: int
     terms: ServiceTerms
-    """What the request is worth; only for the judgement, the server finds the class by the key."""
+    """What the request is worth; only for the judgement, a gateway finds the class by the key."""
     api_key: str
 
 
@@ -69,9 +70,10 @@ def prompt_ids(seed: int, count: int) -> list[int]:
 class Replayer:
     """Sends requests to one server and records what comes back, against one clock."""
 
-    def __init__(self, *, url: str, model: str, timeout_s: float) -> None:
-        """`url` is the server's root; a request slower than `timeout_s` is recorded as an error."""
+    def __init__(self, *, url: str, model: str, timeout_s: float, facts: bool = False) -> None:
+        """See `replay`."""
         self._url = url
+        self._facts = facts
         self._model = model
         self._timeout_s = timeout_s
         self._start_s = time.perf_counter()
@@ -83,17 +85,18 @@ class Replayer:
 
     def body(self, request: ReplayRequest, *, seed: int) -> bytes:
         """The request's HTTP body; its prompt depends on `seed` only."""
-        return msgspec.json.encode(
-            {
-                "model": self._model,
-                "prompt": prompt_ids(seed, request.prompt_tokens),
-                "max_tokens": request.output_tokens,
-                "ignore_eos": True,
-                "temperature": 0,
-                "stream": True,
-                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-            }
-        )
+        body: dict[str, object] = {
+            "model": self._model,
+            "prompt": prompt_ids(seed, request.prompt_tokens),
+            "max_tokens": request.output_tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        }
+        if self._facts:
+            body["vllm_xargs"] = encode_facts(request.terms, 0.0)
+        return msgspec.json.encode(body)
 
     async def send(self, record: ReplayRecord, body: bytes) -> None:
         """Send one request and fill its record. A cancelled one keeps the tokens that it got."""
@@ -132,6 +135,7 @@ async def replay(
     url: str,
     model: str,
     timeout_s: float,
+    facts: bool = False,
     on_done: Callable[[ReplayRecord], None] = lambda _: None,
 ) -> list[ReplayRecord]:
     """Send every request at its time and wait for all answers.
@@ -141,12 +145,13 @@ async def replay(
         url: Root of the server, `http://HOST:PORT`.
         model: Name that the server serves.
         timeout_s: Limit of one request; a slower one is recorded as an error.
+        facts: Tell the server each request's terms as a gateway would: for engines without one in front.
         on_done: Called with each record as it is finished.
 
     Returns:
         One record per request, in the order of `requests`. Failures are records with an error, never missing.
     """
-    replayer = Replayer(url=url, model=model, timeout_s=timeout_s)
+    replayer = Replayer(url=url, model=model, timeout_s=timeout_s, facts=facts)
     bodies = [replayer.body(request, seed=number) for number, request in enumerate(requests)]
     begin_s = replayer.now_s
 

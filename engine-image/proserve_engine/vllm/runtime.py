@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 from proserve_core.capacity import MAX_ROWS, CapacitySnapshot
@@ -14,6 +15,7 @@ from proserve_engine.metrics import EngineMetrics
 from proserve_engine.vllm.adapter import Adapter
 from proserve_engine.vllm.publisher import Publisher
 from proserve_engine.vllm.settings import EngineSettings
+from proserve_engine.vllm.step_log import StepLog
 from proserve_engine.vllm.steps import StepClock, work_of
 
 DEFAULT_CALIBRATION = "h100-llama-3.1-8b"
@@ -32,6 +34,7 @@ class EngineRuntime:
         self._scheduler = scheduler
         self._settings = settings
         self._steps = StepClock()
+        self._log = StepLog(Path(settings.step_log)) if settings.step_log else None
         self._publisher = Publisher(self.board, self.metrics)
         self._latency = OnlineLatency(load_calibration(settings.calibration or DEFAULT_CALIBRATION).latency)
         self._began_s = 0.0
@@ -45,6 +48,8 @@ class EngineRuntime:
     def before_schedule(self) -> None:
         """Plan the step. A snapshot shows the state before the step, so residents are brought up to date for it."""
         self._began_s = time.perf_counter()
+        if self._log is not None:
+            self._log.planning()
         planned = self.adapter.prepare(self._latency.model)
         self._publishing = self._publisher.due(idle=False)
         if self._publishing and not planned:
@@ -63,7 +68,7 @@ class EngineRuntime:
         scheduled: dict[str, int] = output.num_scheduled_tokens
         self.adapter.scheduled(output.total_num_scheduled_tokens)
         if not scheduled:
-            self._steps.idle()
+            self._idle()
             self._publish_if_idle()
             return
         scheduler = self._scheduler
@@ -72,12 +77,16 @@ class EngineRuntime:
             for request_id in scheduled:
                 self.adapter.tracker.admitted(request_id)
         self._steps.scheduled(output, work, predicted_s=self._latency.model.step_s(work), began_s=self._began_s)
+        if self._log is not None:
+            self._log.scheduled(output, work)
         if self._publishing:
             self._publisher.publish(self._snapshot, idle=False)
 
     def step_done(self, output: Any) -> None:
         """The step's result is in."""
         step = self._steps.result(output, time.perf_counter())
+        if self._log is not None:
+            self._log.result(output, step)
         if step is not None:
             self.metrics.step_seconds.observe(step.duration_s)
             self._latency.observe(step.work, step.duration_s)
@@ -87,13 +96,21 @@ class EngineRuntime:
     def after_update(self) -> None:
         """The step's tokens are delivered and finished requests are gone."""
         if not self._scheduler.requests:
-            self._steps.idle()
+            self._idle()
         self._publish_if_idle()
 
     def stop(self) -> None:
         """Stop serving capacity."""
         if self._server is not None:
             self._server.stop()
+        if self._log is not None:
+            self._log.close()
+
+    def _idle(self) -> None:
+        """The next step does not follow the last one."""
+        self._steps.idle()
+        if self._log is not None:
+            self._log.idle()
 
     def _publish_if_idle(self) -> None:
         if not self._scheduler.requests and self._publisher.due(idle=True):

@@ -10,6 +10,7 @@ POLICY_OPTIONS = "PROSERVE_POLICY_OPTIONS"
 CAPACITY_HOST = "PROSERVE_CAPACITY_HOST"
 CAPACITY_PORT = "PROSERVE_CAPACITY_PORT"
 CALIBRATION = "PROSERVE_CALIBRATION"
+STEP_LOG = "PROSERVE_STEP_LOG"
 
 DEFAULT_POLICY = "fcfs"
 DEFAULT_HOST = "127.0.0.1"
@@ -29,6 +30,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     capacity_host: str = DEFAULT_HOST
     capacity_port: int | None = None
     """Port of `/capacity`; None: none is served. Data-parallel rank n listens on port + n."""
+    step_log: str | None = None
+    """File that each step is appended to as a line of JSON; None: no log."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "EngineSettings":
@@ -43,6 +46,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
             calibration=environment.get(CALIBRATION) or None,
             capacity_host=environment.get(CAPACITY_HOST) or DEFAULT_HOST,
             capacity_port=_port(environment.get(CAPACITY_PORT, "")),
+            step_log=environment.get(STEP_LOG) or None,
         )
 
     def to_environment(self) -> dict[str, str]:
@@ -54,6 +58,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
             environment[CALIBRATION] = self.calibration
         if self.capacity_port is not None:
             environment[CAPACITY_PORT] = str(self.capacity_port)
+        if self.step_log is not None:
+            environment[STEP_LOG] = self.step_log
         return environment
 
 

@@ -1,0 +1,81 @@
+"""`proserve bench fidelity`: the same requests on an engine and in the simulator, and how far the gain is apart."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from proserve_cli.engine_kind import EngineKind
+from proserve_cli.failures import failed, needs_extra, wrong_usage
+
+POLICIES = "fcfs,slide-batching,recoverable-gain"
+
+
+def fidelity(
+    *,
+    engine: Annotated[EngineKind, typer.Option(help="What is compared with the simulator.")] = EngineKind.EMULATED,
+    policies: Annotated[str, typer.Option(help="Batching policies, with commas.")] = POLICIES,
+    runs: Annotated[int, typer.Option(help="Replays per policy; the median difference counts.", min=1, max=50)] = 1,
+    load: Annotated[float, typer.Option(help="Offered load over what the engine can do.")] = 1.5,
+    seconds: Annotated[float, typer.Option(help="Time over which the requests of a replay arrive.")] = 20.0,
+    calibration: Annotated[str, typer.Option(help="Of the emulated engine.")] = "h100-llama-3.1-8b",
+    trace: Annotated[Path, typer.Option(help="CSV file, or the name of a shipped trace.")] = Path("azure-conv-slice"),
+    seed: Annotated[int, typer.Option(help="Decides each request's class.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Replay requests on an engine and in the simulator and compare the gain, next to the targets.
+
+    An emulated engine has the step times of its calibration. A real one (`--engine vllm`, in the engine environment) is
+    calibrated by its own steps right before and after each replay.
+    """
+    for name, value in (("--load", load), ("--seconds", seconds)):
+        if not 0 < value < float("inf"):
+            raise wrong_usage(f"{name}: expected a number above 0, got {value:g}")
+    with needs_extra("lab"):
+        import httptools  # noqa: F401 - what the replay client stands on
+    with needs_extra("gateway"):
+        from proserve_gateway.server import run_in_loop
+    from proserve_cli.engine_launch import LaunchError
+    from proserve_cli.fidelity_report import print_result
+    from proserve_cli.fidelity_run import FidelityError, FidelityOptions, FidelityRunner
+    from proserve_cli.local_engines import EngineStartError
+    from proserve_core.batching.registry import PolicyError, make_policy
+    from proserve_core.latency.calibrations import load_calibration
+    from proserve_lab.shipped_traces import find_trace
+    from proserve_lab.trace import TraceError, read_trace
+
+    names = list(dict.fromkeys(name.strip() for name in policies.split(",") if name.strip()))
+    if not names:
+        raise wrong_usage(f"--policies: expected at least one name, such as {POLICIES}; got {policies!r}")
+    try:
+        for name in names:
+            make_policy(name)
+        load_calibration(calibration)
+        rows = read_trace(find_trace(trace))
+    except (PolicyError, TraceError, ValueError) as error:
+        raise wrong_usage(error) from error
+    folder = Path(tempfile.mkdtemp(prefix="proserve-fidelity-"))
+    runner = FidelityRunner(
+        FidelityOptions(
+            engine=engine, policies=names, runs=runs, load=load, seconds=seconds, calibration=calibration,
+            trace=str(trace), seed=seed,
+        ),
+        rows=rows,
+        folder=folder,
+    )  # fmt: skip
+    try:
+        run_in_loop(runner.main())
+    except LaunchError as error:
+        raise wrong_usage(error) from error
+    except (EngineStartError, FidelityError) as error:
+        raise failed(error) from error
+    shutil.rmtree(folder, ignore_errors=True)
+    if runner.result is None:
+        raise failed("stopped by a signal")
+    if json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(runner.result), indent=2).decode())
+    else:
+        print_result(runner.result)

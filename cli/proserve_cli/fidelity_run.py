@@ -1,0 +1,349 @@
+"""What `proserve bench fidelity` does: start engines, replay, simulate the same, compare.
+
+The client talks to the engine directly and sends the class facts itself: what is judged is the engine and the simulator
+of it, not the gateway. Rate and objectives follow from the engine's step times, so that machines of all speeds see the
+same situation. A policy that learns from finished requests has seen the replays before the judged one; the simulated
+policy sees them too.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from proserve_cli.engine_kind import EngineKind
+from proserve_cli.engine_launch import START_LIMIT_S, engine_specs
+from proserve_cli.fidelity_report import FidelityResult, PolicyResult
+from proserve_cli.http_get import get
+from proserve_cli.local_engines import EngineSpec, LocalEngines
+from proserve_cli.process_priority import prefer, preferred
+from proserve_cli.signals import StopSignals
+from proserve_core.batching import EngineLimits
+from proserve_core.batching.registry import make_policy
+from proserve_core.capacity import decode_snapshot
+from proserve_core.latency import LatencyModel
+from proserve_core.latency.calibrations import load_calibration
+from proserve_core.latency.step_log import LoggedStep, decode_steps
+from proserve_core.objectives import PriorityClass, ServiceObjectives
+from proserve_core.pools import EnginePool, EngineSettings, ModelOrigin, ModelSource, PoolModel
+from proserve_core.replica import Replica
+from proserve_core.routing.registry import make_router
+from proserve_lab.fidelity import (
+    agreements,
+    calibrate,
+    measured_gain,
+    saturation,
+    simulated_gain,
+    simulated_request,
+    step_errors,
+)
+from proserve_lab.judgement import judge
+from proserve_lab.replay import ReplayRecord, ReplayRequest, replay
+from proserve_lab.simulation.run import simulate
+from proserve_lab.simulation.workload import DEFAULT_MIX, SimulatedRequest
+from proserve_lab.trace import TraceRow
+from proserve_lab.workload import LengthScale, TenantLoad, build_requests
+
+NAME = "fidelity"
+STEP_LOG = "PROSERVE_STEP_LOG"
+TARGET_POINTS = {EngineKind.EMULATED: 1.0, EngineKind.VLLM: 3.0}
+SCALES = {
+    EngineKind.EMULATED: LengthScale(divisor=1, longest_prompt=1 << 20, longest_output=1 << 20),
+    # As in the demo: a request keeps a CPU core busy for about a tenth of a second.
+    EngineKind.VLLM: LengthScale(divisor=8, longest_prompt=512, longest_output=128),
+}
+MODEL = "small"
+"""Generated model of the real engine: large enough that its steps are work and not overhead."""
+BURST = 48
+"""Requests that are sent at once to a fresh engine: steps of all sizes, from which the first calibration is made."""
+TYPICAL_DECODES = 16
+TPOT_FACTOR = 3.0
+"""TPOT objective of a real engine over a step of `TYPICAL_DECODES`; the published set-ups have 3 to 6."""
+TTFT_FACTOR = 20.0
+"""TTFT objective over the TPOT objective, as in the default classes."""
+IDLE_S = 1.0
+"""Between replays."""
+REQUEST_TIMEOUT_S = 300.0
+LATE_MARK = "behind the calibrated timing"
+"""In the log of an emulated engine that could not keep up."""
+
+
+class FidelityError(Exception):
+    """The comparison can't go on; the message says why."""
+
+
+class FidelityOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The command's options, under their names there."""
+
+    engine: EngineKind
+    policies: list[str]
+    runs: int
+    load: float
+    seconds: float
+    calibration: str
+    trace: str
+    seed: int
+
+
+class _Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What is sent."""
+
+    latency: LatencyModel
+    objectives: ServiceObjectives
+    rate: float
+    judged: list[ReplayRequest]
+    calibrating: list[ReplayRequest]
+    """Other requests of the trace at the same rate, for the steps around a judged replay."""
+
+
+class _Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """One replay on an engine."""
+
+    began_s: float
+    records: list[ReplayRecord]
+    steps: list[LoggedStep]
+
+
+class _Session:
+    """One engine from its start on, and all that was sent to it."""
+
+    def __init__(self, spec: EngineSpec, limits: EngineLimits, log: Path) -> None:
+        self.limits = limits
+        self.replays: list[_Replayed] = []
+        self._spec = spec
+        self._log = log
+        self._read = 0
+
+    async def replay(self, requests: Sequence[ReplayRequest]) -> None:
+        began_s = time.perf_counter()
+        records = await replay(requests, url=self._spec.base_url, model=NAME, timeout_s=REQUEST_TIMEOUT_S, facts=True)
+        errors = {record.error for record in records if record.error is not None}
+        if errors:
+            raise FidelityError(f"requests failed: {'; '.join(sorted(errors))}")
+        await asyncio.sleep(IDLE_S)
+        self.replays.append(_Replayed(began_s=began_s, records=records, steps=self._new_steps()))
+
+    def simulate(self, number: int, latency: LatencyModel) -> dict[str, float]:
+        """Gain of replay `number` in the simulator, after all replays before it."""
+        requests: list[SimulatedRequest] = []
+        for index, each in enumerate(self.replays[: number + 1]):
+            offset_s = each.began_s - self.replays[0].began_s
+            first_s = each.records[0].request.arrival_s
+            requests += [
+                simulated_request(
+                    record.request, arrival_s=offset_s + record.request.arrival_s - first_s, prefix=f"{index}-"
+                )
+                for record in each.records
+            ]
+        replica = Replica(
+            policy=make_policy(self._spec.policy),
+            policy_name=self._spec.policy,
+            limits=self.limits,
+            latency=latency,
+        )
+        run = simulate(requests, replicas=[replica], router=make_router("round-robin"))
+        return simulated_gain(run.outcomes[-len(self.replays[number].records) :])
+
+    def _new_steps(self) -> list[LoggedStep]:
+        if not self._log.exists():
+            return []
+        with self._log.open("rb") as file:
+            file.seek(self._read)
+            lines = file.readlines()
+        self._read += sum(map(len, lines))
+        return decode_steps(lines)
+
+
+class FidelityRunner:
+    """Runs the comparison; `result` is there when `main` went through to the end."""
+
+    def __init__(self, options: FidelityOptions, *, rows: Sequence[TraceRow], folder: Path) -> None:
+        self.result: FidelityResult | None = None
+        self._options = options
+        self._rows = rows
+        self._folder = folder
+        self._plan: _Plan | None = None
+        self._console = Console(stderr=True)
+        self._raised = False
+
+    async def main(self) -> None:
+        """The whole comparison. A signal ends it early, without a result."""
+        with StopSignals() as stop, preferred() as self._raised:
+            await stop.run(self._compare())
+
+    async def _compare(self) -> None:
+        started_s = time.monotonic()
+        options = self._options
+        if options.engine is EngineKind.EMULATED:
+            results = await self._emulated()
+        else:
+            results = [await self._real(policy) for policy in options.policies]
+        plan = self._plan
+        assert plan is not None, "an engine was compared"
+        self.result = FidelityResult(
+            engine=options.engine,
+            trace=options.trace,
+            load=options.load,
+            rate=plan.rate,
+            requests=len(plan.judged),
+            runs=options.runs,
+            objectives=plan.objectives,
+            latency=plan.latency,
+            policies=results,
+            notes=self._notes(),
+            wall_s=time.monotonic() - started_s,
+        )
+
+    async def _emulated(self) -> list[PolicyResult]:
+        """A fresh engine for each replay, policies in turns."""
+        options = self._options
+        latency = load_calibration(options.calibration).latency
+        plan = self._plan = self._make_plan(latency, DEFAULT_MIX[0][0].objectives)
+        pairs: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {name: [] for name in options.policies}
+        for run in range(1, options.runs + 1):
+            for policy in options.policies:
+                async with self._engine(policy, f"run-{run}-{policy}") as session:
+                    await session.replay(plan.judged)
+                pairs[policy].append((_gain(session.replays[0]), session.simulate(0, latency)))
+                self._say(f"{policy}: run {run} of {options.runs} done")
+        return [
+            PolicyResult(
+                policy=policy,
+                gain=agreements(pairs[policy], target_points=TARGET_POINTS[options.engine]),
+                step_errors=None,
+            )
+            for policy in options.policies
+        ]
+
+    async def _real(self, policy: str) -> PolicyResult:
+        """One engine for all runs: calibration, replay, calibration, replay, ..."""
+        options = self._options
+        async with self._engine(policy, policy) as session:
+            # The first burst warms the engine up.
+            burst = self._requests(self._rows[-BURST:], DEFAULT_MIX[0][0].objectives, rate=1e9)
+            await session.replay(burst)
+            await session.replay(burst)
+            if self._plan is None:
+                latency = calibrate(session.replays[1].steps)
+                self._plan = self._make_plan(latency, _objectives(latency, burst))
+            await session.replay(self._plan.calibrating)
+            for run in range(1, options.runs + 1):
+                await session.replay(self._plan.judged)
+                await session.replay(self._plan.calibrating)
+                self._say(f"{policy}: run {run} of {options.runs} done")
+        judged = range(3, len(session.replays), 2)
+        models = {
+            number: calibrate(session.replays[number - 1].steps + session.replays[number + 1].steps)
+            for number in judged
+        }
+        return PolicyResult(
+            policy=policy,
+            gain=agreements(
+                [(_gain(session.replays[n]), session.simulate(n, models[n])) for n in judged],
+                target_points=TARGET_POINTS[options.engine],
+            ),
+            step_errors=step_errors([(models[n], session.replays[n].steps) for n in judged]),
+        )
+
+    @asynccontextmanager
+    async def _engine(self, policy: str, label: str) -> AsyncIterator[_Session]:
+        """A fresh engine under `policy`, ended again afterwards."""
+        kind, log = self._options.engine, self._folder / f"{label}.steps"
+        spec = engine_specs(self._pool(), kind, policy=policy)[0]
+        spec = msgspec.structs.replace(spec, name=label, environment={**spec.environment, STEP_LOG: str(log)})
+        self._say(f"{policy}: starting the {kind} engine, its log is in {self._folder}")
+        async with LocalEngines([spec], self._folder) as processes:
+            for engine in processes.engines:
+                if engine.process is not None:
+                    prefer(engine.process.pid)
+            await processes.ready(START_LIMIT_S[kind])
+            _, body = await get(f"{spec.capacity_url}/capacity", timeout_s=10.0)
+            snapshot = decode_snapshot(body)
+            yield _Session(
+                spec,
+                EngineLimits(
+                    block_size=snapshot.block_size,
+                    blocks=snapshot.blocks,
+                    max_sequences=snapshot.max_sequences,
+                    max_step_tokens=snapshot.max_step_tokens,
+                ),
+                log,
+            )
+
+    def _pool(self) -> EnginePool:
+        return EnginePool(
+            name=NAME,
+            namespace="default",
+            model=PoolModel(name=NAME, source=ModelSource(origin=ModelOrigin.GENERATED, location=MODEL)),
+            replicas=1,
+            calibration=self._options.calibration,
+            # Prompts repeat from replay to replay, and the simulator has no prefix cache.
+            engine=EngineSettings(args=("--no-enable-prefix-caching",)),
+        )
+
+    def _make_plan(self, latency: LatencyModel, objectives: ServiceObjectives) -> _Plan:
+        options, rows = self._options, self._rows
+        rate = options.load * saturation(self._requests(rows, objectives, rate=1.0), latency, tpot_s=objectives.tpot_s)
+        judged = round(rate * options.seconds)
+        needed = judged if options.engine is EngineKind.EMULATED else 2 * judged
+        if judged < 2 or needed > len(rows):
+            raise FidelityError(
+                f"--seconds: {options.seconds:g} s at {rate:.1f} requests/s take {needed} requests of the trace, which "
+                f"has {len(rows)}"
+            )
+        self._say(
+            f"{rate:.1f} requests/s, {options.load:g} of saturation; first token within {objectives.ttft_s * 1e3:.0f} "
+            f"ms, then {objectives.tpot_s * 1e3:.0f} ms per token"
+        )
+        return _Plan(
+            latency=latency,
+            objectives=objectives,
+            rate=rate,
+            judged=self._requests(rows[:judged], objectives, rate=rate),
+            calibrating=self._requests(rows[judged : 2 * judged], objectives, rate=rate),
+        )
+
+    def _requests(self, rows: Sequence[TraceRow], objectives: ServiceObjectives, *, rate: float) -> list[ReplayRequest]:
+        senders = [
+            TenantLoad(
+                name=each.name,
+                api_key="none",
+                terms=PriorityClass(name=each.name, weight=each.weight, objectives=objectives).terms(),
+                share=share,
+            )
+            for each, share in DEFAULT_MIX
+        ]
+        options = self._options
+        return build_requests(rows, tenants=senders, scale=SCALES[options.engine], rate=rate, seed=options.seed)
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if not self._raised:
+            notes.append("not allowed to raise the priority of the engines: other programs on this machine disturb")
+        late = [
+            log.stem
+            for log in sorted(self._folder.glob("*.log"))
+            if LATE_MARK in log.read_text(encoding="utf-8", errors="replace")
+        ]
+        if late:
+            notes.append(f"this machine was too busy for its emulated engines: {', '.join(late)} were late")
+        return notes
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _gain(replayed: _Replayed) -> dict[str, float]:
+    return measured_gain(judge(replayed.records))
+
+
+def _objectives(latency: LatencyModel, requests: Sequence[ReplayRequest]) -> ServiceObjectives:
+    """Objectives of a real engine, in whole milliseconds."""
+    context = sum(each.prompt_tokens + each.output_tokens / 2 for each in requests) / len(requests)
+    step_s = latency.sums_s(TYPICAL_DECODES, 0, TYPICAL_DECODES * context, TYPICAL_DECODES)
+    tpot_s = round(1e3 * TPOT_FACTOR * step_s) / 1e3
+    return ServiceObjectives(ttft_s=TTFT_FACTOR * tpot_s, tpot_s=tpot_s)
