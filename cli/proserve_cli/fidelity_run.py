@@ -36,13 +36,13 @@ from proserve_lab.fidelity import (
     agreements,
     calibrate,
     measured_gain,
-    saturation,
     simulated_gain,
     simulated_request,
     step_errors,
 )
 from proserve_lab.judgement import judge
 from proserve_lab.replay import ReplayRecord, ReplayRequest, replay
+from proserve_lab.report.saturation import saturation_rate
 from proserve_lab.simulation.run import simulate
 from proserve_lab.simulation.workload import DEFAULT_MIX, SimulatedRequest
 from proserve_lab.trace import TraceRow
@@ -287,7 +287,14 @@ class FidelityRunner:
 
     def _make_plan(self, latency: LatencyModel, objectives: ServiceObjectives) -> _Plan:
         options, rows = self._options, self._rows
-        rate = options.load * saturation(self._requests(rows, objectives, rate=1.0), latency, tpot_s=objectives.tpot_s)
+        scale = SCALES[options.engine]
+        scaled = [
+            msgspec.structs.replace(
+                row, prompt_tokens=scale.prompt(row.prompt_tokens), output_tokens=scale.output(row.output_tokens)
+            )
+            for row in rows
+        ]
+        rate = options.load * saturation_rate(scaled, latency=latency, objectives=objectives)
         judged = round(rate * options.seconds)
         needed = judged if options.engine is EngineKind.EMULATED else 2 * judged
         if judged < 2 or needed > len(rows):

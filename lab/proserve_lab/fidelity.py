@@ -47,16 +47,6 @@ class StepErrors(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the time in which the engine's thread did not run: waiting, or other programs had the core."""
 
 
-def saturation(requests: Sequence[ReplayRequest], latency: LatencyModel, *, tpot_s: float) -> float:
-    """Requests per second whose work fills an engine that takes a step per TPOT."""
-    work_s = [
-        latency.prefill_s(each.prompt_tokens)
-        + (each.output_tokens - 1) * latency.decode_s(each.prompt_tokens + each.output_tokens / 2)
-        for each in requests
-    ]
-    return len(requests) * (1 - latency.constant_s / tpot_s) / sum(work_s)
-
-
 def calibrate(steps: Sequence[LoggedStep]) -> LatencyModel:
     """The latency model of an engine from its steps.
 

@@ -36,7 +36,7 @@ class SimulationRun(msgspec.Struct, frozen=True, kw_only=True):
     simulated_s: float
     """End of the last step."""
     busy_s: float
-    """Sum of the steps' durations over all replicas."""
+    """Sum of the steps' durations over all replicas, by the latency model."""
     computed_tokens: int
     """New tokens of all steps: of a run to the end, prompts, outputs but for each one's last token, and
     `recomputed_tokens`."""
@@ -51,6 +51,7 @@ def simulate(
     router: RoutingPolicy,
     staleness_s: float = 0.02,
     to_the_end: bool = True,
+    noise: Callable[[], float] = lambda: 1.0,
     progress: Callable[[int], None] | None = None,
 ) -> SimulationRun:
     """Run `requests` (in order of arrival) to their end.
@@ -62,6 +63,8 @@ def simulate(
         to_the_end: until the last token; else only until all deadlines are past. Gain and objectives met are the same:
             what has not come by then is counted as coming then, late. An overloaded engine may need many times as long
             for the rest.
+        noise: drawn for each step: how long it really takes over what the latency model says. The policies see the
+            model only, as those of a real engine do.
         progress: called with the number of finished requests, every 100 of them.
 
     Raises:
@@ -89,7 +92,7 @@ def simulate(
         audits[index].started(step)
         for request_id in step.plan.preempt:
             accounts[request_id].preempted = True
-        heapq.heappush(ends, (now_s + step.duration_s, index))
+        heapq.heappush(ends, (now_s + step.duration_s * noise(), index))
 
     while (ends or arrived < len(requests)) and now_s < end_s:
         if ends and (arrived == len(requests) or ends[0][0] <= requests[arrived].arrival_s):

@@ -11,11 +11,15 @@ import msgspec
 import pytest
 import uvicorn
 
+from proserve_core.batching import BatchPlan, EngineState
+from proserve_core.batching.fcfs import Fcfs
 from proserve_core.capacity import CapacitySnapshot, decode_snapshot
 from proserve_core.facts import encode_facts
 from proserve_core.objectives import PriorityClass, ServiceObjectives
+from proserve_core.replica import Replica
 from proserve_engine.emulator.app import EmulatorApp
 from proserve_engine.emulator.clockwork import Clockwork
+from proserve_engine.emulator.jobs import completion_job
 from proserve_engine.emulator.server import EmulatorOptions, build_replica
 
 
@@ -152,3 +156,26 @@ def test_wrong_options_are_refused_by_name(changes: dict[str, object], message: 
     options = EmulatorOptions(calibration="cpu-tiny", policy="fcfs")
     with pytest.raises((KeyError, ValueError), match=message):
         build_replica(msgspec.structs.replace(options, **changes))
+
+
+async def test_tokens_reach_their_readers_before_the_next_step_is_planned() -> None:
+    """Planning costs no time in the emulated engine, so it must not delay what the step before has made."""
+    taken: list[int] = []
+    taken_when_planned: list[int] = []
+
+    class Watching(Fcfs):
+        def plan(self, state: EngineState) -> BatchPlan:
+            taken_when_planned.append(sum(taken))
+            return super().plan(state)
+
+    options = EmulatorOptions(calibration="h100-llama-3.1-8b", policy="fcfs", speed=50.0)
+    known = build_replica(options)
+    replica = Replica(policy=Watching(), policy_name="fcfs", limits=known.limits, latency=known.latency)
+    clockwork = Clockwork(replica, time.monotonic)
+    engine = asyncio.create_task(clockwork.run())
+    body = msgspec.json.encode({"model": "tiny", "prompt": [1, 2, 3], "max_tokens": 5})
+    feed = clockwork.submit(completion_job(body, model="tiny", max_model_length=100), "a")
+    while not feed.finished:
+        taken.append((await feed.take())[1])
+    engine.cancel()
+    assert taken_when_planned == [0, 1, 2, 3, 4]

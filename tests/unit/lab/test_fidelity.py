@@ -1,0 +1,65 @@
+"""Engine and simulator side by side: calibration from logged steps, errors, verdicts."""
+
+import random
+
+import pytest
+
+from engine_builders import H100_LLAMA_8B
+from proserve_core.latency import LatencyModel, StepWork
+from proserve_core.latency.step_log import LoggedStep, decode_steps, encode_step
+from proserve_lab.fidelity import agreements, calibrate, step_errors
+
+
+def logged(latency: LatencyModel, *, count: int, slower: float = 1.0, scatter: float = 0.0) -> list[LoggedStep]:
+    """Steps that take what `latency` says on the thread's clock, and `slower` times that by the wall."""
+    draw = random.Random(0)
+    steps = []
+    for _ in range(count):
+        decodes, prompt = draw.randrange(1, 64), draw.choice([0, 100, 700, 2000])
+        work = StepWork(
+            new_tokens=decodes + prompt, attention=prompt**2, decode_context=700 * decodes, sequences=decodes + 1
+        )
+        cpu_s = latency.step_s(work) * draw.uniform(1 - scatter, 1 + scatter)
+        steps.append(LoggedStep(work=work, predicted_s=0.0, wall_s=cpu_s * slower, cpu_s=cpu_s))
+    return steps
+
+
+def test_calibration_takes_its_shape_from_the_thread_and_its_level_from_the_wall() -> None:
+    model = calibrate(logged(H100_LLAMA_8B, count=400, slower=1.3))
+    for work in (StepWork(new_tokens=20, decode_context=9000, sequences=20), StepWork(new_tokens=3000, sequences=1)):
+        assert model.step_s(work) == pytest.approx(1.3 * H100_LLAMA_8B.step_s(work), rel=0.02)
+
+
+def test_calibrated_steps_together_take_as_long_as_they_did() -> None:
+    steps = logged(H100_LLAMA_8B, count=300, scatter=0.4)
+    model = calibrate(steps)
+    assert sum(model.step_s(step.work) for step in steps) == pytest.approx(sum(step.wall_s for step in steps))
+
+
+def test_step_errors_tell_scatter_from_bias_and_waiting() -> None:
+    errors = step_errors([(H100_LLAMA_8B, logged(H100_LLAMA_8B, count=100, slower=1.25))])
+    assert errors is not None
+    assert errors.steps == 100
+    assert errors.mape == pytest.approx(0.2)
+    assert errors.bias == pytest.approx(-0.2)
+    assert errors.waited == pytest.approx(0.2)
+    assert step_errors([]) is None
+
+
+def test_the_median_run_decides_by_class() -> None:
+    runs = [(0.50, 0.490), (0.60, 0.585), (0.90, 0.500)]
+    found = agreements(
+        [({"total": 0.5, "a": engine}, {"total": 0.6, "a": simulator}) for engine, simulator in runs], target_points=3.0
+    )
+    assert list(found) == ["a", "total"]
+    assert found["a"].difference_points == pytest.approx(1.5)
+    assert found["a"].within
+    assert found["total"].difference_points == pytest.approx(-10)
+    assert not found["total"].within
+
+
+def test_a_log_is_read_up_to_the_line_that_is_being_written() -> None:
+    step = LoggedStep(work=StepWork(new_tokens=3, sequences=2), predicted_s=0.1, wall_s=0.2, cpu_s=0.15)
+    assert decode_steps([encode_step(step), encode_step(step), encode_step(step)[:-5]]) == [step, step]
+    with pytest.raises(ValueError, match="step log"):
+        decode_steps([b"{}\n"])
