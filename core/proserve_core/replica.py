@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from proserve_core.batching.explain import DecisionLog
 from proserve_core.batching.fill import blocks_for
 from proserve_core.batching.protocol import BatchingPolicy, ObservesProgress
 from proserve_core.batching.request_table import RequestTable
@@ -72,8 +73,11 @@ class Replica:
         latency: LatencyModel,
         model: str = "simulated",
         engine_id: str = "replica",
+        decisions: DecisionLog | None = None,
     ) -> None:
         self.limits = limits
+        self.decisions = decisions
+        """Told of every plan and who comes and goes; None: nobody will ask why."""
         self.latency = latency
         self._draining = False
         self.steps = 0
@@ -136,6 +140,8 @@ class Replica:
             RequestState(id=request_id, arrival_s=arrival_s, terms=terms, prompt_tokens=prompt_tokens, clues=clues)
         )
         self._output_tokens[request_id] = output_tokens
+        if self.decisions is not None:
+            self.decisions.arrived(request_id)
         self._changes += 1
 
     def abort(self, request_id: str) -> bool:
@@ -165,16 +171,17 @@ class Replica:
             raise RuntimeError("a step is running: call complete_step first")
         if not self._table:
             return None
-        plan = self._policy.plan(
-            EngineState(
-                now_s=now_s,
-                requests=self._table,
-                limits=self.limits,
-                free_blocks=self._free_blocks,
-                latency=self.latency,
-            )
+        state = EngineState(
+            now_s=now_s,
+            requests=self._table,
+            limits=self.limits,
+            free_blocks=self._free_blocks,
+            latency=self.latency,
         )
+        plan = self._policy.plan(state)
         step = self._check(plan)
+        if self.decisions is not None:
+            self.decisions.note(self._policy, state, plan)
         self._preempt(plan.preempt)
         for request in step.admitted:
             request.resident = True
@@ -325,5 +332,7 @@ class Replica:
         request = self._table.remove(request_id)
         self._free_blocks += request.blocks
         del self._output_tokens[request_id]
+        if self.decisions is not None:
+            self.decisions.ended(request_id)
         if self._observer is not None:
             self._observer.ended(request, finished=finished)

@@ -11,6 +11,7 @@ Parameter: `step_tokens`, 512, new tokens in a step; larger steps make decodes l
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 from proserve_core.batching.step_tokens import StepTokensOptions
+from proserve_core.latency import LatencyModel
 
 _OPTIONS = FillOptions()
 _NO_TIME_S = 1e-9
@@ -27,12 +28,7 @@ class Density:
         latency = state.latency
 
         def rank(request: RequestState) -> tuple[float, float]:
-            computed = request.computed_tokens
-            if request.is_decode:
-                cost_s = latency.decode_s(computed)
-            else:
-                cost_s = latency.prefill_s(request.pending_tokens, computed)
-            return -request.next_token_gain() / max(cost_s, _NO_TIME_S), request.arrival_s
+            return -density(request, latency), request.arrival_s
 
         order = sorted(state.requests, key=rank)
         return fill(
@@ -42,3 +38,13 @@ class Density:
             options=_OPTIONS,
             step_tokens=self.options.step_tokens,
         )
+
+
+def density(request: RequestState, latency: LatencyModel) -> float:
+    """Gain per second of engine time of the request's next token."""
+    computed = request.computed_tokens
+    if request.is_decode:
+        cost_s = latency.decode_s(computed)
+    else:
+        cost_s = latency.prefill_s(request.pending_tokens, computed)
+    return request.next_token_gain() / max(cost_s, _NO_TIME_S)

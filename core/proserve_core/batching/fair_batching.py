@@ -21,6 +21,10 @@ _OPTIONS = FillOptions()
 class FairBatching:
     """Policy `fair-batching`."""
 
+    def __init__(self) -> None:
+        self.urgent_until_s = -math.inf
+        """Decodes with a deadline before this are due, by the last plan; on the engine's clock."""
+
     def plan(self, state: EngineState) -> BatchPlan:
         parts, now_s = stages(state.requests), state.now_s
         decodes = sorted(parts.decodes, key=RequestState.next_deadline_s)
@@ -28,8 +32,8 @@ class FairBatching:
         if decodes:
             tpot_s = min(request.terms.objectives.tpot_s for request in decodes)
             budget_s = max(decodes[0].next_deadline_s() - now_s, tpot_s)
-            urgent_until_s = now_s + budget_s + tpot_s
-            urgent = [request for request in decodes if request.next_deadline_s() < urgent_until_s]
+            self.urgent_until_s = now_s + budget_s + tpot_s
+            urgent = [request for request in decodes if request.next_deadline_s() < self.urgent_until_s]
         else:
             budget_s, urgent = math.inf, []
         order = urgent + prompts + decodes[len(urgent) :]

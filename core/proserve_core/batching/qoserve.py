@@ -100,7 +100,7 @@ class QoServe:
         parts = stages(state.requests)
         self._learn_throughput(state)
         self._relegate(state, parts.waiting)
-        prompts = sorted(parts.prefills + parts.waiting, key=self._rank)
+        prompts = sorted(parts.prefills + parts.waiting, key=self.rank)
         order = parts.decodes + prompts
         plan = fill(
             state,
@@ -136,7 +136,8 @@ class QoServe:
         tokens = request.emitted_tokens + (self.options.deadline is DecodeDeadline.FIRST_TOKEN)
         return first_s + objectives.tpot_s * tokens
 
-    def _rank(self, request: RequestState) -> tuple[bool, float]:
+    def rank(self, request: RequestState) -> tuple[bool, float]:
+        """Whether a prompt is relegated, and the time by which it is ordered."""
         due_s = request.arrival_s + request.terms.objectives.ttft_s
         return request.id in self._relegated, due_s + self.options.a * request.pending_tokens
 

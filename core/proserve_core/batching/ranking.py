@@ -17,12 +17,14 @@ class Ranking:
 
     def __init__(self) -> None:
         self._groups: list[tuple[Index, Column]] = []
+        self._names: list[tuple[str, ...]] = []
 
-    def add(self, chosen: Mask, key: Column) -> None:
-        """Append the chosen positions as a group."""
+    def add(self, chosen: Mask, key: Column, *names: str) -> None:
+        """Append the chosen positions as a group; `names` are for `group_of`."""
         places = np.flatnonzero(chosen)
         if len(places):
             self._groups.append((places, -key[places]))
+            self._names.append(names)
 
     def __iter__(self) -> Iterator[int]:
         """Positions, most important first."""
@@ -33,6 +35,18 @@ class Ranking:
                 yield from _sorted(places[near], key[near])
                 places, key = places[~near], key[~near]
             yield from _sorted(places, key)
+
+    def group_of(self, position: int) -> tuple[int, tuple[str, ...], float]:
+        """Number and names of the position's group, and the negative key that it is ordered by there.
+
+        Raises:
+            LookupError: the position is in no group.
+        """
+        for number, (places, key) in enumerate(self._groups):
+            found = np.flatnonzero(places == position)
+            if len(found):
+                return number, self._names[number], float(key[found[0]])
+        raise LookupError(f"position {position} is in no group of the ranking")
 
     def first(self, count: int) -> Index:
         """Positions below `count` only, most important first."""

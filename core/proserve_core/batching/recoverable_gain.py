@@ -30,6 +30,7 @@ from proserve_core.batching.length_observer import LengthObserver
 from proserve_core.batching.load_gate import LoadGate, prompts_feasible
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import Mask, RequestColumns
+from proserve_core.batching.standing import RankedStep
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 from proserve_core.batching.step_length import DecodeStakes, step_length, unhurried_length
 
@@ -57,6 +58,8 @@ class RecoverableGain:
 
     def __init__(self, lengths: LengthCounts | None = None) -> None:
         self._lengths = LengthObserver(lengths)
+        self.ranked: RankedStep | None = None
+        """The last plan's order."""
         self._gate = LoadGate()
         self._step_s = 0.0
         self._planned_at_s: float | None = None
@@ -98,6 +101,11 @@ class RecoverableGain:
         unhurried = self._unhurried(state, columns, pace, running, prompts, saturated, elapsed_s)
 
         ranking, first_prompt_density = _rank(columns, worth, pace, running, prompts, saturated, unhurried)
+        self.ranked = RankedStep(
+            columns=columns,
+            ranking=ranking,
+            figures={"recoverable_gain": worth.value, "gain_per_s": worth.density, "prompt_s": columns.prefill_s},
+        )
         if saturated:
             budget_s, prefill_budget_s = decode_step_s, DISPLACEMENT_SHARE * decode_step_s
         else:
@@ -194,13 +202,13 @@ def _rank(
         first_density = float(density[places].max() if unhurried else density[places[np.argmax(index[places])]])
     others = running & ~front
     ranking = Ranking()
-    ranking.add(front, density)
+    ranking.add(front, density, "urgent")
     if unhurried:
-        ranking.add(prompts, -slack_s)
-        ranking.add(others, index)
+        ranking.add(prompts, -slack_s, "prompt")
+        ranking.add(others, index, "ahead")
     else:
-        ranking.add(others | prompts, index)
+        ranking.add(others | prompts, index, "ahead", "prompt")
     hopeless = ~(running | prompts)
-    ranking.add(hopeless & columns.decode, columns.token_gain)
-    ranking.add(hopeless & ~columns.decode, columns.token_gain)
+    ranking.add(hopeless & columns.decode, columns.token_gain, "hopeless")
+    ranking.add(hopeless & ~columns.decode, columns.token_gain, "hopeless")
     return ranking, first_density

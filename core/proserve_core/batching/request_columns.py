@@ -44,6 +44,10 @@ class RequestColumns:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def place(self, request_id: str) -> int:
+        """The entry of a request."""
+        return int(np.flatnonzero(self._rows == self._table.row(request_id))[0])
+
     def requests(self, places: Index) -> list[RequestState]:
         """The requests of some entries."""
         return list(map(self._table.at, self._rows[places].tolist()))

@@ -112,6 +112,10 @@ class RequestTable(Sequence["RequestState"]):
         """The others, in order of arrival, looked up only as far as they are read."""
         yield from map(self.at, np.flatnonzero(self._place == _WAITING).tolist())
 
+    def row(self, request_id: str) -> int:
+        """Row of a request, larger for later arrivals."""
+        return self._rows[request_id]
+
     def rows(self) -> Index:
         """Rows of the residents, then of the waiting, each in order of arrival. They hold until the next change."""
         place = self._place

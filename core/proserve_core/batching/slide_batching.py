@@ -31,6 +31,7 @@ import numpy as np
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import Column, Mask, RequestColumns
+from proserve_core.batching.standing import RankedStep
 from proserve_core.batching.state import BatchPlan, EngineState
 
 
@@ -99,6 +100,8 @@ class SlideBatching:
 
     def __init__(self, options: SlideOptions | None = None) -> None:
         self.options = options or SlideOptions()
+        self.ranked: RankedStep | None = None
+        """The last plan's order."""
         self._fill = FillOptions(skip=self.options.skip, min_chunk=self.options.min_chunk)
 
     def plan(self, state: EngineState) -> BatchPlan:
@@ -115,6 +118,9 @@ class SlideBatching:
         budget_s = max(tightest_s, floor_s) if tightest_s < math.inf else floor_s
         drain_s = float(est_s.sum()) * budget_s / max(budget_s - latency.constant_s, 1e-6)
         ranking = self._rank(columns, remaining_s, est_s, remaining_s < options.urgency * drain_s, state.now_s)
+        self.ranked = RankedStep(
+            columns=columns, ranking=ranking, figures={"remaining_s": remaining_s, "cost_s": est_s}
+        )
         return fill(
             state,
             order=columns.lazily(ranking),
@@ -130,17 +136,17 @@ class SlideBatching:
         ranking = Ranking()
         if options.starvation is StarvationRule.WAIT:
             front = ~columns.decode & (columns.emitted == 0) & (columns.arrival_s < now_s - options.starvation_wait_s)
-            ranking.add(front, -remaining_s)
+            ranking.add(front, -remaining_s, "brought forward")
             urgent, normal = urgent & ~front, ~urgent & ~front
         else:
             normal = ~urgent
         if options.decodes_first:
-            ranking.add(urgent & columns.decode, density)
+            ranking.add(urgent & columns.decode, density, "urgent decode")
             urgent = urgent & ~columns.decode
         if options.starvation is StarvationRule.LATENESS:
             starved = urgent & ~columns.decode & (remaining_s < -options.starvation_slos * columns.ttft_s)
-            ranking.add(starved, -remaining_s)
+            ranking.add(starved, -remaining_s, "starved")
             urgent = urgent & ~starved
-        ranking.add(urgent, density)
-        ranking.add(normal, -remaining_s)
+        ranking.add(urgent, density, "urgent")
+        ranking.add(normal, -remaining_s, "normal")
         return ranking

@@ -95,6 +95,10 @@ class SlidingServe:
     def __init__(self, options: SlidingOptions | None = None) -> None:
         self.options = options or SlidingOptions()
         self.predictor = BatchLatencyPredictor()
+        self.sorted: SortedPrompts | None = None
+        """The prompts of the last plan, if it had any."""
+        self.chosen: frozenset[str] = frozenset()
+        """Those that the knapsack took."""
         self._planned: _Planned | None = None
 
     def plan(self, state: EngineState) -> BatchPlan:
@@ -121,6 +125,7 @@ class SlidingServe:
 
     def _prompts(self, state: EngineState, columns: RequestColumns, decodes: DecodeLoad) -> _Prompts:
         options, latency, now_s = self.options, state.latency, state.now_s
+        self.sorted, self.chosen = None, frozenset()
         if decodes.count == len(columns):
             return _Prompts((), [], 0)
 
@@ -139,6 +144,7 @@ class SlidingServe:
                 urgent_share=options.urgent_share,
             ),
         )
+        self.sorted = ranked
         if not decodes.count:
             slack_s = ranked.least_slack_s(worst=Level.NORMAL)
         started = ranked.residents()
@@ -163,7 +169,7 @@ class SlidingServe:
             chosen = choose(ranked.first(MAX_ITEMS), capacity_s=until_s - base_s)
             if chosen is not None:
                 first = [item.request for item in chosen]
-                ids = {request.id for request in first}
+                ids = self.chosen = frozenset(request.id for request in first)
                 behind = (item.request for item in ranked if item.request.id not in ids)
                 pair = chunker(chain(first, behind), until_s).greedy()
                 return _Prompts(

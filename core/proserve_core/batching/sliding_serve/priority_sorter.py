@@ -89,6 +89,11 @@ class SortedPrompts:
             self._known.append(self._ranked(place))
             yield self._known[-1]
 
+    def about(self, request_id: str) -> tuple[Ranked, float]:
+        """A prompt and the number by which it is sorted."""
+        place = self._columns.place(request_id)
+        return self._ranked(place), self._ranking.group_of(place)[2]
+
     def first(self, count: int) -> list[Ranked]:
         """The `count` most important ones."""
         return list(islice(self, count))
