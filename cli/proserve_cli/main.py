@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from proserve_cli.bench import bench_app
+from proserve_cli.bound import bound
 from proserve_cli.demo import demo
 from proserve_cli.emulate import emulate
 from proserve_cli.engine_commands import engine_app
@@ -31,6 +32,7 @@ app.command()(up)
 app.command()(gateway)
 app.command()(emulate)
 app.command()(simulate)
+app.command()(bound)
 app.add_typer(engine_app)
 app.add_typer(bench_app)
 
