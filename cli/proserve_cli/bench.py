@@ -1,4 +1,4 @@
-"""`proserve bench ...`: what ProServe costs, each figure next to its target."""
+"""`proserve bench ...`: what ProServe costs and where it fails, each figure next to its target."""
 
 import os
 import subprocess
@@ -8,10 +8,14 @@ from typing import Annotated
 import msgspec
 import typer
 
+from proserve_cli.adversary import adversary
 from proserve_cli.bench_fidelity import fidelity
 from proserve_cli.failures import failed, needs_extra
 
-bench_app = typer.Typer(name="bench", help="Measure what ProServe costs, next to the targets.", no_args_is_help=True)
+bench_app = typer.Typer(
+    name="bench", help="Measure what ProServe costs and where it fails, next to the targets.", no_args_is_help=True
+)
+bench_app.command("adversary")(adversary)
 bench_app.command("fidelity")(fidelity)
 
 
