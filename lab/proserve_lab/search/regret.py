@@ -77,7 +77,9 @@ def play(spec: WorkloadSpec, seed: int, policy: str) -> Played:
     workload = build(spec, seed)
     replica = Replica(policy=_Bounded(policy), policy_name=policy, limits=workload.limits, latency=workload.latency)
     try:
-        total = simulate(workload.requests, replicas=[replica], router=make_router("round-robin")).ledger.total()
+        total = simulate(
+            workload.requests, replicas=[replica], router=make_router("round-robin"), to_the_end=False
+        ).ledger.total()
     except _TooLongError:
         return Played(tdg_ratio=0.0, lost={})
     return Played(
