@@ -32,7 +32,8 @@ def test_every_calibration_is_usable_and_names_its_source(name: str) -> None:
     assert len(calibration.source) > 40
     assert calibration.blocks > 0
     assert calibration.block_size > 0
-    assert calibration.max_sequences == 256
+    # vLLM's API server admits 1024 on GPUs with 70 GiB and more other than the A100, 256 on all others.
+    assert calibration.max_sequences == (1024 if name.startswith("h100") else 256)
     assert calibration.max_step_tokens == 8192
     model = calibration.latency
     assert all(value >= 0 for value in (model.host_s, model.floor_s, model.linear_base_s, model.linear_token_s))
