@@ -5,6 +5,8 @@ The gateway strips any key with `PREFIX` that a client sends and writes its own.
 
 from collections.abc import Mapping
 
+import msgspec
+
 from proserve_core.objectives import DEFAULT_CLASS, ServiceObjectives, ServiceTerms
 
 PREFIX = "proserve_"
@@ -15,6 +17,7 @@ TOKEN_GAIN = "proserve_token_gain"
 TTFT_MS = "proserve_ttft_ms"
 TPOT_MS = "proserve_tpot_ms"
 AGE_MS = "proserve_age_ms"
+CLIENT = "proserve_client"
 _KEYS = frozenset({CLASS, WEIGHT, FIRST_GAIN, TOKEN_GAIN, TTFT_MS, TPOT_MS, AGE_MS})
 
 
@@ -22,9 +25,18 @@ class FactsError(ValueError):
     """A class fact is missing or is not a usable number; the message names the key."""
 
 
-def encode_facts(terms: ServiceTerms, age_s: float) -> dict[str, str | float]:
+class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gateway tells an engine of a request."""
+
+    terms: ServiceTerms
+    age_s: float
+    client: str
+    """Who sent it, "" if the gateway does not say; engines learn how long each client's answers are."""
+
+
+def encode_facts(terms: ServiceTerms, age_s: float, client: str = "") -> dict[str, str | float]:
     """Facts of a request that is `age_s` old when it is sent."""
-    return {
+    facts: dict[str, str | float] = {
         CLASS: terms.priority_class,
         WEIGHT: terms.weight,
         FIRST_GAIN: terms.first_token_gain,
@@ -33,13 +45,17 @@ def encode_facts(terms: ServiceTerms, age_s: float) -> dict[str, str | float]:
         TPOT_MS: terms.objectives.tpot_s * 1e3,
         AGE_MS: age_s * 1e3,
     }
+    if client:
+        facts[CLIENT] = client
+    return facts
 
 
-def decode_facts(extra_args: Mapping[str, object] | None) -> tuple[ServiceTerms, float] | None:
-    """Terms and age in seconds; None for a request without class facts (the default class).
+def decode_facts(extra_args: Mapping[str, object] | None) -> RequestFacts | None:
+    """Facts of a request; None for one without class facts (the default class).
 
     Raises:
-        FactsError: some facts are there but one is missing, is not a number or is negative, or the class has no name.
+        FactsError: some facts are there but one is missing, is not a number or is negative, the class has no name, or
+            the client is no text.
     """
     if not extra_args or _KEYS.isdisjoint(extra_args):
         return None
@@ -54,7 +70,10 @@ def decode_facts(extra_args: Mapping[str, object] | None) -> tuple[ServiceTerms,
         output_token_gain=_number(extra_args, TOKEN_GAIN),
         objectives=objectives,
     )
-    return terms, _number(extra_args, AGE_MS) / 1e3
+    client = extra_args.get(CLIENT, "")
+    if not isinstance(client, str):
+        raise FactsError(f"vllm_xargs.{CLIENT}: expected a text, got {client!r}")
+    return RequestFacts(terms=terms, age_s=_number(extra_args, AGE_MS) / 1e3, client=client)
 
 
 def default_terms() -> ServiceTerms:

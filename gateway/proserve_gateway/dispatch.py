@@ -288,7 +288,11 @@ class Dispatcher:
         sent_s = clock()
         generates = body.kind is not BodyKind.OTHER
         data = body.encode(
-            facts=encode_facts(request.terms, max(0.0, sent_s - request.arrival_s)) if endpoint.has_capacity else None,
+            facts=(
+                encode_facts(request.terms, max(0.0, sent_s - request.arrival_s), request.tenant)
+                if endpoint.has_capacity
+                else None
+            ),
             exact_usage=endpoint.has_capacity,
         )
         head = b"%sx-request-id: %s\r\n" % (request_head(endpoint, "POST", request.path), request.id.encode())

@@ -2,6 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
+from proserve_core.batching.length_counts import LengthCounts
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 
 
@@ -28,4 +29,17 @@ class ObservesProgress(Protocol):
         Args:
             finished: its output is complete; False when it was cut off from outside (client gone, engine error).
         """
+        ...
+
+
+@runtime_checkable
+class LearnsLengths(Protocol):
+    """A batching policy that learns output lengths, which are worth keeping when the engine stops."""
+
+    def learned(self) -> LengthCounts:
+        """Everything it knows."""
+        ...
+
+    def recall(self, counts: LengthCounts) -> None:
+        """Begin with what was known earlier. Before the first plan."""
         ...

@@ -56,8 +56,8 @@ _FILL = FillOptions(skip=True, min_chunk=32, waiting_takes_slots=True)
 class RecoverableGain:
     """Policy `recoverable-gain`."""
 
-    def __init__(self, lengths: LengthCounts | None = None) -> None:
-        self._lengths = LengthObserver(lengths)
+    def __init__(self) -> None:
+        self._lengths = LengthObserver()
         self.ranked: RankedStep | None = None
         """The last plan's order."""
         self._gate = LoadGate()
@@ -69,8 +69,12 @@ class RecoverableGain:
         self._lengths.ended(request, finished=finished)
 
     def learned(self) -> LengthCounts:
-        """All that is known of output lengths; another policy can start from it."""
+        """All that is known of output lengths."""
         return self._lengths.table.counts()
+
+    def recall(self, counts: LengthCounts) -> None:
+        """Begin with output lengths that were learned earlier."""
+        self._lengths = LengthObserver(counts)
 
     def plan(self, state: EngineState) -> BatchPlan:
         latency = state.latency

@@ -67,6 +67,7 @@ class Clockwork:
             arrival_s=self._clock() - job.age_s,
             prompt_tokens=job.prompt_tokens,
             output_tokens=job.output_tokens,
+            clues=job.clues,
         )
         feed = self._feeds[request_id] = TokenFeed(request_id)
         self._work.set()

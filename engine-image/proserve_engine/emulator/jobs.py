@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from proserve_core.clues import NO_CLUES, LengthClues
 from proserve_core.facts import FactsError, decode_facts, default_terms
 from proserve_core.objectives import ServiceTerms
 
@@ -49,6 +50,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     terms: ServiceTerms
     age_s: float
     """How long the request already waited elsewhere; its deadlines count from then."""
+    clues: LengthClues = NO_CLUES
 
 
 class _StreamOptions(msgspec.Struct):
@@ -175,7 +177,6 @@ def _job(
         facts = decode_facts(body.vllm_xargs)
     except FactsError as error:
         raise JobError(str(error), param="vllm_xargs") from error
-    terms, age_s = facts or (default_terms(), 0.0)
     options = body.stream_options or _StreamOptions()
     return Job(
         chat=chat,
@@ -186,8 +187,9 @@ def _job(
         output_tokens=output_tokens,
         finish_reason="stop" if max_tokens is None and not body.ignore_eos else "length",
         seed=seed,
-        terms=terms,
-        age_s=age_s,
+        terms=facts.terms if facts else default_terms(),
+        age_s=facts.age_s if facts else 0.0,
+        clues=LengthClues(client=facts.client if facts else "", max_tokens=max_tokens),
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from proserve_core.batching import BatchPlan, EngineLimits, EngineState
 from proserve_core.batching.fill import blocks_for
-from proserve_core.batching.protocol import ObservesProgress
+from proserve_core.batching.protocol import BatchingPolicy, ObservesProgress
 from proserve_core.batching.registry import make_policy
 from proserve_core.facts import FactsError
 from proserve_core.latency import LatencyModel
@@ -60,6 +60,10 @@ class Adapter:
         self._preempting = False
         self._refused = False
         self._limits = self._limits_for(scheduler.max_num_running_reqs)
+
+    @property
+    def policy(self) -> BatchingPolicy:
+        return self._policy
 
     @property
     def limits(self) -> EngineLimits:

@@ -11,6 +11,7 @@ from proserve_core.latency.calibrations import load_calibration
 from proserve_core.latency.online import OnlineLatency
 from proserve_engine.capacity_board import CapacityBoard
 from proserve_engine.capacity_server import CapacityApp, CapacityServer
+from proserve_engine.length_file import LengthFile
 from proserve_engine.metrics import EngineMetrics
 from proserve_engine.vllm.adapter import Adapter
 from proserve_engine.vllm.publisher import Publisher
@@ -34,6 +35,7 @@ class EngineRuntime:
         self._scheduler = scheduler
         self._settings = settings
         self._steps = StepClock()
+        self._lengths = self._length_file(settings.lengths_file) if settings.lengths_file else None
         self._log = StepLog(Path(settings.step_log)) if settings.step_log else None
         self._publisher = Publisher(self.board, self.metrics)
         self._latency = OnlineLatency(load_calibration(settings.calibration or DEFAULT_CALIBRATION).latency)
@@ -95,12 +97,17 @@ class EngineRuntime:
 
     def after_update(self) -> None:
         """The step's tokens are delivered and finished requests are gone."""
-        if not self._scheduler.requests:
+        idle = not self._scheduler.requests
+        if idle:
             self._idle()
         self._publish_if_idle()
+        if self._lengths is not None:
+            self._lengths.save_if_due(now_s=time.monotonic(), idle=idle)
 
     def stop(self) -> None:
-        """Stop serving capacity."""
+        """Stop serving capacity, and keep what should be kept."""
+        if self._lengths is not None:
+            self._lengths.save()
         if self._server is not None:
             self._server.stop()
         if self._log is not None:
@@ -145,6 +152,10 @@ class EngineRuntime:
             rows=tuple(request_row(state, now_s) for state in (residents + waiting)[:MAX_ROWS]),
             rows_truncated=len(states) > MAX_ROWS,
         )
+
+    def _length_file(self, path: str) -> LengthFile:
+        rank = self._scheduler.parallel_config.data_parallel_index
+        return LengthFile(Path(f"{path}.{rank}" if rank else path), self.adapter.policy, now_s=time.monotonic())
 
     def _serve(self, host: str, port: int) -> CapacityServer:
         if port:

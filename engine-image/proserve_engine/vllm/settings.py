@@ -11,6 +11,7 @@ CAPACITY_HOST = "PROSERVE_CAPACITY_HOST"
 CAPACITY_PORT = "PROSERVE_CAPACITY_PORT"
 CALIBRATION = "PROSERVE_CALIBRATION"
 STEP_LOG = "PROSERVE_STEP_LOG"
+LENGTHS_FILE = "PROSERVE_LENGTHS_FILE"
 
 DEFAULT_POLICY = "fcfs"
 DEFAULT_HOST = "127.0.0.1"
@@ -32,6 +33,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Port of `/capacity`; None: none is served. Data-parallel rank n listens on port + n."""
     step_log: str | None = None
     """File that each step is appended to as a line of JSON; None: no log."""
+    lengths_file: str | None = None
+    """File that keeps what the policy has learned of output lengths; None: each process learns anew. Data-parallel rank
+    n above 0 adds `.n` to the name."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "EngineSettings":
@@ -47,6 +51,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
             capacity_host=environment.get(CAPACITY_HOST) or DEFAULT_HOST,
             capacity_port=_port(environment.get(CAPACITY_PORT, "")),
             step_log=environment.get(STEP_LOG) or None,
+            lengths_file=environment.get(LENGTHS_FILE) or None,
         )
 
     def to_environment(self) -> dict[str, str]:
@@ -60,6 +65,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
             environment[CAPACITY_PORT] = str(self.capacity_port)
         if self.step_log is not None:
             environment[STEP_LOG] = self.step_log
+        if self.lengths_file is not None:
+            environment[LENGTHS_FILE] = self.lengths_file
         return environment
 
 

@@ -8,16 +8,21 @@ a grammar, for the next part of a streamed input, for output that is still in fl
 planner's view and vLLM treats them as it always does.
 """
 
+import hashlib
 import time
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from proserve_core.batching import RequestState
 from proserve_core.batching.request_table import RequestTable
-from proserve_core.facts import FactsError, decode_facts, default_terms
+from proserve_core.clues import LengthClues
+from proserve_core.facts import FactsError, RequestFacts, decode_facts, default_terms
 
 RUNNABLE_STATUSES = frozenset({"WAITING", "PREEMPTED"})
 GRAMMAR_STATUS = "WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR"
+PREFIX_TOKENS = 64
+"""Of a prompt, by which those with the same system prompt know each other: a chat template and a sentence or two."""
 
 
 class Tracker:
@@ -62,19 +67,24 @@ class Tracker:
         if request.resumable or request.request_id in self.states:
             return
         request_id: str = request.request_id
-        terms, age_s, classified = self._terms(request)
+        facts = self._facts(request)
         # vLLM stamps a request in its API process; until the engine takes it in, it waited for a step to end.
         in_vllm_s = max(0.0, self._wall_clock() - request.arrival_time)
         self.table.add(
             RequestState(
                 id=request_id,
-                arrival_s=self._clock() - in_vllm_s - age_s,
-                terms=terms,
+                arrival_s=self._clock() - in_vllm_s - (facts.age_s if facts else 0.0),
+                terms=facts.terms if facts else default_terms(),
                 prompt_tokens=request.num_prompt_tokens,
                 computed_tokens=self._cached_prefix(request),
+                clues=LengthClues(
+                    client=facts.client if facts else "",
+                    prefix=_prefix(request.prompt_token_ids),
+                    max_tokens=request.max_tokens,
+                ),
             )
         )
-        if classified:
+        if facts is not None:
             self._classified.add(request_id)
             self.with_facts += 1
         if request.structured_output_request is not None:
@@ -181,16 +191,20 @@ class Tracker:
             self.table.update(state)
             self._stale_prefixes[request_id] = request
 
-    def _terms(self, request: Any) -> tuple[Any, float, bool]:
+    def _facts(self, request: Any) -> RequestFacts | None:
         parameters = request.sampling_params
         try:
-            facts = decode_facts(parameters.extra_args if parameters is not None else None)
+            return decode_facts(parameters.extra_args if parameters is not None else None)
         except FactsError as error:
             self._bad_facts(request.request_id, error)
-            facts = None
-        if facts is None:
-            return default_terms(), 0.0, False
-        return facts[0], facts[1], True
+            return None
+
+
+def _prefix(token_ids: Sequence[int] | None) -> str:
+    """The same for prompts that begin alike, now and in later processes (vLLM's block hashes have a random seed)."""
+    if token_ids is None or len(token_ids) < PREFIX_TOKENS:
+        return ""
+    return hashlib.blake2b(array("q", token_ids[:PREFIX_TOKENS]).tobytes(), digest_size=8).hexdigest()
 
 
 def runnable(request: Any) -> bool:

@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proserve_core.facts import AGE_MS, CLASS, PREFIX, TPOT_MS, TTFT_MS, WEIGHT, FactsError, decode_facts, encode_facts
+from proserve_core.facts import (
+    AGE_MS,
+    CLASS,
+    CLIENT,
+    PREFIX,
+    TPOT_MS,
+    TTFT_MS,
+    WEIGHT,
+    FactsError,
+    decode_facts,
+    encode_facts,
+)
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
 
 HIGH = ServiceTerms(
@@ -34,12 +45,14 @@ def test_facts_are_flat_and_in_milliseconds() -> None:
         objectives=st.builds(ServiceObjectives, ttft_s=positive, tpot_s=positive),
     ),
     age_s=st.floats(min_value=0, max_value=1e6),
+    client=st.text(),
 )
-def test_decode_gives_back_what_was_encoded(terms: ServiceTerms, age_s: float) -> None:
-    decoded = decode_facts(encode_facts(terms, age_s))
+def test_decode_gives_back_what_was_encoded(terms: ServiceTerms, age_s: float, client: str) -> None:
+    decoded = decode_facts(encode_facts(terms, age_s, client))
 
     assert decoded is not None
-    got, got_age_s = decoded
+    got, got_age_s = decoded.terms, decoded.age_s
+    assert decoded.client == client
     assert (got.priority_class, got.weight) == (terms.priority_class, terms.weight)
     assert (got.first_token_gain, got.output_token_gain) == (terms.first_token_gain, terms.output_token_gain)
     assert got.objectives.ttft_s == pytest.approx(terms.objectives.ttft_s)
@@ -74,3 +87,8 @@ def test_fact_that_is_no_usable_number_is_named_with_its_value(value: object) ->
 def test_class_needs_a_name(name: object) -> None:
     with pytest.raises(FactsError, match=CLASS):
         decode_facts({**encode_facts(HIGH, 0.0), CLASS: name})
+
+
+def test_a_client_that_is_no_text_is_refused() -> None:
+    with pytest.raises(FactsError, match="proserve_client: expected a text, got 7"):
+        decode_facts({**encode_facts(HIGH, 0.0), CLIENT: 7})

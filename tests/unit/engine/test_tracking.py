@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from proserve_core.batching.request_table import EMITTED
+from proserve_core.clues import LengthClues
 from proserve_core.facts import FactsError, encode_facts
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
 from proserve_engine.vllm.tracking import Tracker, needs_vllm, runnable
@@ -32,6 +33,7 @@ def request(request_id: str = "r", **changes: Any) -> SimpleNamespace:
         "num_output_tokens": 0,
         "num_prompt_tokens": 40,
         "num_stale_output_tokens": 0,
+        "prompt_token_ids": list(range(40)),
         "resumable": False,
         "sampling_params": SimpleNamespace(extra_args=dict(encode_facts(HIGH, 0.2))),
         "status": SimpleNamespace(name="WAITING"),
@@ -65,6 +67,18 @@ def test_arrival_is_the_clients_on_the_engines_clock(tracked: Tracked) -> None:
     tracked.tracker.add(request())
     # 0.1 s in vLLM, 0.2 s before it.
     assert tracked.tracker.states["r"].arrival_s == pytest.approx(49.7)
+
+
+def test_clues_to_the_length_are_who_sent_it_what_it_asks_for_and_how_its_prompt_begins(tracked: Tracked) -> None:
+    sampling = SimpleNamespace(extra_args=dict(encode_facts(HIGH, 0.2, "team-a")))
+    system_prompt = list(range(64))
+    for name, ids in (("a", [*system_prompt, 1]), ("b", [*system_prompt, 2, 3]), ("c", [5, *system_prompt])):
+        tracked.tracker.add(request(name, sampling_params=sampling, prompt_token_ids=ids, max_tokens=300))
+    a, b, c = (tracked.tracker.states[name].clues for name in "abc")
+    assert (a.client, a.max_tokens) == ("team-a", 300)
+    assert a.prefix == b.prefix != c.prefix
+    tracked.tracker.add(request("short"))
+    assert tracked.tracker.states["short"].clues == LengthClues(max_tokens=10)
 
 
 def test_request_without_facts_runs_in_the_default_class(tracked: Tracked) -> None:
