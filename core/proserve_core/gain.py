@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
+import numpy as np
 
 from proserve_core.objectives import ServiceTerms
 
@@ -94,9 +95,46 @@ class RequestAccount:
                 self.earned += gain
                 self.preempted = False
             else:
-                cause = self._lateness_cause(token)
-                self.lost[cause] = self.lost.get(cause, 0.0) + gain
+                self._lose(self._lateness_cause(token), gain)
         self.tokens += count
+
+    def tokens_over(self, emitted_s: Sequence[float]) -> None:
+        """Record tokens that were emitted one by one at these times: as `tokens_at` for each, in a few operations."""
+        if not emitted_s:
+            return
+        terms, before = self.terms, self.tokens
+        if self.first_s is None:
+            self.first_s = emitted_s[0]
+        self.last_s = emitted_s[-1]
+        self.tokens += len(emitted_s)
+        first_due_s = self.arrival_s + terms.objectives.ttft_s
+        in_time = np.array(emitted_s) < first_due_s + np.arange(before, self.tokens) * terms.objectives.tpot_s
+        start = 0
+        if before == 0:
+            start = 1
+            gain = terms.weight * terms.first_token_gain
+            if in_time[0]:
+                self.earned += gain
+                self.preempted = False
+            else:
+                self._lose(LossCause.LATE_FIRST_TOKEN, gain)
+        kept = np.flatnonzero(in_time[start:])
+        late = len(in_time) - start - len(kept)
+        gain = terms.weight * terms.output_token_gain
+        self.earned += len(kept) * gain
+        if late and self.preempted:
+            # Until one is on time again.
+            behind = int(kept[0]) if len(kept) else late
+            if behind:
+                self._lose(LossCause.LATE_TOKEN_PREEMPTED, behind * gain)
+            late -= behind
+        if len(kept):
+            self.preempted = False
+        if late:
+            self._lose(self._lateness_cause(self.tokens), late * gain)
+
+    def _lose(self, cause: LossCause, gain: float) -> None:
+        self.lost[cause] = self.lost.get(cause, 0.0) + gain
 
     def _lateness_cause(self, token: int) -> LossCause:
         if token == 1:
@@ -114,8 +152,7 @@ class RequestAccount:
         Tokens that are worth nothing are charged too, as 0: the cause still says that the request was not finished.
         """
         if expected_tokens > self.tokens:
-            missing = earnable_gain(self.terms, expected_tokens) - earnable_gain(self.terms, self.tokens)
-            self.lost[cause] = self.lost.get(cause, 0.0) + missing
+            self._lose(cause, earnable_gain(self.terms, expected_tokens) - earnable_gain(self.terms, self.tokens))
 
     @property
     def earnable(self) -> float:

@@ -85,12 +85,18 @@ def simulate(
     end_s = math.inf if to_the_end else max(map(_last_deadline_s, requests), default=0.0)
     finished = arrived = 0
 
+    def settle(request_id: str) -> None:
+        """Bring a request's account up to date: tokens are judged many at a time."""
+        account = accounts[request_id]
+        account.tokens_over(emitted[request_id][account.tokens :])
+
     def start(index: int) -> None:
         step = replicas[index].begin_step(now_s)
         if step is None:
             return
         audits[index].started(step)
         for request_id in step.plan.preempt:
+            settle(request_id)
             accounts[request_id].preempted = True
         heapq.heappush(ends, (now_s + step.duration_s * noise(), index))
 
@@ -102,11 +108,11 @@ def simulate(
             audits[index].ended(emissions)
             for emission in emissions:
                 request_id = emission.id
-                accounts[request_id].tokens_at(now_s)
                 emitted[request_id].append(now_s)
                 if gateway is not None:
                     gateway.token(index, by_id[request_id], emission.token, emission.finished)
                 if emission.finished:
+                    settle(request_id)
                     ledger.close(accounts[request_id])
                     finished += 1
                     if progress is not None and finished % 100 == 0:
@@ -139,6 +145,7 @@ def simulate(
         for request in requests:
             missing = request.output_tokens - len(emitted[request.id])
             if missing:
+                settle(request.id)
                 accounts[request.id].tokens_at(now_s, missing)
                 ledger.close(accounts[request.id])
     return SimulationRun(

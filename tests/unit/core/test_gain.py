@@ -210,3 +210,25 @@ def test_reading_sums_leaves_the_ledger_as_it_was() -> None:
 
 def test_empty_ledger_lost_nothing() -> None:
     assert (GainLedger().total().tdg_ratio, GainLedger().total().slo_attainment) == (1.0, 1.0)
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from([0.0, 0.02, 0.05, 0.3]), st.booleans()), min_size=1, max_size=30),
+    ttft_s=st.sampled_from([0.05, 0.5]),
+)
+def test_tokens_judged_together_are_judged_as_one_by_one(steps: list[tuple[float, bool]], ttft_s: float) -> None:
+    agreed = terms(ttft_s=ttft_s, tpot_s=0.05)
+    single, together = RequestAccount(agreed, 1.0), RequestAccount(agreed, 1.0)
+    now_s, waiting = 1.0, list[float]()
+    for gap_s, preempted in steps:
+        now_s += gap_s
+        if preempted:
+            together.tokens_over(waiting)
+            waiting = []
+            single.preempted = together.preempted = True
+        single.tokens_at(now_s)
+        waiting.append(now_s)
+    together.tokens_over(waiting)
+    assert (together.earned, together.lost) == (single.earned, single.lost)
+    assert (together.tokens, together.first_s, together.last_s) == (single.tokens, single.first_s, single.last_s)
+    assert (together.preempted, together.slo_attained) == (single.preempted, single.slo_attained)
