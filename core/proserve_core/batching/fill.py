@@ -99,12 +99,45 @@ def fill(
     closed: Reason | None = None  # why nobody is admitted any more
     behind_of, behind = -1, 0  # blocks of the residents behind the one reached, as far as known
     while True:
+        for request in walk:
+            # Nearly all requests that a step looks at are decodes that fit: they take this short cut.
+            computed, emitted = request.computed_tokens, request.emitted_tokens
+            if (
+                not emitted
+                or request.prompt_tokens + emitted - computed != 1
+                or not request.resident
+                or reached >= tail
+                or tokens_left <= 0
+            ):
+                break
+            need = -(-(computed + 1) // block_size) - request.blocks
+            if need > free:
+                break
+            if timed:
+                linear_s = base_s + token_s * (new_tokens + 1)
+                step_s = (
+                    fixed_s
+                    + (linear_s if linear_s > floor_s else floor_s)
+                    + attention_s * attention
+                    + context_s * (context + computed)
+                    + sequence_s * (sequences + 1)
+                )
+                if step_s > budget_s and entries:
+                    break
+            if need > 0:
+                free -= need
+            entries.append(PlanEntry(request.id, 1))
+            reached += 1
+            new_tokens += 1
+            tokens_left -= 1
+            sequences += 1
+            context += computed
+        else:
+            break
         if slots <= 0 and closed is None and not (options.waiting_takes_slots and tail > reached and tail > protected):
             closed = Reason.SEQUENCES
             walk = iter(residents[reached:tail])
-        request = next(walk, None)
-        if request is None:
-            break
+            continue
         resident = request.resident
         if resident:
             if reached >= tail:
@@ -118,23 +151,13 @@ def fill(
         if resident:
             reached += 1
 
-        computed = request.computed_tokens
-        emitted = request.emitted_tokens
         pending = request.prompt_tokens + emitted - computed
         decode = resident and pending == 1 and emitted > 0
         chunk = pending if pending < tokens_left else tokens_left
         reason: Reason | None = None
         if timed and (entries or not decode):
             if decode:
-                # `sums_s` written out: nearly all entries are decodes, and the call costs as much as all else here.
-                linear_s = base_s + token_s * (new_tokens + 1)
-                step_s = (
-                    fixed_s
-                    + (linear_s if linear_s > floor_s else floor_s)
-                    + attention_s * attention
-                    + context_s * (context + computed)
-                    + sequence_s * (sequences + 1)
-                )
+                step_s = sums_s(new_tokens + 1, attention, context + computed, sequences + 1)
             else:
                 added = chunk * (chunk + 2 * computed)
                 step_s = sums_s(new_tokens + chunk, attention + added, context, sequences + 1)

@@ -26,15 +26,14 @@ class Ranking:
             self._groups.append((places, -key[places]))
             self._names.append(names)
 
-    def __iter__(self) -> Iterator[int]:
-        """Positions, most important first."""
+    def parts(self) -> Iterator[Index]:
+        """Positions, most important first, some at a time."""
         for places, key in self._groups:
             while len(places) > 2 * _PART:
-                last = np.partition(key, _PART)[_PART]
-                near = key <= last
-                yield from _sorted(places[near], key[near])
+                near = key <= np.partition(key, _PART)[_PART]
+                yield _sorted(places[near], key[near])
                 places, key = places[~near], key[~near]
-            yield from _sorted(places, key)
+            yield _sorted(places, key)
 
     def group_of(self, position: int) -> tuple[int, tuple[str, ...], float]:
         """Number and names of the position's group, and the negative key that it is ordered by there.
@@ -53,10 +52,9 @@ class Ranking:
         parts = []
         for places, key in self._groups:
             mine = places < count
-            parts.append(places[mine][np.argsort(key[mine], kind="stable")])
+            parts.append(_sorted(places[mine], key[mine]))
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.intp)
 
 
-def _sorted(places: Index, key: Column) -> list[int]:
-    ordered: list[int] = places[np.argsort(key, kind="stable")].tolist()
-    return ordered
+def _sorted(places: Index, key: Column) -> Index:
+    return places[np.argsort(key, kind="stable")]

@@ -136,7 +136,7 @@ class RecoverableGain:
         kept = np.flatnonzero(~lendable[resident_order])
         return fill(
             state,
-            order=columns.lazily(ranking),
+            order=columns.lazily(ranking.parts()),
             residents=columns.requests(resident_order),
             options=_FILL,
             budget_s=budget_s,

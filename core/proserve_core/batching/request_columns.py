@@ -60,11 +60,10 @@ class RequestColumns:
         """To be found in `notes` from now on."""
         self._table.note(self._rows[places], values)
 
-    def lazily(self, places: Iterable[int]) -> Iterator[RequestState]:
+    def lazily(self, parts: Iterable[Index]) -> Iterator[RequestState]:
         """The requests of some entries, as far as they are read."""
-        rows, at = self._rows, self._table.at
-        for place in places:
-            yield at(rows[place])
+        for places in parts:
+            yield from map(self._table.at, self._rows[places].tolist())
 
     @cached_property
     def decode(self) -> Mask:

@@ -123,7 +123,7 @@ class SlideBatching:
         )
         return fill(
             state,
-            order=columns.lazily(ranking),
+            order=columns.lazily(ranking.parts()),
             residents=columns.requests(ranking.first(columns.residents)),
             options=self._fill,
             budget_s=budget_s,

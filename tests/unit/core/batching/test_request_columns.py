@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from engine_builders import H100_LLAMA_8B, decoding, engine_limits, prefilling, service_terms, waiting
@@ -20,7 +21,7 @@ def check(table: RequestTable, now_s: float) -> None:
     columns = columns_of(table, now_s)
     expected = [*table.residents, *table.waiting]
     assert len(columns) == len(expected) == len(table)
-    assert list(columns.lazily(range(len(columns)))) == expected
+    assert list(columns.lazily([np.arange(len(columns))])) == expected
     for place, request in enumerate(expected):
         terms = request.terms
         assert request.resident == (place < columns.residents)
