@@ -8,8 +8,12 @@ overload, where what is dense is worth most, and behind deadline orders below it
 Parameter: `step_tokens`, 512, new tokens in a step; larger steps make decodes late.
 """
 
+import numpy as np
+
 from proserve_core.batching.fill import FillOptions, fill
-from proserve_core.batching.state import BatchPlan, EngineState, RequestState
+from proserve_core.batching.ranking import Ranking
+from proserve_core.batching.request_columns import RequestColumns
+from proserve_core.batching.state import BatchPlan, EngineState
 from proserve_core.batching.step_tokens import StepTokensOptions
 from proserve_core.latency import LatencyModel
 
@@ -25,16 +29,12 @@ class Density:
         self.options = options or StepTokensOptions()
 
     def plan(self, state: EngineState) -> BatchPlan:
-        latency = state.latency
-
-        def rank(request: RequestState) -> tuple[float, float]:
-            return -density(request, latency), request.arrival_s
-
-        order = sorted(state.requests, key=rank)
+        columns, ranking = RequestColumns(state), Ranking()
+        ranking.add(columns.everybody, columns.next_gain / np.maximum(columns.next_token_s, _NO_TIME_S))
         return fill(
             state,
-            order=order,
-            residents=[request for request in order if request.resident],
+            order=columns.lazily(ranking.parts()),
+            residents=columns.requests(ranking.first(columns.residents)),
             options=_OPTIONS,
             step_tokens=self.options.step_tokens,
         )

@@ -15,7 +15,9 @@ mooncake-conversation at 0.8 and 1.0.
 """
 
 from proserve_core.batching.fill import FillOptions, fill
-from proserve_core.batching.state import BatchPlan, EngineState, RequestState
+from proserve_core.batching.ranking import Ranking
+from proserve_core.batching.request_columns import RequestColumns
+from proserve_core.batching.state import BatchPlan, EngineState
 from proserve_core.batching.step_tokens import StepTokensOptions
 
 _OPTIONS = FillOptions(waiting_preempts=False)
@@ -34,11 +36,12 @@ class Edf:
         self.options = options or EdfOptions()
 
     def plan(self, state: EngineState) -> BatchPlan:
-        order = sorted(state.requests, key=RequestState.next_deadline_s)
+        columns, ranking = RequestColumns(state), Ranking()
+        ranking.add(columns.everybody, -columns.slack_s)
         return fill(
             state,
-            order=order,
-            residents=[request for request in order if request.resident],
+            order=columns.lazily(ranking.parts()),
+            residents=columns.requests(ranking.first(columns.residents)),
             options=_OPTIONS,
             step_tokens=self.options.step_tokens,
         )

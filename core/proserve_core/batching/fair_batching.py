@@ -12,8 +12,9 @@ No parameters.
 import math
 
 from proserve_core.batching.fill import FillOptions, fill
-from proserve_core.batching.stages import stages
-from proserve_core.batching.state import BatchPlan, EngineState, RequestState
+from proserve_core.batching.ranking import Ranking
+from proserve_core.batching.request_columns import RequestColumns
+from proserve_core.batching.state import BatchPlan, EngineState
 
 _OPTIONS = FillOptions()
 
@@ -26,21 +27,22 @@ class FairBatching:
         """Decodes with a deadline before this are due, by the last plan; on the engine's clock."""
 
     def plan(self, state: EngineState) -> BatchPlan:
-        parts, now_s = stages(state.requests), state.now_s
-        decodes = sorted(parts.decodes, key=RequestState.next_deadline_s)
-        prompts = sorted(parts.prefills + parts.waiting, key=RequestState.next_deadline_s)
-        if decodes:
-            tpot_s = min(request.terms.objectives.tpot_s for request in decodes)
-            budget_s = max(decodes[0].next_deadline_s() - now_s, tpot_s)
-            self.urgent_until_s = now_s + budget_s + tpot_s
-            urgent = [request for request in decodes if request.next_deadline_s() < self.urgent_until_s]
+        columns, ranking = RequestColumns(state), Ranking()
+        decode, slack_s = columns.decode, columns.slack_s
+        if decode.any():
+            tpot_s = float(columns.tpot_s[decode].min())
+            budget_s = max(float(slack_s[decode].min()), tpot_s)
+            self.urgent_until_s = state.now_s + budget_s + tpot_s
+            urgent = decode & (slack_s < budget_s + tpot_s)
         else:
-            budget_s, urgent = math.inf, []
-        order = urgent + prompts + decodes[len(urgent) :]
+            budget_s, urgent = math.inf, decode
+        ranking.add(urgent, -slack_s)
+        ranking.add(~decode, -slack_s)
+        ranking.add(decode & ~urgent, -slack_s)
         return fill(
             state,
-            order=order,
-            residents=[request for request in order if request.resident],
+            order=columns.lazily(ranking.parts()),
+            residents=columns.requests(ranking.first(columns.residents)),
             options=_OPTIONS,
             budget_s=budget_s,
         )

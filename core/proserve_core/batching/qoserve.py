@@ -29,13 +29,17 @@ and keeps steps at the least size while it lasts. Share of the gain (Llama-3.1-8
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from itertools import chain
 
 import msgspec
+import numpy as np
 
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.prompt_work import decode_work, with_prompts
+from proserve_core.batching.ranking import Ranking
+from proserve_core.batching.request_columns import Mask, RequestColumns
 from proserve_core.batching.stages import stages
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 from proserve_core.latency import LatencyModel, StepWork
@@ -91,31 +95,38 @@ class QoServe:
 
     def __init__(self, options: QoServeOptions | None = None) -> None:
         self.options = options or QoServeOptions()
-        self._relegated: set[str] = set()
         self._tokens_per_s: float | None = None
         self._last: tuple[float, float] | None = None
         """When the last step was planned, and its throughput in tokens per second."""
 
     def plan(self, state: EngineState) -> BatchPlan:
-        parts = stages(state.requests)
+        decodes = stages(state.requests).decodes
         self._learn_throughput(state)
-        self._relegate(state, parts.waiting)
-        prompts = sorted(parts.prefills + parts.waiting, key=self.rank)
-        order = parts.decodes + prompts
+        columns, ranking = RequestColumns(state), Ranking()
+        relegated = self._relegated(columns, state)
+        last_first = -(columns.arrival_s + columns.ttft_s + self.options.a * columns.pending)
+        ranking.add(~columns.decode & ~relegated, last_first)
+        ranking.add(~columns.decode & relegated, last_first)
+        step_tokens = self._step_tokens(state, decodes, columns.lazily(ranking.parts()))
+        prompts = columns.requests(ranking.first(columns.residents))
         plan = fill(
             state,
-            order=order,
-            residents=[request for request in order if request.resident],
+            order=chain(decodes, columns.lazily(ranking.parts())),
+            residents=decodes + prompts,
             options=_OPTIONS,
-            step_tokens=max(len(parts.decodes), self._step_tokens(state, parts.decodes, prompts)),
+            step_tokens=max(len(decodes), step_tokens),
         )
         if plan.predicted_s > 0:
             self._last = state.now_s, sum(entry.tokens for entry in plan.entries) / plan.predicted_s
         return plan
 
-    def _step_tokens(self, state: EngineState, decodes: list[RequestState], prompts: list[RequestState]) -> int:
+    def _step_tokens(self, state: EngineState, decodes: list[RequestState], order: Iterator[RequestState]) -> int:
         scarce = state.free_blocks * state.limits.block_size < self.options.scarce_tokens
         grid: Sequence[int] = SCARCE_GRID if scarce else GRID
+        prompts, tokens = list[RequestState](), 0
+        while tokens < grid[-1] and (request := next(order, None)) is not None:
+            prompts.append(request)
+            tokens += request.pending_tokens
         slack_s = min(map(self._deadline_s, decodes), default=math.inf) - state.now_s
         work = decode_work(decodes)
         low, high = 0, len(grid) - 1
@@ -136,21 +147,23 @@ class QoServe:
         tokens = request.emitted_tokens + (self.options.deadline is DecodeDeadline.FIRST_TOKEN)
         return first_s + objectives.tpot_s * tokens
 
-    def rank(self, request: RequestState) -> tuple[bool, float]:
-        """Whether a prompt is relegated, and the time by which it is ordered."""
+    def rank(self, state: EngineState, request: RequestState) -> tuple[bool, float]:
+        """Whether a prompt is relegated, and the time by which it is ordered, in the step that was planned last."""
         due_s = request.arrival_s + request.terms.objectives.ttft_s
-        return request.id in self._relegated, due_s + self.options.a * request.pending_tokens
+        row = np.array([state.requests.row(request.id)])
+        relegated = bool(state.requests.notes(row, self)[0] > 0)
+        return relegated, due_s + self.options.a * request.pending_tokens
 
-    def _relegate(self, state: EngineState, waiting: list[RequestState]) -> None:
+    def _relegated(self, columns: RequestColumns, state: EngineState) -> Mask:
+        """Those that can't make it any more, and those of which that was so once."""
         if not self.options.relegation:
-            return
-        self._relegated &= {request.id for request in state.requests}
+            return ~columns.everybody
         tokens_per_s = self._tokens_per_s or _first_throughput(state.latency)
-        for request in waiting:
-            if request.emitted_tokens == 0:
-                due_s = request.arrival_s + request.terms.objectives.ttft_s
-                if state.now_s + request.pending_tokens / tokens_per_s > due_s:
-                    self._relegated.add(request.id)
+        first_due_s = columns.arrival_s + columns.ttft_s
+        fresh = ~columns.resident & (columns.emitted == 0)
+        late = np.flatnonzero(fresh & (state.now_s + columns.pending / tokens_per_s > first_due_s))
+        columns.note(late, np.ones(len(late), dtype=np.intp))
+        return columns.notes(self) > 0
 
     def _learn_throughput(self, state: EngineState) -> None:
         """Once time has passed, the last planned step has run."""

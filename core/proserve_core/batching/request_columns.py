@@ -29,6 +29,7 @@ class RequestColumns:
         self.arrival_s: Column = data[table.ARRIVAL]
         self.ttft_s: Column = data[table.TTFT]
         self.tpot_s: Column = data[table.TPOT]
+        self.weight: Column = data[table.WEIGHT]
         self.token_gain: Column = data[table.TOKEN_GAIN]
         """Gain of each token after the first."""
         self.most: Column = data[table.MOST]
@@ -36,7 +37,8 @@ class RequestColumns:
         self.emitted: Column = data[table.EMITTED]
         self.computed: Column = data[table.COMPUTED]
         """Tokens whose KV is on the device; cached prefix of one that waits."""
-        self.context: Column = data[table.PROMPT] + self.emitted
+        self.prompt: Column = data[table.PROMPT]
+        self.context: Column = self.prompt + self.emitted
         """Prompt and emitted tokens."""
         self.pending: Column = self.context - self.computed
         """Tokens to compute before the next token can be emitted; 1 for a decode."""
@@ -47,6 +49,9 @@ class RequestColumns:
     def place(self, request_id: str) -> int:
         """The entry of a request."""
         return int(np.flatnonzero(self._rows == self._table.row(request_id))[0])
+
+    def request(self, place: int) -> RequestState:
+        return self._table.at(self._rows[place])
 
     def requests(self, places: Index) -> list[RequestState]:
         """The requests of some entries."""
@@ -64,6 +69,19 @@ class RequestColumns:
         """The requests of some entries, as far as they are read."""
         for places in parts:
             yield from map(self._table.at, self._rows[places].tolist())
+
+    def weights(self) -> list[float]:
+        """The weights that there are, the heaviest first."""
+        heaviest_first: list[float] = np.unique(self.weight)[::-1].tolist()
+        return heaviest_first
+
+    @cached_property
+    def everybody(self) -> Mask:
+        return np.ones(len(self), dtype=np.bool_)
+
+    @cached_property
+    def resident(self) -> Mask:
+        return np.arange(len(self)) < self.residents
 
     @cached_property
     def decode(self) -> Mask:
@@ -95,3 +113,10 @@ class RequestColumns:
         attention = pending * (pending + 2 * self.computed)
         prefill_s = latency.linear_token_s * pending + latency.attention_s * attention + latency.sequence_s
         return np.where(self.decode, 0.0, prefill_s)
+
+    @cached_property
+    def next_token_s(self) -> Column:
+        """Marginal time of all that is to be computed before the next token, that of a decode's token included."""
+        latency = self._latency
+        decode_s = latency.linear_token_s + latency.sequence_s + latency.context_s * self.computed
+        return np.where(self.decode, decode_s, self.prefill_s)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 Column = NDArray[np.float64]
 Index = NDArray[np.intp]
 
-ARRIVAL, TTFT, TPOT, FIRST_GAIN, TOKEN_GAIN, PROMPT, MOST, EMITTED, COMPUTED, FIRST_TOKEN, NOTE = range(11)
+ARRIVAL, TTFT, TPOT, WEIGHT, FIRST_GAIN, TOKEN_GAIN, PROMPT, MOST, EMITTED, COMPUTED, FIRST_TOKEN, NOTE = range(12)
 """Columns: seconds, gain and tokens; `MOST` is the output's limit (infinite if there is none), a first token that has
 not come is NaN. `NOTE` is the policy's own, see `notes`."""
-_COLUMNS = 11
+_COLUMNS = 12
 _FIRST_ROWS = 64
 _EMPTY, _WAITING, _RESIDENT, _HIDDEN = range(4)
 
@@ -69,6 +69,7 @@ class RequestTable(Sequence["RequestState"]):
             request.arrival_s,
             objectives.ttft_s,
             objectives.tpot_s,
+            terms.weight,
             terms.weight * terms.first_token_gain,
             terms.weight * terms.output_token_gain,
             request.prompt_tokens,

@@ -29,7 +29,7 @@ class Sarathi:
         residents = parts.decodes + parts.prefills
         return fill(
             state,
-            order=chain(residents, parts.waiting),
+            order=chain(residents, state.requests.waiting),
             residents=residents,
             options=_OPTIONS,
             step_tokens=self.options.step_tokens,

@@ -7,11 +7,10 @@ resident is preempted. Light prompts starve while heavy ones keep coming.
 Parameter: `step_tokens`, see `sarathi`.
 """
 
-from itertools import chain
-
 from proserve_core.batching.fill import FillOptions, fill
-from proserve_core.batching.stages import stages
-from proserve_core.batching.state import BatchPlan, EngineState, RequestState
+from proserve_core.batching.ranking import Ranking
+from proserve_core.batching.request_columns import RequestColumns
+from proserve_core.batching.state import BatchPlan, EngineState
 from proserve_core.batching.step_tokens import StepTokensOptions
 
 _OPTIONS = FillOptions(waiting_preempts=False, preempt_self=True, admit_after_preemption=False)
@@ -24,16 +23,15 @@ class SarathiPriority:
         self.options = options or StepTokensOptions()
 
     def plan(self, state: EngineState) -> BatchPlan:
-        parts = stages(state.requests)
-        residents = sorted(parts.decodes, key=_rank) + sorted(parts.prefills, key=_rank)
+        columns, ranking = RequestColumns(state), Ranking()
+        started = columns.resident & ~columns.decode
+        for group in (columns.decode, started, ~columns.resident):
+            for weight in columns.weights():
+                ranking.add(group & (columns.weight == weight), -columns.arrival_s)
         return fill(
             state,
-            order=chain(residents, sorted(parts.waiting, key=_rank)),
-            residents=residents,
+            order=columns.lazily(ranking.parts()),
+            residents=columns.requests(ranking.first(columns.residents)),
             options=_OPTIONS,
             step_tokens=self.options.step_tokens,
         )
-
-
-def _rank(request: RequestState) -> tuple[float, float]:
-    return -request.terms.weight, request.arrival_s

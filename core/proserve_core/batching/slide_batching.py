@@ -110,8 +110,7 @@ class SlideBatching:
         options, latency = self.options, state.latency
         columns = RequestColumns(state)
         remaining_s = columns.slack_s if options.deadline is DeadlineRule.FIXED else columns.first_token_slack_s
-        decode_s = latency.linear_token_s + latency.sequence_s + latency.context_s * columns.computed
-        est_s = np.where(columns.decode, decode_s, columns.prefill_s)
+        est_s = columns.next_token_s
         feasible = remaining_s >= est_s + latency.constant_s
         tightest_s = float(np.min(remaining_s, where=feasible, initial=math.inf))
         floor_s = options.budget_floor * float(columns.tpot_s.min())

@@ -8,8 +8,9 @@ Parameter: `step_tokens`, 512, new tokens in a step.
 """
 
 from proserve_core.batching.fill import FillOptions, fill
-from proserve_core.batching.stages import stages
-from proserve_core.batching.state import BatchPlan, EngineState, RequestState
+from proserve_core.batching.ranking import Ranking
+from proserve_core.batching.request_columns import RequestColumns
+from proserve_core.batching.state import BatchPlan, EngineState
 from proserve_core.batching.step_tokens import StepTokensOptions
 
 _OPTIONS = FillOptions()
@@ -22,16 +23,13 @@ class Srpf:
         self.options = options or StepTokensOptions()
 
     def plan(self, state: EngineState) -> BatchPlan:
-        parts = stages(state.requests)
-        order = parts.decodes + sorted(parts.prefills + parts.waiting, key=_remaining)
+        columns, ranking = RequestColumns(state), Ranking()
+        ranking.add(columns.decode, -columns.pending)
+        ranking.add(~columns.decode, -columns.pending)
         return fill(
             state,
-            order=order,
-            residents=[request for request in order if request.resident],
+            order=columns.lazily(ranking.parts()),
+            residents=columns.requests(ranking.first(columns.residents)),
             options=_OPTIONS,
             step_tokens=self.options.step_tokens,
         )
-
-
-def _remaining(request: RequestState) -> tuple[int, float]:
-    return request.pending_tokens, request.arrival_s

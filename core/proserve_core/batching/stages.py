@@ -1,9 +1,8 @@
-"""Requests by stage: what policies that treat decodes, started prompts and waiting prompts apart begin with."""
-
-from collections.abc import Sequence
+"""Residents by stage: what policies that treat decodes and started prompts apart begin with."""
 
 import msgspec
 
+from proserve_core.batching.request_table import RequestTable
 from proserve_core.batching.state import RequestState
 
 
@@ -13,18 +12,11 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True):
     decodes: list[RequestState]
     prefills: list[RequestState]
     """Residents whose prompt, or whose recomputation, is not finished."""
-    waiting: list[RequestState]
 
 
-def stages(requests: Sequence[RequestState]) -> Stages:
+def stages(requests: RequestTable) -> Stages:
     decodes: list[RequestState] = []
     prefills: list[RequestState] = []
-    waiting: list[RequestState] = []
-    for request in requests:
-        if not request.resident:
-            waiting.append(request)
-        elif request.is_decode:
-            decodes.append(request)
-        else:
-            prefills.append(request)
-    return Stages(decodes=decodes, prefills=prefills, waiting=waiting)
+    for request in requests.residents:
+        (decodes if request.is_decode else prefills).append(request)
+    return Stages(decodes=decodes, prefills=prefills)

@@ -13,7 +13,7 @@ was aborted instead; a request that is preempted pays for its prompt once.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Set
 from heapq import heapify, heappop, heapreplace
 from itertools import chain
 
@@ -81,34 +81,26 @@ class WeightedVtc:
         """Client that was last to have none waiting any more."""
 
     def plan(self, state: EngineState) -> BatchPlan:
-        residents: list[RequestState] = []
+        requests = state.requests
         queues: dict[str, deque[RequestState]] = {}
-        for request in state.requests:
-            if request.resident:
-                residents.append(request)
-            else:
-                queues.setdefault(request.terms.priority_class, deque()).append(request)
-        new = {
-            request.id: request
-            for queue in queues.values()
-            for request in queue
-            if request.id not in self._accounts and not request.emitted_tokens
-        }
-        self._charge(state.requests)
+        begun: list[RequestState] = list(requests.residents)
+        for request in requests.waiting:
+            queues.setdefault(request.terms.priority_class, deque()).append(request)
+            if request.emitted_tokens:
+                begun.append(request)
+        self._charge(begun, requests.by_id)
         self._lift(queues.keys())
+        residents = requests.residents
         plan = fill(state, order=chain(residents, self._by_counter(queues)), residents=residents, options=_OPTIONS)
-        self._admitted = [_Admission.of(new[entry.id]) for entry in plan.entries if entry.id in new]
+        planned = [requests.by_id[entry.id] for entry in plan.entries if entry.id not in self._accounts]
+        self._admitted = [_Admission.of(request) for request in planned]
         return plan
 
-    def _charge(self, requests: Sequence[RequestState]) -> None:
+    def _charge(self, begun: Iterable[RequestState], present: Container[str]) -> None:
         """Charge the progress since the last plan."""
-        present = set()
-        for request in requests:
-            present.add(request.id)
+        for request in begun:
             account = self._accounts.get(request.id)
             if account is None:
-                if not request.resident and not request.emitted_tokens:
-                    continue
                 account = self._admit(_Admission.of(request))
             self._emit(account, request.emitted_tokens - account.emitted)
         for admission in self._admitted:

@@ -85,16 +85,14 @@ def _by_rest(_policy: BatchingPolicy, state: EngineState, request: RequestState)
     pending, figures = request.pending_tokens, _figures(state, request)
     if request.is_decode:
         return Standing(group="decode", rank=(0,), figures=figures)
-    return Standing(
-        group="prompt", rank=(1, pending, request.arrival_s), figures={"pending_tokens": float(pending), **figures}
-    )
+    return Standing(group="prompt", rank=(1, pending), figures={"pending_tokens": float(pending), **figures})
 
 
 def _by_density(_policy: BatchingPolicy, state: EngineState, request: RequestState) -> Standing:
     gain_per_s = density(request, state.latency)
     return Standing(
         group="by density",
-        rank=(-gain_per_s, request.arrival_s),
+        rank=(-gain_per_s,),
         figures={"gain_per_s": gain_per_s, **_figures(state, request)},
     )
 
@@ -111,7 +109,7 @@ def _qoserve(policy: QoServe, state: EngineState, request: RequestState) -> Stan
     figures = _figures(state, request)
     if request.is_decode:
         return Standing(group="decode", rank=(0,), figures=figures)
-    relegated, due_s = policy.rank(request)
+    relegated, due_s = policy.rank(state, request)
     return Standing(
         group="relegated prompt" if relegated else "prompt",
         rank=(1, relegated, due_s),

@@ -113,7 +113,7 @@ class SortedPrompts:
 
     def _ranked(self, place: int) -> Ranked:
         return Ranked(
-            request=next(self._columns.lazily((place,))),
+            request=self._columns.request(place),
             level=Level(int(self._level[place])),
             slack_s=float(self._columns.slack_s[place]),
             work_s=float(self._columns.prefill_s[place]),

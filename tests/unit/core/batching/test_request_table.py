@@ -3,7 +3,7 @@
 import pytest
 
 from engine_builders import decoding, waiting
-from proserve_core.batching.request_table import RequestTable
+from proserve_core.batching.request_table import PROMPT, RequestTable
 
 
 def ids(requests: object) -> list[str]:
@@ -54,7 +54,7 @@ def test_room_is_reused_however_many_requests_pass_through() -> None:
             table.remove(f"r{number - 100}")
     assert ids(table) == ["oldest", *(f"r{number}" for number in range(4900, 5000))]
     assert table.rows().max() < 256
-    assert table.columns(table.rows())[5].tolist() == [10, *range(4901, 5001)]
+    assert table.columns(table.rows())[PROMPT].tolist() == [10, *range(4901, 5001)]
 
 
 def test_rows_from_before_a_change_are_not_taken_for_others() -> None:
