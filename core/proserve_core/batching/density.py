@@ -13,7 +13,7 @@ import numpy as np
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import RequestColumns
-from proserve_core.batching.state import BatchPlan, EngineState
+from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 from proserve_core.batching.step_tokens import StepTokensOptions
 from proserve_core.latency import LatencyModel
 

@@ -161,9 +161,10 @@ class QoServe:
         tokens_per_s = self._tokens_per_s or _first_throughput(state.latency)
         first_due_s = columns.arrival_s + columns.ttft_s
         fresh = ~columns.resident & (columns.emitted == 0)
-        late = np.flatnonzero(fresh & (state.now_s + columns.pending / tokens_per_s > first_due_s))
-        columns.note(late, np.ones(len(late), dtype=np.intp))
-        return columns.notes(self) > 0
+        late = fresh & (state.now_s + columns.pending / tokens_per_s > first_due_s)
+        relegated: Mask = late | (columns.notes(self) > 0)
+        columns.note(np.flatnonzero(relegated), 1)
+        return relegated
 
     def _learn_throughput(self, state: EngineState) -> None:
         """Once time has passed, the last planned step has run."""

@@ -61,7 +61,7 @@ class RequestColumns:
         """What `owner` noted of each request, -1 for nothing."""
         return self._table.notes(self._rows, owner)
 
-    def note(self, places: Index, values: Index) -> None:
+    def note(self, places: Index, values: Index | int) -> None:
         """To be found in `notes` from now on."""
         self._table.note(self._rows[places], values)
 

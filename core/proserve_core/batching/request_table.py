@@ -138,7 +138,7 @@ class RequestTable(Sequence["RequestState"]):
         found: Column = self._data[NOTE, rows]
         return found
 
-    def note(self, rows: Index, values: Index) -> None:
+    def note(self, rows: Index, values: Index | int) -> None:
         """Numbers that the owner of the notes finds again as long as these requests are here."""
         self._data[NOTE, rows] = values
 

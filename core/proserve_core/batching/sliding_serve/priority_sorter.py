@@ -81,7 +81,7 @@ class SortedPrompts:
         self._ranking = Ranking()
         self._ranking.add(~columns.decode, -((2 * self._level + ~urgent) * _FAR_S + work_s))
         self._known: list[Ranked] = []
-        self._rest = iter(self._ranking)
+        self._rest = (place for part in self._ranking.parts() for place in part.tolist())
 
     def __iter__(self) -> Iterator[Ranked]:
         yield from self._known
