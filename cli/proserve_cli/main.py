@@ -17,6 +17,7 @@ from proserve_cli.demo import demo
 from proserve_cli.emulate import emulate
 from proserve_cli.engine_commands import engine_app
 from proserve_cli.gateway_command import gateway
+from proserve_cli.report import report_app
 from proserve_cli.simulate import simulate
 from proserve_cli.up import up
 
@@ -35,6 +36,7 @@ app.command()(simulate)
 app.command()(bound)
 app.add_typer(engine_app)
 app.add_typer(bench_app)
+app.add_typer(report_app)
 
 
 def _print_version(wanted: bool) -> None:

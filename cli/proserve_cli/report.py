@@ -1,0 +1,35 @@
+"""`proserve report ...`: documents made from measurements, with one command."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+report_app = typer.Typer(name="report", help="Measure, and write the documents that show it.", no_args_is_help=True)
+
+
+@report_app.command("batching")
+def batching(
+    *,
+    folder: Annotated[Path, typer.Option(help="Where results, document and pictures go.")] = Path("docs/results"),
+    jobs: Annotated[int | None, typer.Option(help="Processes to simulate with [default: one per core].", min=1)] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run only cells that match: scenario/workload/load/policy with * and ?. Repeatable."),
+    ] = None,
+    run: Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")] = True,
+) -> None:
+    """Simulate all batching policies over traces and loads, and write batching.md with its pictures.
+
+    Results are kept in batching.jsonl as they come: what was interrupted goes on, and only cells whose code has changed
+    are run again.
+    """
+    from proserve_cli.failures import needs_extra
+
+    with needs_extra("report"):
+        import matplotlib  # noqa: F401 - draws the pictures at the end, and a run takes an hour
+    from proserve_cli.report_run import report_batching
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    report_batching(folder=folder, jobs=jobs or cores, only=only or [], run=run)

@@ -1,0 +1,35 @@
+"""Tables and figures as text."""
+
+from collections.abc import Iterable, Sequence
+
+MISSING = "-"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are aligned right."""
+    lines = ["| " + " | ".join(headings) + " |", "|---" + "|--:" * (len(headings) - 1) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def ratio(value: float | None, *, bold: bool = False) -> str:
+    """A share of 1, such as 0.928."""
+    if value is None:
+        return MISSING
+    return f"**{value:.3f}**" if bold else f"{value:.3f}"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in points of a hundred, such as +1.4."""
+    return MISSING if value is None else f"{100 * value:+.1f}"
+
+
+def percent(value: float | None) -> str:
+    """A relative change, such as +11%."""
+    return MISSING if value is None else f"{100 * value:+.0f}%"
+
+
+def with_best_bold(values: Sequence[float | None], digits: int = 3) -> list[str]:
+    """A column of shares; all that round to the best one are bold."""
+    best = max((round(value, digits) for value in values if value is not None), default=None)
+    return [ratio(value, bold=value is not None and round(value, digits) == best) for value in values]

@@ -1,0 +1,142 @@
+"""The report's pictures: SVG, the same bytes for the same figures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from proserve_lab.report.cells import GRID, OURS, policy_names
+from proserve_lab.report.other_tables import alpha_figures
+from proserve_lab.report.results import HEAVY, LIGHT, Place, Results
+
+_SETTINGS: dict[Any, Any] = {
+    "svg.hashsalt": "proserve",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
+_COLORS = {
+    OURS: "#c0392b",
+    "slide-batching": "#2471a3",
+    "qoserve": "#229954",
+    "density": "#d68910",
+    "sliding-serve": "#7d3c98",
+    "fcfs": "#34495e",
+    "sarathi": "#16a085",
+    "priority": "#a04000",
+}
+_OTHERS = "#bbbbbb"
+BURST_PLACE = Place("burst", "azure-conv", 3.0)
+
+
+def draw_all(results: Results, folder: Path) -> dict[str, str]:
+    """Write all pictures to `folder`: file names by what they show."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures: dict[str, Callable[[Results], Figure]] = {
+        "tdg-by-load": lambda found: _by_load(found.tdg, "share of the gain", bound=found.bound),
+        "slo-by-load": lambda found: _by_load(found.slo, "both objectives met"),
+        "classes": _classes,
+        "burst": _burst,
+        "alpha": _alpha,
+    }
+    names: dict[str, str] = {}
+    with mpl.rc_context(_SETTINGS):
+        for name, draw in pictures.items():
+            path = folder / f"{name}.svg"
+            # Without a date and a version the file changes only with its figures.
+            draw(results).savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+            names[name] = path.name
+    return names
+
+
+def _panels(titles: Sequence[str], label: str, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.7 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    axes = [axis for row in grid for axis in row][: len(titles)]
+    for number, (axis, title) in enumerate(zip(axes, titles, strict=True)):
+        axis.set_title(title)
+        if number % columns == 0:
+            axis.set_ylabel(label)
+    return figure, axes
+
+
+def _legend(figure: Figure, axis: Axes, columns: int = 7) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
+def _line(axis: Axes, points: Sequence[tuple[float, float | None]], **style: object) -> None:
+    known = [(at, value) for at, value in points if value is not None]
+    axis.plot([at for at, _ in known], [value for _, value in known], **style)  # type: ignore[arg-type]
+
+
+def _by_load(
+    figure_of: Callable[[Place, str], float | None],
+    label: str,
+    *,
+    bound: Callable[[Place], float | None] | None = None,
+) -> Figure:
+    grid = GRID[0]
+    figure, axes = _panels(grid.workloads, label)
+    for axis, workload in zip(axes, grid.workloads, strict=True):
+        spots = [Place(grid.scenario, workload, load) for load in grid.loads]
+        for policy in reversed(policy_names()):
+            style: dict[str, object] = {"color": _COLORS.get(policy, _OTHERS), "lw": 2.2 if policy == OURS else 1.2}
+            _line(axis, [(spot.load, figure_of(spot, policy)) for spot in spots], label=policy, **style)
+        if bound is not None:
+            _line(axis, [(spot.load, bound(spot)) for spot in spots], label="bound", color="black", ls="--", lw=1)
+        axis.set_ylim(0, 1.02)
+        axis.set_xlabel("load")
+    _legend(figure, axes[0])
+    return figure
+
+
+def _classes(results: Results) -> Figure:
+    grid = GRID[0]
+    figure, axes = _panels(grid.workloads, "share of the class's gain")
+    for axis, workload in zip(axes, grid.workloads, strict=True):
+        spots = [Place(grid.scenario, workload, load) for load in grid.loads]
+        for policy in (OURS, "slide-batching", "qoserve", "priority", "fcfs"):
+            for name, dashes in ((HEAVY, "-"), (LIGHT, ":")):
+                shares = [(spot.load, results.class_tdg(spot, policy, name)) for spot in spots]
+                _line(axis, shares, label=f"{policy}, {name}", color=_COLORS[policy], ls=dashes, lw=1.4)
+        axis.set_ylim(0, 1.02)
+        axis.set_xlabel("load")
+    _legend(figure, axes[0], columns=5)
+    return figure
+
+
+def _burst(results: Results) -> Figure:
+    figure, axes = _panels(["slide-batching: Urgent", "requests in the engine"], "share of the requests", columns=2)
+    found = results.find(BURST_PLACE, "slide-batching")
+    moments = () if found is None else found.timeline
+    seconds = [moment.second for moment in moments]
+    axes[0].plot(seconds, [moment.urgent_share for moment in moments], color=_COLORS["slide-batching"])
+    axes[1].plot(seconds, [moment.requests for moment in moments], color="black")
+    axes[0].set_ylim(0, 1.02)
+    for axis in axes:
+        axis.set_xlabel("second")
+    return figure
+
+
+def _alpha(results: Results) -> Figure:
+    figures = alpha_figures(results)
+    figure, axes = _panels(["slide-batching by alpha"], "share of the gain", columns=1)
+    for number, (spot, values) in enumerate(figures.items()):
+        _line(
+            axes[0], values, label=f"{spot.workload} {spot.load:g}", marker="o", ms=3, color=f"C{number // 2}",
+            ls="-" if number % 2 == 0 else "--",
+        )  # fmt: skip
+    axes[0].set_xscale("log")
+    axes[0].set_xlabel("alpha (1: default)")
+    axes[0].set_ylim(0, 1.02)
+    _legend(figure, axes[0], columns=2)
+    return figure

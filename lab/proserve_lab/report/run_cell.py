@@ -1,0 +1,108 @@
+"""One cell: simulate it, and say what its result depends on."""
+
+import hashlib
+import time
+from contextlib import nullcontext
+from functools import cache
+
+import msgspec
+
+from proserve_core.batching import BatchingPolicy
+from proserve_core.batching.registry import make_policy
+from proserve_core.batching.sliding_serve import SlidingServe
+from proserve_core.replica import Replica
+from proserve_core.routing.registry import make_router
+from proserve_lab.judgement import percentile
+from proserve_lab.report.ablations import ablated
+from proserve_lab.report.cell_result import CellResult
+from proserve_lab.report.cells import OURS, Cell
+from proserve_lab.report.fingerprint import code_hash
+from proserve_lab.report.scenarios import calibration_of, limits_of, requests_of
+from proserve_lab.simulation.result import ClassFigures, PlanFigures
+from proserve_lab.simulation.run import SimulationRun, simulate
+from proserve_lab.simulation.timed import TimedPolicy
+
+LAYOUT = 1
+"""Counts up when results get other fields, so that all are computed anew."""
+_SIMULATION = ("proserve_lab.simulation.run", "proserve_core.replica")
+_ABLATIONS = "proserve_lab.report.ablations"
+_DIGITS = 6
+
+
+def fingerprint(cell: Cell) -> str:
+    """Changes when the cell's result may: with its code, its requests, its engine."""
+    parts = (str(LAYOUT), repr(cell.options), _inputs_hash(cell.scenario, cell.workload, cell.load), _code(cell))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def run_cell(cell: Cell) -> CellResult:
+    """Simulate a cell until its last deadline is past."""
+    started_s = time.process_time()
+    requests = requests_of(cell.scenario, cell.workload, cell.load)
+    with ablated(cell.variant) if _is_ablation(cell) else nullcontext():
+        policy = make_policy(cell.policy, dict(cell.options))
+        timed = TimedPolicy(policy)
+        replica = Replica(
+            policy=timed,
+            policy_name=cell.policy,
+            limits=limits_of(cell.scenario),
+            latency=calibration_of(cell.scenario).latency,
+        )
+        run = simulate(requests, replicas=[replica], router=make_router("round-robin"), to_the_end=False)
+    return _result(cell, run, policy, timed, time.process_time() - started_s)
+
+
+def _result(cell: Cell, run: SimulationRun, policy: BatchingPolicy, timed: TimedPolicy, cpu_s: float) -> CellResult:
+    total = run.ledger.total()
+    span_s = run.outcomes[-1].request.arrival_s - run.outcomes[0].request.arrival_s
+    plan_s = timed.durations_s
+    return CellResult(
+        key=cell.key,
+        fingerprint=fingerprint(cell),
+        rate=round((len(run.outcomes) - 1) / span_s, _DIGITS),
+        requests=total.requests,
+        tdg_ratio=round(total.tdg_ratio, _DIGITS),
+        slo_attainment=round(total.slo_attainment, _DIGITS),
+        classes={
+            name: ClassFigures(
+                requests=totals.requests,
+                tdg_ratio=round(totals.tdg_ratio, _DIGITS),
+                slo_attainment=round(totals.slo_attainment, _DIGITS),
+            )
+            for name, totals in sorted(run.ledger.by_class().items())
+        },
+        lost={cause.value: round(gain / total.earnable, _DIGITS) for cause, gain in sorted(total.lost.items())},
+        steps=run.steps,
+        preemptions=run.preemptions,
+        plan_us=PlanFigures(
+            p50=round(1e6 * (percentile(plan_s, 50) or 0.0), 1), p99=round(1e6 * (percentile(plan_s, 99) or 0.0), 1)
+        ),
+        simulated_s=round(run.simulated_s, 3),
+        cpu_s=round(cpu_s, 1),
+        fidelity={name.value: value for name, value in policy.predictor.fidelity().items()}
+        if isinstance(policy, SlidingServe)
+        else {},
+    )
+
+
+def _is_ablation(cell: Cell) -> bool:
+    """Whether a part of our own policy is replaced; variants of others are options."""
+    return cell.policy == OURS and bool(cell.variant)
+
+
+@cache
+def _inputs_hash(scenario: str, workload: str, load: float) -> str:
+    """Of the requests and the engine."""
+    inputs = (requests_of(scenario, workload, load), limits_of(scenario), calibration_of(scenario).latency)
+    return hashlib.sha256(msgspec.json.encode(inputs)).hexdigest()
+
+
+def _code(cell: Cell) -> str:
+    policy_module = type(make_policy(cell.policy, dict(cell.options))).__module__
+    replaced = (_ABLATIONS,) if _is_ablation(cell) else ()
+    return _hash_of(policy_module, *replaced)
+
+
+@cache
+def _hash_of(*modules: str) -> str:
+    return code_hash((*_SIMULATION, *modules))
