@@ -3,18 +3,22 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from proserve_core.batching.sliding_serve.predictor import Fidelity
 from proserve_lab.simulation.result import ClassFigures, PlanFigures
 
+_LONGEST_LINE = 1_000_000
+"""Bytes; no result comes near it."""
+
 
 class StoreError(ValueError):
     """The results file is damaged; the message names file and line."""
 
 
-class Moment(msgspec.Struct, frozen=True, array_like=True):
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
     """A second of a run."""
 
     second: int
@@ -86,7 +90,8 @@ class ResultStore:
     def append(self, result: CellResult) -> None:
         """Add a result; on disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
+        with self.path.open("a+b") as file:
+            _drop_cut_line(file)
             file.write(_line(result))
             file.flush()
             os.fsync(file.fileno())
@@ -97,6 +102,15 @@ class ResultStore:
         fresh = self.path.with_name(self.path.name + ".new")
         fresh.write_bytes(b"".join(map(_line, results)))
         fresh.replace(self.path)
+
+
+def _drop_cut_line(file: BinaryIO) -> None:
+    """Cut a file that is open for appending back to its last complete line."""
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - _LONGEST_LINE)
+    file.seek(start)
+    tail = file.read()
+    file.truncate(start + tail.rfind(b"\n") + 1)
 
 
 def _line(result: CellResult) -> bytes:

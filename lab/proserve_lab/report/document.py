@@ -18,16 +18,19 @@ PICTURES = "batching"
 
 def write_document(by_key: Mapping[str, CellResult], folder: Path) -> Path:
     """Write batching.md and its pictures to `folder`; the document's path."""
-    results = Results(by_key)
-    pictures = draw_all(results, folder / PICTURES)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "batching.md"
-    path.write_text(_text(results, by_key, pictures), encoding="utf-8")
+    path.write_text(document_text(by_key), encoding="utf-8")
+    draw_all(Results(by_key), folder / PICTURES)
     return path
 
 
-def _text(results: Results, by_key: Mapping[str, CellResult], pictures: Mapping[str, str]) -> str:
+def document_text(by_key: Mapping[str, CellResult]) -> str:
+    """The document; it points to the pictures of `draw_all`."""
+    results = Results(by_key)
+
     def picture(name: str, what: str) -> str:
-        return f"![{what}]({PICTURES}/{pictures[name]})"
+        return f"![{what}]({PICTURES}/{name}.svg)"
 
     sections: list[tuple[str, list[str]]] = [
         ("Batching policies compared", [_opening(by_key)]),
@@ -122,9 +125,9 @@ def _opening(by_key: Mapping[str, CellResult]) -> str:
             "Written by `proserve report batching` from batching.jsonl beside it; do not edit. "
             f"{present} of {len(cells)} cells have a result.",
             f"{len(policy_names())} policies in the simulator, on shipped traces (examples/traces) at {low:g} to "
-            f"{high:g} times saturation. The figures are shares of the possible token-level deadline-aware gain (TDG): each "
-            "token that arrives before its deadline earns its request's weight. Two classes with weights 2 (heavy) and 1 "
-            f"(light), drawn with seed {SEED}, half of the requests each, TTFT {BASE.ttft_s:g} s, TPOT "
+            f"{high:g} times saturation. The figures are shares of the possible token-level deadline-aware gain (TDG): "
+            "each token that arrives before its deadline earns its request's weight. Two classes with weights 2 "
+            f"(heavy) and 1 (light), drawn with seed {SEED}, half of the requests each, TTFT {BASE.ttft_s:g} s, TPOT "
             f"{1000 * BASE.tpot_s:g} ms, unless a section says otherwise. Policies know weights, objectives, prompt "
             "lengths and step times, never output lengths. Preempted requests are computed again; no prefix cache.",
             "; ".join(machines) + ".",

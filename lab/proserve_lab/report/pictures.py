@@ -34,11 +34,12 @@ _COLORS = {
     "priority": "#a04000",
 }
 _OTHERS = "#bbbbbb"
+_LEGEND_INCHES = 0.7
 BURST_PLACE = Place("burst", "azure-conv", 3.0)
 
 
-def draw_all(results: Results, folder: Path) -> dict[str, str]:
-    """Write all pictures to `folder`: file names by what they show."""
+def draw_all(results: Results, folder: Path) -> None:
+    """Write all pictures to `folder`, each under its name."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, Callable[[Results], Figure]] = {
         "tdg-by-load": lambda found: _by_load(found.tdg, "share of the gain", bound=found.bound),
@@ -47,20 +48,22 @@ def draw_all(results: Results, folder: Path) -> dict[str, str]:
         "burst": _burst,
         "alpha": _alpha,
     }
-    names: dict[str, str] = {}
     with mpl.rc_context(_SETTINGS):
         for name, draw in pictures.items():
-            path = folder / f"{name}.svg"
             # Without a date and a version the file changes only with its figures.
-            draw(results).savefig(path, format="svg", metadata={"Date": None, "Creator": None})
-            names[name] = path.name
-    return names
+            draw(results).savefig(folder / f"{name}.svg", format="svg", metadata={"Date": None, "Creator": None})
 
 
 def _panels(titles: Sequence[str], label: str, columns: int = 3) -> tuple[Figure, list[Axes]]:
     rows = -(-len(titles) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.7 * rows + 0.6), layout="constrained")
+    width, height = 3.6 * columns, 2.7 * rows + _LEGEND_INCHES
+    figure = Figure(figsize=(width, height))
     grid = figure.subplots(rows, columns, squeeze=False)
+    # By hand: automatic layout draws everything several times.
+    figure.subplots_adjust(
+        left=0.6 / width, right=1 - 0.15 / width, top=1 - 0.3 / height, bottom=(0.5 + _LEGEND_INCHES) / height,
+        wspace=0.2, hspace=0.4,
+    )  # fmt: skip
     axes = [axis for row in grid for axis in row][: len(titles)]
     for number, (axis, title) in enumerate(zip(axes, titles, strict=True)):
         axis.set_title(title)
@@ -70,7 +73,7 @@ def _panels(titles: Sequence[str], label: str, columns: int = 3) -> tuple[Figure
 
 
 def _legend(figure: Figure, axis: Axes, columns: int = 7) -> None:
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    figure.legend(*axis.get_legend_handles_labels(), loc="lower center", ncols=columns)
 
 
 def _line(axis: Axes, points: Sequence[tuple[float, float | None]], **style: object) -> None:

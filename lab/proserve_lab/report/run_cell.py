@@ -9,6 +9,7 @@ import msgspec
 
 from proserve_core.batching import BatchingPolicy
 from proserve_core.batching.registry import make_policy
+from proserve_core.batching.slide_batching import SlideBatching
 from proserve_core.batching.sliding_serve import SlidingServe
 from proserve_core.replica import Replica
 from proserve_core.routing.registry import make_router
@@ -18,6 +19,7 @@ from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import OURS, Cell
 from proserve_lab.report.fingerprint import code_hash
 from proserve_lab.report.scenarios import calibration_of, limits_of, requests_of
+from proserve_lab.report.urgent_probe import UrgentProbe
 from proserve_lab.simulation.result import ClassFigures, PlanFigures
 from proserve_lab.simulation.run import SimulationRun, simulate
 from proserve_lab.simulation.timed import TimedPolicy
@@ -41,7 +43,8 @@ def run_cell(cell: Cell) -> CellResult:
     requests = requests_of(cell.scenario, cell.workload, cell.load)
     with ablated(cell.variant) if _is_ablation(cell) else nullcontext():
         policy = make_policy(cell.policy, dict(cell.options))
-        timed = TimedPolicy(policy)
+        probe = UrgentProbe(policy) if isinstance(policy, SlideBatching) and _is_timeline(cell) else None
+        timed = TimedPolicy(probe or policy)
         replica = Replica(
             policy=timed,
             policy_name=cell.policy,
@@ -49,7 +52,8 @@ def run_cell(cell: Cell) -> CellResult:
             latency=calibration_of(cell.scenario).latency,
         )
         run = simulate(requests, replicas=[replica], router=make_router("round-robin"), to_the_end=False)
-    return _result(cell, run, policy, timed, time.process_time() - started_s)
+    result = _result(cell, run, policy, timed, time.process_time() - started_s)
+    return result if probe is None else msgspec.structs.replace(result, timeline=probe.timeline())
 
 
 def _result(cell: Cell, run: SimulationRun, policy: BatchingPolicy, timed: TimedPolicy, cpu_s: float) -> CellResult:
@@ -83,6 +87,11 @@ def _result(cell: Cell, run: SimulationRun, policy: BatchingPolicy, timed: Timed
         if isinstance(policy, SlidingServe)
         else {},
     )
+
+
+def _is_timeline(cell: Cell) -> bool:
+    """Whether the cell is also looked at second by second."""
+    return cell.scenario == "burst" and not cell.variant
 
 
 def _is_ablation(cell: Cell) -> bool:
