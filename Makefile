@@ -2,13 +2,14 @@
 PYTHON ?= python3
 ENGINE ?= vllm
 PYTEST_ARGS ?=
+REPORT_ARGS ?=
 
 ENVIRONMENTS := $(PYTHON) scripts/environments.py
 BIN := .venv/bin
 export PROSERVE_ENGINE_PYTHON ?= $(CURDIR)/.venv-engine/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help python .venv engine demo test test-fast test-engine coverage lint format docs lock bench clean
+.PHONY: help python .venv engine demo test test-fast test-engine coverage lint format docs lock bench report clean
 
 help:
 	@echo "make demo        two engines behind the gateway, fcfs against slide-batching (ENGINE=emulated: without vLLM)"
@@ -19,6 +20,7 @@ help:
 	@echo "make lint        ruff, mypy, import-linter        make format   apply ruff's fixes"
 	@echo "make docs        the generated parts of docs/"
 	@echo "make bench       benchmarks, each next to its target"
+	@echo "make report      simulate all batching policies, docs/results (REPORT_ARGS=\"--only 'h100/*'\")"
 	@echo "make engine      only the environment with vLLM   make lock     pin dependencies anew"
 	@echo "make clean       remove what these targets made in the clone"
 
@@ -76,6 +78,9 @@ lock: python
 bench: .venv engine
 	@$(BIN)/proserve bench plan
 	@$(BIN)/proserve bench gateway
+
+report: .venv
+	@$(BIN)/proserve report batching $(REPORT_ARGS)
 
 clean:
 	rm -rf .venv .venv-engine .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .demo dist

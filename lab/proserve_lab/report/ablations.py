@@ -1,12 +1,11 @@
 """Our own policy with one part replaced by something simpler, to see what the part is worth.
 
-The policy has no options, and gets none for this: the part is replaced in its module while the cell runs. A part that
-is not there any more is an error.
+The policy has no options, and gets none for this: the part is replaced where it is defined while the cell runs. A part
+that is not there any more is an error. Some ablations also tell the policy less of the requests, or more.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import ModuleType
 
 import msgspec
 import numpy as np
@@ -14,12 +13,12 @@ import numpy as np
 from proserve_core.batching import recoverable_gain, step_length
 from proserve_core.batching.gain_density import Pace, Prospects, prospects
 from proserve_core.batching.lengths import LengthTable
+from proserve_core.batching.output_bins import Column, Index
 from proserve_core.batching.request_columns import RequestColumns
 from proserve_core.batching.step_length import NO_DECODES_S, DecodeStakes
+from proserve_core.clues import NO_CLUES, LengthClues
 from proserve_core.latency import LatencyModel
-
-Replacement = tuple[ModuleType, Mapping[str, object]]
-"""A module and its names with what they are bound to instead."""
+from proserve_lab.simulation.workload import SimulatedRequest
 
 
 def _fixed_step(
@@ -43,27 +42,61 @@ def _tightest_slack(
     return max(shortest_s, float(met.min())) if len(met) else shortest_s
 
 
-def _no_recovery(columns: RequestColumns, pace: Pace, lengths: LengthTable, latency: LatencyModel) -> Prospects:
-    """Lateness is not looked at: every request counts with the gain of all its tokens."""
-    found = prospects(columns, pace, lengths, latency)
-    scale = np.divide(found.full_value, found.value, out=np.ones_like(found.value), where=found.value > 0)
-    density = np.where(found.value > 0, found.density * scale, found.full_value / np.maximum(columns.prefill_s, 1e-3))
-    return Prospects(value=found.full_value, full_value=found.full_value, density=density)
+def _late_in_full(
+    columns: RequestColumns, pace: Pace, lengths: LengthTable, profiles: Index, latency: LatencyModel
+) -> Prospects:
+    """Every request counts with the gain of all tokens that it has left, however late it is."""
+    found = prospects(columns, pace, lengths, profiles, latency)
+    cost_s = np.divide(found.value, found.density, out=columns.prefill_s + 0.01, where=found.value > 0)
+    return Prospects(value=found.full_value, full_value=found.full_value, density=found.full_value / cost_s)
+
+
+def _one_kind(_: LengthTable, __: object) -> tuple[tuple[str], ...]:
+    """All requests are of one kind."""
+    return (("all",),)
+
+
+def _endless(_: LengthTable, __: Index, emitted: Column, ___: Column | None = None) -> Column:
+    """Expect more tokens than any limit, so that the limit decides."""
+    return np.full(len(emitted), np.inf)
+
+
+class Ablation(msgspec.Struct, frozen=True, kw_only=True):
+    """What is replaced, and what the policy is told of the requests."""
+
+    target: object = recoverable_gain
+    """A module or class."""
+    parts: Mapping[str, object] = {}
+    """Its names, and what they are bound to instead."""
+    clues: Callable[[SimulatedRequest], LengthClues] = lambda request: request.clues
 
 
 _FILL = recoverable_gain._FILL
 
-ABLATIONS: dict[str, Replacement] = {
-    "fixed step 0.7 TPOT": (recoverable_gain, {"step_length": _fixed_step}),
-    "step to the tightest slack": (recoverable_gain, {"step_length": _tightest_slack}),
-    "steps without catch-up": (step_length, {"CATCH_UP": 0.0}),
-    "late requests count in full": (recoverable_gain, {"prospects": _no_recovery}),
-    "no skip over": (recoverable_gain, {"_FILL": msgspec.structs.replace(_FILL, skip=False)}),
-    "no urgency": (recoverable_gain, {"URGENCY": 1e9}),
-    "decodes always first": (recoverable_gain, {"URGENT_TPOTS": 1e9}),
-    "no lending of slots": (recoverable_gain, {"LEND_TPOTS": 1e9}),
+ABLATIONS: dict[str, Ablation] = {
+    "fixed step 0.7 TPOT": Ablation(parts={"step_length": _fixed_step}),
+    "step to the tightest slack": Ablation(parts={"step_length": _tightest_slack}),
+    "steps without catch-up": Ablation(target=step_length, parts={"CATCH_UP": 0.0}),
+    "late requests count in full": Ablation(parts={"prospects": _late_in_full}),
+    "no skip over": Ablation(parts={"_FILL": msgspec.structs.replace(_FILL, skip=False)}),
+    "no urgency": Ablation(parts={"URGENCY": 1e9}),
+    "decodes always first": Ablation(parts={"URGENT_TPOTS": 1e9}),
+    "no lending of slots": Ablation(parts={"LEND_TPOTS": 1e9}),
+    "lengths by prompt length only": Ablation(clues=lambda _: NO_CLUES),
+    "one length table for all": Ablation(target=LengthTable, parts={"_keys": _one_kind}),
+    "lengths known": Ablation(
+        target=LengthTable,
+        parts={"expected_rest": _endless},
+        clues=lambda request: LengthClues(max_tokens=request.output_tokens),
+    ),
 }
-"""By label."""
+"""By label. With `lengths known` the policy sees what no engine can: how long each output will be."""
+
+
+def told(variant: str, requests: Sequence[SimulatedRequest]) -> list[SimulatedRequest]:
+    """The requests with what the ablated policy is told of them."""
+    clues = ABLATIONS[variant].clues
+    return [msgspec.structs.replace(request, clues=clues(request)) for request in requests]
 
 
 @contextmanager
@@ -71,14 +104,14 @@ def ablated(variant: str) -> Iterator[None]:
     """While the context lasts, `recoverable-gain` lacks a part.
 
     Raises:
-        AttributeError: the policy's module has no such part any more.
+        AttributeError: there is no such part any more.
     """
-    module, parts = ABLATIONS[variant]
-    saved = {name: getattr(module, name) for name in parts}
+    ablation = ABLATIONS[variant]
+    saved = {name: getattr(ablation.target, name) for name in ablation.parts}
     try:
-        for name, part in parts.items():
-            setattr(module, name, part)
+        for name, part in ablation.parts.items():
+            setattr(ablation.target, name, part)
         yield
     finally:
         for name, part in saved.items():
-            setattr(module, name, part)
+            setattr(ablation.target, name, part)

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
 
@@ -14,7 +15,7 @@ from proserve_core.batching.sliding_serve import SlidingServe
 from proserve_core.replica import Replica
 from proserve_core.routing.registry import make_router
 from proserve_lab.judgement import percentile
-from proserve_lab.report.ablations import ablated
+from proserve_lab.report.ablations import ablated, told
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import OURS, Cell
 from proserve_lab.report.fingerprint import code_hash
@@ -23,6 +24,7 @@ from proserve_lab.report.urgent_probe import UrgentProbe
 from proserve_lab.simulation.result import ClassFigures, PlanFigures
 from proserve_lab.simulation.run import SimulationRun, simulate
 from proserve_lab.simulation.timed import TimedPolicy
+from proserve_lab.simulation.workload import SimulatedRequest
 
 LAYOUT = 1
 """Counts up when results get other fields, so that all are computed anew."""
@@ -40,7 +42,9 @@ def fingerprint(cell: Cell) -> str:
 def run_cell(cell: Cell) -> CellResult:
     """Simulate a cell until its last deadline is past."""
     started_s = time.process_time()
-    requests = requests_of(cell.scenario, cell.workload, cell.load)
+    requests: Sequence[SimulatedRequest] = requests_of(cell.scenario, cell.workload, cell.load)
+    if _is_ablation(cell):
+        requests = told(cell.variant, requests)
     with ablated(cell.variant) if _is_ablation(cell) else nullcontext():
         policy = make_policy(cell.policy, dict(cell.options))
         probe = UrgentProbe(policy) if isinstance(policy, SlideBatching) and _is_timeline(cell) else None

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from proserve_core.batching.registry import POLICIES, make_policy
-from proserve_lab.report.ablations import ABLATIONS, ablated
+from proserve_lab.report.ablations import ABLATIONS, ablated, told
 from proserve_lab.report.cells import BOUND, OURS, all_cells, contender_cells, matching, policy_names
 from proserve_lab.report.scenarios import IDLE_S, SCENARIOS, limits_of, requests_of, saturation_of
 from proserve_lab.report.workloads import WORKLOADS
@@ -82,8 +82,16 @@ def test_a_tenth_of_the_requests_is_heavy() -> None:
 
 @pytest.mark.parametrize("variant", ABLATIONS)
 def test_an_ablation_replaces_what_there_is_and_puts_it_back(variant: str) -> None:
-    module, parts = ABLATIONS[variant]
-    before = {name: getattr(module, name) for name in parts}
+    ablation = ABLATIONS[variant]
+    before = {name: getattr(ablation.target, name) for name in ablation.parts}
     with ablated(variant):
-        assert all(getattr(module, name) is not before[name] for name in parts)
-    assert {name: getattr(module, name) for name in parts} == before
+        assert all(getattr(ablation.target, name) is not before[name] for name in before)
+    assert {name: getattr(ablation.target, name) for name in before} == before
+
+
+def test_a_policy_that_knows_the_lengths_is_told_them_as_limits() -> None:
+    requests = requests_of("h100", "m-large", 1.2)[:5]
+    assert [item.clues.max_tokens for item in told("lengths known", requests)] == [
+        request.output_tokens for request in requests
+    ]
+    assert all(not item.clues.client for item in told("lengths by prompt length only", requests))

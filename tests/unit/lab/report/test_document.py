@@ -68,6 +68,7 @@ def test_verdicts_follow_the_figures() -> None:
     assert "no results yet" in row
 
 
+@pytest.mark.timeout(300)  # draws everything twice
 def test_the_document_points_to_its_pictures_and_the_same_figures_give_the_same_bytes(tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     few = {key: found for key, found in results(GAINS).items() if key.startswith(("h100", "burst"))}
