@@ -28,7 +28,9 @@ def batching(
     from proserve_cli.failures import needs_extra
 
     with needs_extra("report"):
-        import matplotlib  # noqa: F401 - draws the pictures at the end, and a run takes an hour
+        import matplotlib  # noqa: F401 - draws the pictures at the end, and a run takes hours
+    with needs_extra("lab"):
+        import highspy  # noqa: F401 - solves the bounds
     from proserve_cli.report_run import report_batching
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

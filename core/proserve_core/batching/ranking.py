@@ -47,6 +47,14 @@ class Ranking:
                 return number, self._names[number], float(key[found[0]])
         raise LookupError(f"position {position} is in no group of the ranking")
 
+    def count(self, *names: str) -> int:
+        """Positions in groups that have one of these names."""
+        return sum(
+            len(places)
+            for (places, _), mine in zip(self._groups, self._names, strict=True)
+            if not set(names).isdisjoint(mine)
+        )
+
     def first(self, count: int) -> Index:
         """Positions below `count` only, most important first."""
         parts = []

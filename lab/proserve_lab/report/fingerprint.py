@@ -14,6 +14,7 @@ from pathlib import Path
 
 OWN = ("proserve_core", "proserve_lab")
 NEUTRAL = (
+    "proserve_core.batching.explain",
     "proserve_core.batching.registry",
     "proserve_core.capacity",
     "proserve_core.capacity_rows",

@@ -52,8 +52,8 @@ class Results:
         figures = None if found is None else found.classes.get(name)
         return None if figures is None else figures.tdg_ratio
 
-    def bound(self, place: Place) -> float | None:
-        return self.tdg(place, BOUND)
+    def bound(self, place: Place, variant: str = "") -> float | None:
+        return self.tdg(place, BOUND, variant)
 
     def best_other(self, place: Place) -> tuple[str, float] | None:
         """The best policy beside ours, and its gain."""

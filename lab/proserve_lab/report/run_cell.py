@@ -14,12 +14,13 @@ from proserve_core.batching.slide_batching import SlideBatching
 from proserve_core.batching.sliding_serve import SlidingServe
 from proserve_core.replica import Replica
 from proserve_core.routing.registry import make_router
+from proserve_lab.bound.fluid import fluid_bound
 from proserve_lab.judgement import percentile
 from proserve_lab.report.ablations import ablated, told
 from proserve_lab.report.cell_result import CellResult
-from proserve_lab.report.cells import OURS, Cell
+from proserve_lab.report.cells import BOUND, OURS, UNKNOWN, Cell
 from proserve_lab.report.fingerprint import code_hash
-from proserve_lab.report.scenarios import calibration_of, limits_of, requests_of
+from proserve_lab.report.scenarios import SCENARIOS, calibration_of, limits_of, requests_of
 from proserve_lab.report.urgent_probe import UrgentProbe
 from proserve_lab.simulation.result import ClassFigures, PlanFigures
 from proserve_lab.simulation.run import SimulationRun, simulate
@@ -40,9 +41,12 @@ def fingerprint(cell: Cell) -> str:
 
 
 def run_cell(cell: Cell) -> CellResult:
-    """Simulate a cell until its last deadline is past."""
+    """Simulate a cell until its last deadline is past, or bound it."""
     started_s = time.process_time()
+    if cell.policy == BOUND:
+        return _run_bound(cell, started_s)
     requests: Sequence[SimulatedRequest] = requests_of(cell.scenario, cell.workload, cell.load)
+    noise = SCENARIOS[cell.scenario].noise()
     if _is_ablation(cell):
         requests = told(cell.variant, requests)
     with ablated(cell.variant) if _is_ablation(cell) else nullcontext():
@@ -55,19 +59,41 @@ def run_cell(cell: Cell) -> CellResult:
             limits=limits_of(cell.scenario),
             latency=calibration_of(cell.scenario).latency,
         )
-        run = simulate(requests, replicas=[replica], router=make_router("round-robin"), to_the_end=False)
+        run = simulate(requests, replicas=[replica], router=make_router("round-robin"), to_the_end=False, noise=noise)
     result = _result(cell, run, policy, timed, time.process_time() - started_s)
     return result if probe is None else msgspec.structs.replace(result, timeline=probe.timeline())
 
 
+def _run_bound(cell: Cell, started_s: float) -> CellResult:
+    requests = requests_of(cell.scenario, cell.workload, cell.load)
+    found = fluid_bound(
+        requests,
+        latency=calibration_of(cell.scenario).latency,
+        limits=limits_of(cell.scenario),
+        lengths_known=cell.variant != UNKNOWN,
+    )
+    return CellResult(
+        key=cell.key,
+        fingerprint=fingerprint(cell),
+        rate=_rate(requests),
+        requests=len(requests),
+        tdg_ratio=round(found.tdg_bound, _DIGITS),
+        cpu_s=round(time.process_time() - started_s, 1),
+        note=found.status,
+    )
+
+
+def _rate(requests: Sequence[SimulatedRequest]) -> float:
+    return round((len(requests) - 1) / (requests[-1].arrival_s - requests[0].arrival_s), _DIGITS)
+
+
 def _result(cell: Cell, run: SimulationRun, policy: BatchingPolicy, timed: TimedPolicy, cpu_s: float) -> CellResult:
     total = run.ledger.total()
-    span_s = run.outcomes[-1].request.arrival_s - run.outcomes[0].request.arrival_s
     plan_s = timed.durations_s
     return CellResult(
         key=cell.key,
         fingerprint=fingerprint(cell),
-        rate=round((len(run.outcomes) - 1) / span_s, _DIGITS),
+        rate=_rate([outcome.request for outcome in run.outcomes]),
         requests=total.requests,
         tdg_ratio=round(total.tdg_ratio, _DIGITS),
         slo_attainment=round(total.slo_attainment, _DIGITS),
@@ -105,17 +131,25 @@ def _is_ablation(cell: Cell) -> bool:
 
 @cache
 def _inputs_hash(scenario: str, workload: str, load: float) -> str:
-    """Of the requests and the engine."""
-    inputs = (requests_of(scenario, workload, load), limits_of(scenario), calibration_of(scenario).latency)
+    """Of the requests, the engine, and the first step times' noise."""
+    noise = SCENARIOS[scenario].noise()
+    inputs = (
+        requests_of(scenario, workload, load),
+        limits_of(scenario),
+        calibration_of(scenario).latency,
+        [noise() for _ in range(1000)],
+    )
     return hashlib.sha256(msgspec.json.encode(inputs)).hexdigest()
 
 
 def _code(cell: Cell) -> str:
+    if cell.policy == BOUND:
+        return _hash_of(fluid_bound.__module__)
     policy_module = type(make_policy(cell.policy, dict(cell.options))).__module__
     replaced = (_ABLATIONS,) if _is_ablation(cell) else ()
-    return _hash_of(policy_module, *replaced)
+    return _hash_of(*_SIMULATION, policy_module, *replaced)
 
 
 @cache
 def _hash_of(*modules: str) -> str:
-    return code_hash((*_SIMULATION, *modules))
+    return code_hash(modules)

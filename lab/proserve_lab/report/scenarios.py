@@ -4,9 +4,12 @@ Load 1.0 is the saturation of the scenario's machine under the base objectives (
 own objectives are: the same load is the same number of requests per second.
 """
 
+import math
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import count
 
 import msgspec
 
@@ -23,6 +26,7 @@ BASE = ServiceObjectives(ttft_s=1.0, tpot_s=0.05)
 Mix = Sequence[tuple[PriorityClass, float]]
 Arrivals = Callable[[Sequence[TraceRow], float, float], list[TraceRow]]
 """(rows, saturation, load) to rows with their arrivals."""
+Noise = Callable[[], float]
 Terms = Callable[[list[SimulatedRequest]], list[SimulatedRequest]]
 """Gives requests other terms than the mix drew."""
 
@@ -91,6 +95,22 @@ _MIXED_OBJECTIVES: Mix = (
 )
 
 
+def _no_noise() -> Noise:
+    return lambda: 1.0
+
+
+def _drifting_noise() -> Noise:
+    """10% either way, as much of a drift that comes and goes in 2,000 steps, one step in 200 three times as long."""
+    draw = random.Random(SEED)
+    steps = count()
+
+    def factor() -> float:
+        drift = 1 + 0.1 * math.sin(2 * math.pi * next(steps) / 2000)
+        return drift * draw.lognormvariate(0.0, 0.1) * (3.0 if draw.random() < 1 / 200 else 1.0)
+
+    return factor
+
+
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """One set of circumstances."""
 
@@ -101,6 +121,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     arrivals: Arrivals = _steady
     blocks: int | None = None
     """KV blocks; None: as calibrated."""
+    noise: Callable[[], Noise] = _no_noise
+    """Makes what step times are multiplied by."""
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -117,6 +139,9 @@ SCENARIOS: dict[str, Scenario] = {
     "long-h100": Scenario(title="H100, long outputs"),
     "long-a100": Scenario(title="A100, long outputs", calibration="a100-llama-3.1-8b"),
     "burst": Scenario(title="H100, a burst after 30 s of idleness", arrivals=_burst),
+    "noise": Scenario(
+        title="H100, steps off by 10%, with drift and outliers that policies are not told", noise=_drifting_noise
+    ),
     "blocks": Scenario(title="H100 with 150k KV tokens instead of 460k", blocks=9375),
 }
 

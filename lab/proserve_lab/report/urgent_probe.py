@@ -4,6 +4,9 @@ from proserve_core.batching import BatchPlan, EngineState
 from proserve_core.batching.slide_batching import SlideBatching
 from proserve_lab.report.cell_result import Moment
 
+URGENT = ("urgent", "urgent decode", "starved")
+"""Names of the policy's groups."""
+
 
 class UrgentProbe:
     """Plans as the policy does, and notes how many requests it took for urgent."""
@@ -15,7 +18,9 @@ class UrgentProbe:
 
     def plan(self, state: EngineState) -> BatchPlan:
         plan = self._policy.plan(state)
-        self._seconds.setdefault(int(state.now_s), []).append((len(state.requests), self._policy.urgent_requests))
+        if self._policy.ranked is not None and state.requests:
+            urgent = self._policy.ranked.ranking.count(*URGENT)
+            self._seconds.setdefault(int(state.now_s), []).append((len(state.requests), urgent))
         return plan
 
     def timeline(self) -> tuple[Moment, ...]:

@@ -19,3 +19,13 @@ def test_groups_follow_each_other_and_equal_keys_keep_their_positions(count: int
     want = sorted(range(count), key=lambda place: (group[place], -key[place], place))
     assert [place for part in ranking.parts() for place in part.tolist()] == want
     assert ranking.first(17).tolist() == [place for place in want if place < 17]
+
+
+def test_positions_are_counted_by_the_names_of_their_groups() -> None:
+    ranking = Ranking()
+    ranking.add(np.array([True, True, False, False]), np.zeros(4), "urgent", "decode")
+    ranking.add(np.array([False, False, True, False]), np.zeros(4), "urgent")
+    ranking.add(np.array([False, False, False, True]), np.zeros(4), "normal")
+    assert ranking.count("urgent") == 3
+    assert ranking.count("decode", "normal") == 3
+    assert ranking.count("hopeless") == 0
