@@ -14,8 +14,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     trace: str
     rows: int
     output_factor: int = 1
-    """Outputs are this many times as long as recorded."""
+    """Outputs are this many times as long as recorded, up to `LONGEST_OUTPUT`."""
 
+
+LONGEST_OUTPUT = 16_384
+"""Tokens that lengthened outputs end at."""
 
 WORKLOADS: dict[str, Workload] = {
     "azure-conv": Workload(trace="azure-conv-2023", rows=1500),
@@ -24,7 +27,7 @@ WORKLOADS: dict[str, Workload] = {
     "mooncake-synthetic": Workload(trace="mooncake-synthetic", rows=1000),
     "m-large": Workload(trace="servegen-m-large", rows=2000),
     "r1": Workload(trace="servegen-deepseek-r1", rows=1200),
-    "r1 x10": Workload(trace="servegen-deepseek-r1", rows=300, output_factor=10),
+    "r1 x10": Workload(trace="servegen-deepseek-r1", rows=150, output_factor=10),
     "azure-conv x8": Workload(trace="azure-conv-2023", rows=900, output_factor=8),
 }
 TRACES = ("azure-conv", "azure-code", "mooncake-conversation", "mooncake-synthetic", "m-large", "r1")

@@ -125,7 +125,7 @@ async def test_engine_of_ours_gets_class_facts_and_is_asked_for_exact_usage() ->
         facts = body["vllm_xargs"]
         assert 0 <= facts.pop("proserve_age_ms") < 1000
         assert facts == {
-        "proserve_client": "gold",
+            "proserve_client": "gold",
             "proserve_class": "high",
             "proserve_weight": 4.0,
             "proserve_first_gain": 1.0,
