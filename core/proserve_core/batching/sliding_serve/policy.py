@@ -45,8 +45,8 @@ class SlidingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Distance of the chunk sizes that the ternary search tries."""
     aging_s: float = math.inf
     """Age in seconds at which a lost prompt is ranked as normal again."""
-    urgent_share: float = 0.5
-    """Part of its slack that a prompt's work takes, from which on it is urgent; `inf` never."""
+    urgent_share: float = math.inf
+    """Part of its slack that a prompt's work takes, from which on it is urgent within its level."""
     sliding: bool = True
     """Two windows; else the greedy chunk."""
     knapsack: bool = True

@@ -19,7 +19,7 @@ from proserve_core.batching.sliding_serve import SlidingOptions, SlidingServe
 from proserve_core.batching.sliding_serve.predictor import MIN_SAMPLES, Scenario
 from proserve_core.replica import Replica
 
-EXACT = SlidingOptions(safety=1.0, least_tokens=1)
+EXACT = SlidingOptions(safety=1.0, least_tokens=1, urgent_share=0.5)
 
 
 def entries(plan: BatchPlan) -> list[tuple[str, int]]:
@@ -67,7 +67,7 @@ def test_first_tokens_at_risk_are_chosen_as_a_knapsack() -> None:
         now_s=10.0,
     )
     assert entries(SlidingServe(EXACT).plan(state)) == [("decode", 1), ("short", 130), ("other", 130), ("long", 29)]
-    greedy = SlidingServe(SlidingOptions(safety=1.0, least_tokens=1, knapsack=False)).plan(state)
+    greedy = SlidingServe(SlidingOptions(safety=1.0, least_tokens=1, urgent_share=0.5, knapsack=False)).plan(state)
     assert entries(greedy) == [("decode", 1), ("long", 200), ("short", 89)]
 
 
@@ -135,7 +135,8 @@ def test_its_predictor_is_exact_on_an_engine_that_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("safety", 0.0), ("least_tokens", 0), ("grid_tokens", 0), ("aging_s", -1.0)]
+    ("option", "value"),
+    [("safety", 0.0), ("least_tokens", 0), ("grid_tokens", 0), ("aging_s", -1.0), ("urgent_share", -0.1)],
 )
 def test_options_out_of_range_are_named(option: str, value: float) -> None:
     with pytest.raises(PolicyError, match=f"{option} must be .*, got {value}"):
