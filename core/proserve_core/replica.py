@@ -105,6 +105,15 @@ class Replica:
         return len(self._table)
 
     @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def changes(self) -> int:
+        """Sequence number of the snapshot of this moment."""
+        return self._changes
+
+    @property
     def free_blocks(self) -> int:
         return self._free_blocks
 

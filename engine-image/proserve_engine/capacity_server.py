@@ -1,25 +1,28 @@
-"""HTTP side of the capacity board: `/capacity`, `/drain`, `/healthz`, `/metrics`.
+"""What an engine says about itself over HTTP: `/capacity`, `/drain`, `/explain/ID`, `/healthz`, `/metrics`.
 
 A bare ASGI application, served by uvicorn in a thread of the engine process (`CapacityServer`) or mounted by whoever
-already runs an event loop (the emulator). It never touches the engine: all it reads is the board and the metrics.
+already runs an event loop (the emulator). It never touches the engine: all it reads is the board, the log of decisions
+and the metrics.
 """
 
 import asyncio
 import socket
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
 import uvicorn
 
-from proserve_engine.capacity_board import CapacityBoard
+from proserve_core.batching.explain import DecisionLog, Explanation
+from proserve_core.batching.explain.decision_log import KEPT_REQUESTS
 
 MAX_WAIT_MS = 30_000
 MAX_WAITERS = 64
 """Readers held at a time; further ones get the present snapshot at once, as if they had not asked to wait."""
 
+_EXPLAIN = "/explain/"
 _JSON = b"application/json"
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -32,6 +35,37 @@ class CapacityServerError(RuntimeError):
     """The server cannot listen where it was told to."""
 
 
+class Board(Protocol):
+    """Where the latest snapshot is (`capacity_board`, or an engine that can make one at any time)."""
+
+    @property
+    def draining(self) -> bool: ...
+
+    @property
+    def waiting_readers(self) -> int: ...
+
+    def drain(self) -> None: ...
+
+    def read(self) -> bytes | None: ...
+
+    async def changed(self, after: int, wait_s: float) -> None: ...
+
+
+class RequestDecisions(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept about one request."""
+
+    id: str
+    """The engine's."""
+    decisions: tuple[Explanation, ...]
+    """Oldest first."""
+
+
+class ExplainReply(msgspec.Struct, frozen=True):
+    """Body of `/explain/ID`."""
+
+    requests: list[RequestDecisions]
+
+
 class CapacityApp:
     """ASGI application over a board.
 
@@ -39,9 +73,14 @@ class CapacityApp:
         metrics: renders Prometheus text; None where nobody measures.
     """
 
-    def __init__(self, board: CapacityBoard, metrics: Callable[[], bytes] | None = None) -> None:
+    def __init__(self, board: Board, decisions: DecisionLog, metrics: Callable[[], bytes] | None = None) -> None:
         self._board = board
+        self._decisions = decisions
         self._metrics = metrics
+
+    def serves(self, path: str) -> bool:
+        """Whether `path` is one of this application's."""
+        return self._allowed(path) is not None
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,10 +92,20 @@ class CapacityApp:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
+    def _allowed(self, path: str) -> str | None:
+        """Method of a path that exists."""
+        if path.startswith(_EXPLAIN) or path in ("/capacity", "/healthz") or (path == "/metrics" and self._metrics):
+            return "GET"
+        return "POST" if path == "/drain" else None
+
     async def _answer(self, method: str, path: str, query: bytes) -> tuple[int, bytes, bytes]:
-        allowed = {"/capacity": "GET", "/healthz": "GET", "/metrics": "GET", "/drain": "POST"}.get(path)
+        allowed = self._allowed(path)
         if allowed is None:
-            return 404, _JSON, _error(f"no such path: {path}; there are /capacity, /drain, /healthz and /metrics")
+            return (
+                404,
+                _JSON,
+                _error(f"no such path: {path}; there are /capacity, /drain, /explain/ID, /healthz and /metrics"),
+            )
         if method != allowed and not (method == "HEAD" and allowed == "GET"):
             return 405, _JSON, _error(f"{path} takes {allowed}, not {method}")
         if path == "/drain":
@@ -66,7 +115,28 @@ class CapacityApp:
             return 200, _JSON, b'{"status":"draining"}' if self._board.draining else b'{"status":"ok"}'
         if path == "/metrics":
             return 200, _TEXT, self._metrics() if self._metrics is not None else b""
+        if path.startswith(_EXPLAIN):
+            return self._explain(path.removeprefix(_EXPLAIN))
         return await self._capacity(query)
+
+    def _explain(self, request_id: str) -> tuple[int, bytes, bytes]:
+        found = self._decisions.decisions(request_id)
+        if not found:
+            return 404, _JSON, _error(self._unknown(request_id))
+        reply = ExplainReply([RequestDecisions(id=i, decisions=decisions) for i, decisions in found.items()])
+        return 200, _JSON, msgspec.json.encode(reply)
+
+    def _unknown(self, request_id: str) -> str:
+        kept = len(self._decisions)
+        if not kept:
+            return (
+                f"nothing is known of request {request_id!r}: no decision was made here yet; vLLM plans by itself "
+                "under policy fcfs and while no request in the engine has class facts"
+            )
+        return (
+            f"nothing is known of request {request_id!r}: the decisions of the last {kept} requests are kept (at most "
+            f"{KEPT_REQUESTS}), the latest are {', '.join(self._decisions.latest_ids(3))}"
+        )
 
     async def _capacity(self, query: bytes) -> tuple[int, bytes, bytes]:
         values = parse_qs(query.decode("latin-1"), keep_blank_values=True)

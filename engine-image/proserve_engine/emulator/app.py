@@ -1,4 +1,4 @@
-"""The emulated engine's HTTP side as a bare ASGI application: OpenAI routes, `/capacity`, `/drain`, health.
+"""The emulated engine's HTTP side as a bare ASGI application: OpenAI routes, and what every engine says of itself.
 
 One port for all of it: there is no engine process of its own that a capacity server would have to live in.
 """
@@ -9,10 +9,9 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import parse_qs
 
-from proserve_core.capacity import encode_snapshot
 from proserve_core.replica import SubmitError
+from proserve_engine.capacity_server import CapacityApp
 from proserve_engine.emulator.clockwork import Clockwork, TokenFeed
 from proserve_engine.emulator.jobs import Job, JobError, chat_job, completion_job
 from proserve_engine.emulator.rendering import Rendering, error_body, models_body
@@ -20,9 +19,6 @@ from proserve_engine.emulator.rendering import Rendering, error_body, models_bod
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-MAX_WAIT_S = 30.0
-"""Longest that `/capacity?wait=` is held."""
 
 _JSON = [(b"content-type", b"application/json")]
 _EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -41,14 +37,12 @@ class EmulatorApp:
         self._model = model
         limits = clockwork.replica.limits
         self._max_model_length = limits.blocks * limits.block_size
+        self._capacity = CapacityApp(clockwork, clockwork.decisions)
         self._numbers = itertools.count()
         self._routes: dict[tuple[str, str], Callable[[Scope, Receive, Send], Awaitable[None]]] = {
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completion,
             ("GET", "/v1/models"): self._models,
-            ("GET", "/capacity"): self._capacity,
-            ("POST", "/drain"): self._drain,
-            ("GET", "/healthz"): self._health,
             ("GET", "/health"): self._health,
         }
 
@@ -56,6 +50,9 @@ class EmulatorApp:
         if scope["type"] != "http":
             raise ValueError(f"expected an HTTP request, got {scope['type']!r}")
         method, path = scope["method"], scope["path"]
+        if self._capacity.serves(path):
+            await self._capacity(scope, receive, send)
+            return
         try:
             route = self._routes.get((method, path))
             if route is None:
@@ -118,20 +115,6 @@ class EmulatorApp:
     async def _models(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         await _reply(send, 200, models_body(self._model, self._max_model_length))
 
-    async def _capacity(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        query = parse_qs(scope["query_string"].decode("ascii", "replace"))
-        after = _query_number(query, "after")
-        wait_ms = _query_number(query, "wait") or 0
-        if after is None:
-            snapshot = self._clockwork.snapshot()
-        else:
-            snapshot = await self._clockwork.changed_since(after, min(wait_ms / 1e3, MAX_WAIT_S))
-        await _reply(send, 200, encode_snapshot(snapshot))
-
-    async def _drain(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        self._clockwork.drain()
-        await _reply(send, 200, b'{"draining":true}')
-
     async def _health(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         await _reply(send, 200, b'{"status":"ok"}')
 
@@ -165,12 +148,3 @@ def _client_id(scope: Scope) -> str:
         if name == b"x-request-id" and _SAFE_ID.fullmatch(value.decode("latin-1")):
             return str(value.decode("latin-1"))
     return uuid.uuid4().hex
-
-
-def _query_number(query: dict[str, list[str]], name: str) -> int | None:
-    if name not in query:
-        return None
-    try:
-        return int(query[name][-1])
-    except ValueError:
-        raise JobError(f"{name}: expected a whole number, got {query[name][-1]!r}", param=name) from None

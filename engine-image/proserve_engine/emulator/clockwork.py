@@ -9,7 +9,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from proserve_core.capacity import CapacitySnapshot
+from proserve_core.batching.explain import DecisionLog
+from proserve_core.capacity import encode_snapshot
 from proserve_core.replica import Emission, Replica
 from proserve_engine.emulator.jobs import Job
 
@@ -49,6 +50,9 @@ class Clockwork:
 
     def __init__(self, replica: Replica, clock: Callable[[], float]) -> None:
         self.replica = replica
+        if replica.decisions is None:
+            replica.decisions = DecisionLog()
+        self.decisions = replica.decisions
         self._clock = clock
         self._feeds: dict[str, TokenFeed] = {}
         self._work = asyncio.Event()
@@ -85,21 +89,28 @@ class Clockwork:
         self.replica.drain()
         self._notify()
 
-    def snapshot(self) -> CapacitySnapshot:
-        return self.replica.snapshot(self._clock())
+    @property
+    def draining(self) -> bool:
+        return self.replica.draining
 
-    async def changed_since(self, seq: int, wait_s: float) -> CapacitySnapshot:
-        """The snapshot as soon as its `seq` differs from `seq`, at the latest after `wait_s`."""
-        snapshot = self.snapshot()
-        if snapshot.seq != seq or wait_s <= 0:
-            return snapshot
+    @property
+    def waiting_readers(self) -> int:
+        return len(self._changed)
+
+    def read(self) -> bytes:
+        """The snapshot of this moment as JSON."""
+        return encode_snapshot(self.replica.snapshot(self._clock()))
+
+    async def changed(self, after: int, wait_s: float) -> None:
+        """Return once the snapshot's `seq` differs from `after`, or after `wait_s`."""
+        if self.replica.changes != after:
+            return
         change = asyncio.get_running_loop().create_future()
         self._changed.add(change)
         try:
             await asyncio.wait({change}, timeout=wait_s)
         finally:
             self._changed.discard(change)
-        return self.snapshot()
 
     async def run(self) -> None:
         """Run steps for ever.

@@ -21,6 +21,7 @@ from itertools import islice
 from typing import Any
 
 from proserve_core.batching import BatchPlan, EngineLimits, EngineState
+from proserve_core.batching.explain import DecisionLog
 from proserve_core.batching.fill import blocks_for
 from proserve_core.batching.protocol import BatchingPolicy, ObservesProgress
 from proserve_core.batching.registry import make_policy
@@ -45,6 +46,7 @@ class Adapter:
         )
         self.plan: BatchPlan | None = None
         """Plan of the present step; None when vLLM schedules alone."""
+        self.decisions = DecisionLog()
         self._scheduler = scheduler
         self._metrics = metrics
         self._policy = make_policy(settings.policy, settings.policy_options)
@@ -95,15 +97,15 @@ class Adapter:
         self.refresh()
         if not self.tracker.table:
             return False
-        plan = self._policy.plan(
-            EngineState(
-                now_s=time.monotonic(),
-                requests=self.tracker.table,
-                limits=self._limits,
-                free_blocks=self.free_blocks,
-                latency=latency,
-            )
+        state = EngineState(
+            now_s=time.monotonic(),
+            requests=self.tracker.table,
+            limits=self._limits,
+            free_blocks=self.free_blocks,
+            latency=latency,
         )
+        plan = self._policy.plan(state)
+        self.decisions.note(self._policy, state, plan)
         self._apply(plan)
         return True
 
@@ -132,9 +134,17 @@ class Adapter:
         # The prefix cache may give back more than the planner knew: the blocks reckoned with reach to the planned end.
         return max(1, min(cap, state.computed_tokens + cap - computed_tokens))
 
+    def arrived(self, request: Any) -> None:
+        """vLLM has queued the request."""
+        self.tracker.add(request)
+        self.decisions.arrived(request.request_id)
+
     def preempted(self, request: Any) -> None:
         """vLLM has taken the request's blocks, on the plan's behalf or on its own."""
         self.tracker.preempted(request)
+        request_id = request.request_id
+        if self.plan is not None and request_id not in self.plan.preempt and request_id in self.tracker.states:
+            self.decisions.lost_blocks(self.tracker.states[request_id], time.monotonic())
         self.preemptions += 1
         (self._metrics.planned_preemptions if self._preempting else self._metrics.forced_preemptions).inc()
 
@@ -142,6 +152,7 @@ class Adapter:
         """vLLM is done with the request."""
         state = self.tracker.states.get(request.request_id)
         self.tracker.remove(request.request_id)
+        self.decisions.ended(request.request_id)
         if state is not None and isinstance(self._policy, ObservesProgress):
             state.emitted_tokens = request.num_output_tokens
             self._policy.ended(state, finished=request.status.name in _COMPLETE)

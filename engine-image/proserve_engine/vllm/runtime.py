@@ -161,7 +161,9 @@ class EngineRuntime:
         if port:
             # Each data-parallel rank is an engine of its own.
             port += self._scheduler.parallel_config.data_parallel_index
-        server = CapacityServer(CapacityApp(self.board, self.metrics.render), host=host, port=port)
+        server = CapacityServer(
+            CapacityApp(self.board, self.adapter.decisions, self.metrics.render), host=host, port=port
+        )
         server.start()
         _logger.info("capacity at http://%s:%d/capacity, policy %s", host, server.port, self._settings.policy)
         return server

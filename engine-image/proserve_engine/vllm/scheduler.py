@@ -36,7 +36,7 @@ class ProServeMixin(_Scheduler):
 
     def add_request(self, request: Request) -> None:
         super().add_request(request)
-        self._proserve.adapter.tracker.add(request)
+        self._proserve.adapter.arrived(request)
 
     def schedule(self, throttle_prefills: bool = False) -> "SchedulerOutput":
         runtime = self._proserve

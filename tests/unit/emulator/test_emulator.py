@@ -179,3 +179,14 @@ async def test_tokens_reach_their_readers_before_the_next_step_is_planned() -> N
         taken.append((await feed.take())[1])
     engine.cancel()
     assert taken_when_planned == [0, 1, 2, 3, 4]
+
+
+async def test_decisions_about_a_request_are_explained() -> None:
+    body = {"model": "tiny", "prompt": [1] * 20, "max_tokens": 3}
+    async with emulator() as client:
+        await client.post("/v1/completions", json=body, headers={"x-request-id": "abc123"})
+        [request] = (await client.get("/explain/abc123")).json()["requests"]
+        unknown = await client.get("/explain/abc")
+    assert request["id"].startswith("cmpl-abc123-0-")
+    assert [(each["decision"], each["tokens"]) for each in request["decisions"]] == [("runs", 20)]
+    assert unknown.status_code == 404

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine_builders import decoding
+from proserve_core.batching.explain import DecisionLog
 from proserve_core.capacity import CapacitySnapshot, decode_snapshot
 from proserve_core.latency.calibrations import load_calibration
 from proserve_engine import capacity_server
@@ -29,7 +31,10 @@ class Served:
 
     def __init__(self) -> None:
         self.board = CapacityBoard()
-        self.server = CapacityServer(CapacityApp(self.board, lambda: b"some_metric 1\n"), host="127.0.0.1", port=0)
+        self.decisions = DecisionLog()
+        self.server = CapacityServer(
+            CapacityApp(self.board, self.decisions, lambda: b"some_metric 1\n"), host="127.0.0.1", port=0
+        )
         self.server.start()
 
     def request(self, path: str, method: str = "GET") -> tuple[int, bytes]:
@@ -140,7 +145,7 @@ def test_port_in_use_is_a_clear_error() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(CapacityServerError, match=rf"127\.0\.0\.1:{port}.*PROSERVE_CAPACITY_PORT"):
-            CapacityServer(CapacityApp(CapacityBoard()), host="127.0.0.1", port=port)
+            CapacityServer(CapacityApp(CapacityBoard(), DecisionLog()), host="127.0.0.1", port=port)
 
 
 def test_without_readers_the_board_wants_little() -> None:
@@ -160,3 +165,23 @@ def test_stopping_twice_is_harmless(served: Served) -> None:
     served.server.stop()
     with pytest.raises(urllib.error.URLError):
         served.request("/healthz")
+
+
+def test_decisions_about_a_request_are_told_by_its_id_or_the_senders_part_of_it(served: Served) -> None:
+    served.decisions.lost_blocks(decoding("cmpl-abc-0-00000001"), now_s=2.0)
+    for request_id in ("abc", "cmpl-abc-0-00000001"):
+        status, body = served.request(f"/explain/{request_id}")
+        assert status == 200
+        [request] = json.loads(body)["requests"]
+        assert request["id"] == "cmpl-abc-0-00000001"
+        assert [(each["decision"], each["age_s"]) for each in request["decisions"]] == [("loses its blocks", 2.0)]
+
+
+def test_unknown_request_is_an_error_that_says_what_is_kept(served: Served) -> None:
+    status, body = served.request("/explain/nobody")
+    assert status == 404
+    assert "under policy fcfs" in json.loads(body)["error"]["message"]
+    served.decisions.lost_blocks(decoding("somebody"), now_s=2.0)
+    message = json.loads(served.request("/explain/nobody")[1])["error"]["message"]
+    assert "'nobody'" in message
+    assert "the latest are somebody" in message

@@ -71,14 +71,13 @@ class ExplainedStep:
         plan, place = self._plan, self._places.get(request.id)
         if place is not None:
             decision, reason, tokens = Decision.RUNS, Reason.SCHEDULED, plan.entries[place].tokens
+        elif request.id in plan.preempt:
+            decision, reason, tokens = Decision.LOSES_BLOCKS, Reason.PREEMPTED, 0
         else:
+            decision = Decision.PAUSES if request.resident else Decision.WAITS
             reason, tokens = plan.waits.get(request.id, plan.rest), 0
-            if reason is Reason.PREEMPTED:
-                decision = Decision.LOSES_BLOCKS
-            else:
-                decision = Decision.PAUSES if request.resident else Decision.WAITS
-        if decision is Decision.PAUSES:
-            place = plan.order.index(request.id)
+            if request.id in plan.order:
+                place = plan.order.index(request.id)
         stands = standing(self._policy, self._state, request)
         return Explanation(
             age_s=self._state.now_s - request.arrival_s,
