@@ -16,6 +16,7 @@ from proserve_cli.bound import bound
 from proserve_cli.demo import demo
 from proserve_cli.emulate import emulate
 from proserve_cli.engine_commands import engine_app
+from proserve_cli.explain import explain
 from proserve_cli.gateway_command import gateway
 from proserve_cli.report import report_app
 from proserve_cli.simulate import simulate
@@ -34,6 +35,7 @@ app.command()(gateway)
 app.command()(emulate)
 app.command()(simulate)
 app.command()(bound)
+app.command()(explain)
 app.add_typer(engine_app)
 app.add_typer(bench_app)
 app.add_typer(report_app)

@@ -15,8 +15,9 @@ from urllib.parse import parse_qs
 import msgspec
 import uvicorn
 
-from proserve_core.batching.explain import DecisionLog, Explanation
+from proserve_core.batching.explain import DecisionLog
 from proserve_core.batching.explain.decision_log import KEPT_REQUESTS
+from proserve_core.batching.explain.reply import ExplainReply, RequestDecisions
 
 MAX_WAIT_MS = 30_000
 MAX_WAITERS = 64
@@ -49,21 +50,6 @@ class Board(Protocol):
     def read(self) -> bytes | None: ...
 
     async def changed(self, after: int, wait_s: float) -> None: ...
-
-
-class RequestDecisions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept about one request."""
-
-    id: str
-    """The engine's."""
-    decisions: tuple[Explanation, ...]
-    """Oldest first."""
-
-
-class ExplainReply(msgspec.Struct, frozen=True):
-    """Body of `/explain/ID`."""
-
-    requests: list[RequestDecisions]
 
 
 class CapacityApp:

@@ -56,6 +56,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     pool: str
     url: str
+    capacity_url: str | None
+    """Root of its capacity server; None: it has none."""
     state: EngineState
     in_flight: int
     """Own requests there."""
@@ -286,6 +288,7 @@ def _status(engine: Engine, now_s: float) -> EngineStatus:
         name=engine.target.name,
         pool=engine.target.pool,
         url=engine.target.base_url,
+        capacity_url=engine.target.capacity_url,
         state=state,
         in_flight=len(engine.view.dispatched),
         poll_age_s=None if engine.polled_s is None else now_s - engine.polled_s,

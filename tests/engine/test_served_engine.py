@@ -148,6 +148,16 @@ def test_class_facts_from_http_show_in_the_snapshot(engine: ServedEngine) -> Non
     assert engine.metric("planned_steps_total") >= 400
 
 
+def test_decisions_about_a_request_are_explained(engine: ServedEngine) -> None:
+    reply = engine.complete([6] * 50, 3, dict(encode_facts(HIGH, 0.1)))
+    status, body = engine.call("GET", f"/explain/{reply['id']}", port=engine.capacity_port)
+    assert status == 200
+    [request] = json.loads(body)["requests"]
+    assert [(each["decision"], each["tokens"]) for each in request["decisions"]] == [("runs", 50)]
+    assert request["decisions"][0]["age_s"] >= 0.1
+    assert engine.call("GET", "/explain/nobody", port=engine.capacity_port)[0] == 404
+
+
 def test_long_poll_sees_a_change_soon(engine: ServedEngine) -> None:
     seq = engine.capacity().seq
     assert engine.capacity(f"?after={seq}&wait=50").seq == seq
