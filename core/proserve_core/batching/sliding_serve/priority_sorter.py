@@ -7,8 +7,8 @@ whose work takes `urgent_share` of their slack or more; then less work, then arr
 is normal again.
 
 Urgency, work over slack, is reported as a number. As such it leaves nothing to the remaining work, and of two prompts
-with one deadline it puts the longer first. The levels say what is urgent as well, so by default nothing else does, which
-is best almost everywhere. Share of the gain at 1.2 times saturation (Llama-3.1-8B):
+with one deadline it puts the longer first. The levels say what is urgent as well, so by default nothing else does,
+which is best almost everywhere. Share of the gain at 1.2 times saturation (Llama-3.1-8B):
 
 | | no urgency | from half of the slack | as a number |
 |---|---|---|---|
