@@ -8,6 +8,7 @@ from typing import BinaryIO
 import msgspec
 
 from proserve_core.batching.sliding_serve.predictor import Fidelity
+from proserve_lab.report.latency_probe import Correction
 from proserve_lab.simulation.result import ClassFigures, PlanFigures
 
 _LONGEST_LINE = 1_000_000
@@ -51,6 +52,8 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeline: tuple[Moment, ...] = ()
     fidelity: dict[str, Fidelity] = {}
     """Of a policy that predicts batch times itself, by kind of batch."""
+    corrections: dict[str, Correction] = {}
+    """How an online latency model did beside the policy, by kind of step."""
     note: str = ""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from proserve_lab.report import claims, load_tables, other_tables, standing
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import GRID, Cell, all_cells, policy_names
+from proserve_lab.report.latency_probe import OFF
 from proserve_lab.report.markdown import table
 from proserve_lab.report.pictures import BURST_PLACE, draw_all
 from proserve_lab.report.results import Results
@@ -82,6 +83,10 @@ def document_text(by_key: Mapping[str, CellResult]) -> str:
                 "SlidingServe's own predictor, learned from the running engine, at load 1.2; errors of the last 500 "
                 "batches of each kind, each predicted before it was learned from.",
                 other_tables.fidelity(results),
+                "The engine's latency model with online correction, on steps that are 10% off either way, drift and "
+                f"have outliers; it starts with all coefficients {OFF - 1:.0%} too large. Errors of the last steps of "
+                "each kind:",
+                other_tables.corrections(results),
             ],
         ),
         (

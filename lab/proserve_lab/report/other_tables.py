@@ -5,6 +5,7 @@ from proserve_lab.report.cells import (
     ABLATION_SCENARIO,
     ABLATION_WORKLOADS,
     ALPHAS,
+    EXTRA,
     GRID,
     OURS,
     OVERLOADS,
@@ -18,6 +19,7 @@ ABLATION_PLACES = tuple(
     Place(ABLATION_SCENARIO, workload, load) for workload in ABLATION_WORKLOADS for load in OVERLOADS
 )
 FIDELITY_PLACES = tuple(Place("h100", workload, 1.2) for workload in GRID[0].workloads)
+NOISY_PLACES = tuple(spot for spot in places(EXTRA) if spot.scenario == "noise")
 HEAVY_LOADS = (1.2, 1.5, 2.0)
 RIVALS = ("sliding-serve", "qoserve", "sarathi")
 
@@ -96,6 +98,26 @@ def fidelity(results: Results) -> str:
                 ]
             )
     return table(["trace", "kind of batch", "batches", "R2", "MAE, ms", "P95, ms"], rows)
+
+
+def corrections(results: Results) -> str:
+    """The engine's online latency model on noisy steps, started with all coefficients too slow."""
+    rows: list[list[str]] = []
+    for spot in NOISY_PLACES:
+        found = results.find(spot, OURS)
+        for kind, value in ({} if found is None else found.corrections).items():
+            rows.append(
+                [
+                    f"{spot.workload} {spot.load:g}",
+                    kind,
+                    str(value.learned.steps),
+                    f"{100 * value.kept.mape:.1f}%",
+                    f"{100 * value.learned.mape:.1f}%",
+                    f"{1000 * value.learned.mae_s:.2f}",
+                    f"{1000 * value.learned.p95_s:.2f}",
+                ]
+            )
+    return table(["trace", "kind of step", "steps", "MAPE at the start", "MAPE learned", "MAE, ms", "P95, ms"], rows)
 
 
 def plan_time(results: Results) -> str:

@@ -20,6 +20,7 @@ from proserve_lab.report.ablations import ablated, told
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import BOUND, OURS, UNKNOWN, Cell
 from proserve_lab.report.fingerprint import code_hash
+from proserve_lab.report.latency_probe import LatencyProbe
 from proserve_lab.report.scenarios import SCENARIOS, calibration_of, limits_of, requests_of
 from proserve_lab.report.urgent_probe import UrgentProbe
 from proserve_lab.simulation.result import ClassFigures, PlanFigures
@@ -30,7 +31,6 @@ from proserve_lab.simulation.workload import SimulatedRequest
 LAYOUT = 1
 """Counts up when results get other fields, so that all are computed anew."""
 _SIMULATION = ("proserve_lab.simulation.run", "proserve_core.replica")
-_ABLATIONS = "proserve_lab.report.ablations"
 _DIGITS = 6
 
 
@@ -46,22 +46,36 @@ def run_cell(cell: Cell) -> CellResult:
     if cell.policy == BOUND:
         return _run_bound(cell, started_s)
     requests: Sequence[SimulatedRequest] = requests_of(cell.scenario, cell.workload, cell.load)
+    engine = calibration_of(cell.scenario)
     noise = SCENARIOS[cell.scenario].noise()
     if _is_ablation(cell):
         requests = told(cell.variant, requests)
     with ablated(cell.variant) if _is_ablation(cell) else nullcontext():
         policy = make_policy(cell.policy, dict(cell.options))
-        probe = UrgentProbe(policy) if isinstance(policy, SlideBatching) and _is_timeline(cell) else None
+        probe = _probe(cell, policy)
         timed = TimedPolicy(probe or policy)
         replica = Replica(
             policy=timed,
             policy_name=cell.policy,
             limits=limits_of(cell.scenario),
-            latency=calibration_of(cell.scenario).latency,
+            latency=engine.latency,
         )
         run = simulate(requests, replicas=[replica], router=make_router("round-robin"), to_the_end=False, noise=noise)
     result = _result(cell, run, policy, timed, time.process_time() - started_s)
-    return result if probe is None else msgspec.structs.replace(result, timeline=probe.timeline())
+    if isinstance(probe, UrgentProbe):
+        return msgspec.structs.replace(result, timeline=probe.timeline())
+    if isinstance(probe, LatencyProbe):
+        return msgspec.structs.replace(result, corrections=probe.corrections())
+    return result
+
+
+def _probe(cell: Cell, policy: BatchingPolicy) -> UrgentProbe | LatencyProbe | None:
+    """Looks closer at the policy in a few cells."""
+    if cell.scenario == "burst" and isinstance(policy, SlideBatching):
+        return UrgentProbe(policy)
+    if cell.scenario == "noise" and cell.policy == OURS:
+        return LatencyProbe(policy, calibration_of(cell.scenario).latency)
+    return None
 
 
 def _run_bound(cell: Cell, started_s: float) -> CellResult:
@@ -119,11 +133,6 @@ def _result(cell: Cell, run: SimulationRun, policy: BatchingPolicy, timed: Timed
     )
 
 
-def _is_timeline(cell: Cell) -> bool:
-    """Whether the cell is also looked at second by second."""
-    return cell.scenario == "burst" and not cell.variant
-
-
 def _is_ablation(cell: Cell) -> bool:
     """Whether a part of our own policy is replaced; variants of others are options."""
     return cell.policy == OURS and bool(cell.variant)
@@ -145,9 +154,11 @@ def _inputs_hash(scenario: str, workload: str, load: float) -> str:
 def _code(cell: Cell) -> str:
     if cell.policy == BOUND:
         return _hash_of(fluid_bound.__module__)
-    policy_module = type(make_policy(cell.policy, dict(cell.options))).__module__
-    replaced = (_ABLATIONS,) if _is_ablation(cell) else ()
-    return _hash_of(*_SIMULATION, policy_module, *replaced)
+    policy = make_policy(cell.policy, dict(cell.options))
+    modules = [type(part).__module__ for part in (policy, _probe(cell, policy)) if part is not None]
+    if _is_ablation(cell):
+        modules.append(ablated.__module__)
+    return _hash_of(*_SIMULATION, *modules)
 
 
 @cache
