@@ -80,7 +80,8 @@ class ExplainedStep:
                 place = plan.order.index(request.id)
         stands = standing(self._policy, self._state, request)
         return Explanation(
-            age_s=self._state.now_s - request.arrival_s,
+            # An emulator that is behind plans for moments that are over.
+            age_s=max(0.0, self._state.now_s - request.arrival_s),
             decision=decision,
             reason=reason,
             tokens=tokens,

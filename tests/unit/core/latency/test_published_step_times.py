@@ -14,7 +14,7 @@ from proserve_core.latency.calibrations import calibration_names, load_calibrati
 H100_8B, H100_7B, H100_14B = "h100-llama-3.1-8b", "h100-qwen2.5-7b", "h100-qwen2.5-14b"
 A100_8B, A100_14B = "a100-llama-3.1-8b", "a100-qwen2.5-14b"
 
-KERNEL_PREFILL_MS = {
+KERNEL_PREFILL_MS: dict[str, dict[int, float]] = {
     A100_8B: {128: 13, 512: 33, 1024: 60, 2048: 118, 4096: 250, 8192: 550},
     A100_14B: {128: 25, 512: 65, 1024: 112, 2048: 214, 4096: 440, 8192: 950},
     H100_8B: {128: 6.3, 512: 9.9, 1024: 19, 2048: 38, 4096: 78, 8192: 173},
