@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from proserve_core.batching.lengths import LengthTable
-from proserve_core.batching.request_columns import Column, Index, Mask, RequestColumns
+from proserve_core.batching.request_columns import Column, Index, RequestColumns
 from proserve_core.latency import LatencyModel
 
 TPOT_SHARE = 0.9
@@ -48,14 +48,12 @@ class Prospects(msgspec.Struct, frozen=True):
     """Recoverable gain per engine second."""
 
 
-def prefill_share(columns: RequestColumns, latency: LatencyModel, wanted: Mask | Column) -> float:
-    """Part of the time left to prompts when the decodes, weighted by `wanted`, get a token per TPOT."""
-    chosen = columns.decode
-    if not chosen.any():
-        return max(LEAST_PREFILL_SHARE, 1 - latency.constant_s / (0.8 * float(columns.tpot_s.min())))
-    tpot_s = columns.tpot_s[chosen]
-    each_s = latency.linear_token_s + latency.sequence_s + latency.context_s * columns.context[chosen]
-    busy = float((wanted[chosen] * each_s / tpot_s).sum()) + latency.constant_s / (0.8 * float(tpot_s.min()))
+def prefill_share(
+    columns: RequestColumns, latency: LatencyModel, decodes: Index, wanted: Column | float = 1.0
+) -> float:
+    """Part of the time left to prompts when `decodes`, weighted by `wanted`, get a token per TPOT."""
+    each_s = latency.linear_token_s + latency.sequence_s + latency.context_s * columns.context[decodes]
+    busy = float((wanted * each_s / columns.tpot_s[decodes]).sum()) + latency.constant_s / (0.8 * columns.least_tpot_s)
     return max(LEAST_PREFILL_SHARE, 1 - busy)
 
 
@@ -71,7 +69,10 @@ def prospects(
     )
     late_s = ready_s - columns.slack_s
     most = columns.most - columns.emitted
-    rest = np.minimum(lengths.expected_rest(profiles, columns.emitted), most)
+    rest = lengths.expected_length(profiles)
+    started = np.flatnonzero(columns.emitted)
+    rest[started] = lengths.expected_rest(profiles[started], columns.emitted[started])
+    np.minimum(rest, most, out=rest)
     full = columns.next_gain + columns.token_gain * np.maximum(0.0, rest - 1)
     value = full.copy()
     late = np.flatnonzero(late_s >= 0)

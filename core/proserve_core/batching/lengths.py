@@ -72,6 +72,8 @@ class LengthTable:
         """By profile: slots of its tables; links that it has not point to a table without counts."""
         self._prefixes = RecentSlots[TableKey](MAX_PREFIXES)
         self._log_survival = self._log_stay = self._tail = self._beyond = np.empty((0, BINS))
+        self._whole = np.empty(0)
+        """Expected length of an output from its first token on."""
         self._unanswered: set[int] = set()
         self._to_answer: list[int] = []
         for key in (_NOTHING, _ALL):
@@ -162,7 +164,7 @@ class LengthTable:
         at = emitted if skipped is None else emitted + skipped
         cells, inside = locate(profiles, at)
         log_stay = self._log_stay.ravel()
-        left = WIDTHS[cells % BINS] - inside
+        left = WIDTHS[cells - profiles * BINS] - inside
         rest: Column = self._tail.ravel()[cells] + self._beyond.ravel()[cells] * np.exp(left * log_stay[cells])
         if skipped is None:
             return rest
@@ -171,6 +173,11 @@ class LengthTable:
         cells, inside = locate(profiles, emitted)
         reached: Column = np.exp(log_at - log_survival[cells] - inside * log_stay[cells]) * rest
         return reached
+
+    def expected_length(self, profiles: Index) -> Column:
+        """Expected tokens of requests that have emitted none: `expected_rest` of 0, looked up."""
+        lengths: Column = self._whole[profiles]
+        return lengths
 
     def _keys(self, request: RequestState) -> tuple[TableKey, ...]:
         """The tables that a request belongs to, the general ones first."""
@@ -206,6 +213,7 @@ class LengthTable:
         self._chains = chains
         self._log_survival, self._log_stay = _taller(self._log_survival, rows), _taller(self._log_stay, rows)
         self._tail, self._beyond = _taller(self._tail, rows), _taller(self._beyond, rows)
+        self._whole = np.append(self._whole, np.zeros(rows - len(self._whole)))
 
     def _answer(self, rows: Index) -> None:
         chains = self._chains[rows]
@@ -218,6 +226,7 @@ class LengthTable:
         answer = survival(hazard)
         self._log_survival[rows], self._log_stay[rows] = answer.log_survival, answer.log_stay
         self._tail[rows], self._beyond[rows] = answer.tail, answer.beyond
+        self._whole[rows] = self.expected_rest(rows, np.zeros(len(rows)))
 
 
 def _taller(table: Table, rows: int | None = None) -> Table:

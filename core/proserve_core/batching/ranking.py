@@ -13,7 +13,7 @@ _PART = 256
 
 
 class Ranking:
-    """Groups one after the other; inside a group the largest key first, equal keys by position."""
+    """Groups one after the other; inside a group the largest key first, equal keys in the order given."""
 
     def __init__(self) -> None:
         self._groups: list[tuple[Index, Column]] = []
@@ -21,7 +21,10 @@ class Ranking:
 
     def add(self, chosen: Mask, key: Column, *names: str) -> None:
         """Append the chosen positions as a group; `names` are for `group_of`."""
-        places = np.flatnonzero(chosen)
+        self.add_places(np.flatnonzero(chosen), key, *names)
+
+    def add_places(self, places: Index, key: Column, *names: str) -> None:
+        """`add` of positions instead of a mask."""
         if len(places):
             self._groups.append((places, -key[places]))
             self._names.append(names)

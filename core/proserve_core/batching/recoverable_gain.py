@@ -29,7 +29,7 @@ from proserve_core.batching.length_counts import LengthCounts
 from proserve_core.batching.length_observer import LengthObserver
 from proserve_core.batching.load_gate import LoadGate, prompts_feasible
 from proserve_core.batching.ranking import Ranking
-from proserve_core.batching.request_columns import Mask, RequestColumns
+from proserve_core.batching.request_columns import Index, RequestColumns
 from proserve_core.batching.standing import RankedStep
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 from proserve_core.batching.step_length import DecodeStakes, step_length, unhurried_length
@@ -85,10 +85,10 @@ class RecoverableGain:
         profiles = self._lengths.profiles(columns)
         self._lengths.observe(state.requests.residents, state.now_s)
 
-        decode = columns.decode
-        tpot_s = float((columns.tpot_s[decode] if decode.any() else columns.tpot_s).min())
-        decodes = int(decode.sum())
-        decode_step_s = latency.sums_s(decodes, 0, float(columns.context[decode].sum()) - decodes, decodes)
+        decode, tpot_s = columns.decode, columns.least_tpot_s
+        decoding = np.flatnonzero(decode)
+        decodes = len(decoding)
+        decode_step_s = latency.sums_s(decodes, 0, float(columns.context[decoding].sum()) - decodes, decodes)
         saturated = decodes > 0 and decode_step_s > SATURATED_SHARE * tpot_s
         if saturated:
             decode_step_s = max(SATURATED_SHARE * tpot_s, latency.host_s + latency.floor_s + 1e-3)
@@ -98,10 +98,11 @@ class RecoverableGain:
             decode_step_s=decode_step_s,
             step_s=self._step_s,
             decodes=decodes,
-            prefill_share=prefill_share(columns, latency, np.ones(len(columns))),
+            prefill_share=prefill_share(columns, latency, decoding),
         )
         worth = prospects(columns, pace, self._lengths.table, profiles, latency)
-        running, prompts = decode & (worth.value > 0), ~decode & (worth.value > 0)
+        valuable = worth.value > 0
+        running, prompts = np.flatnonzero(valuable & decode), np.flatnonzero(valuable & ~decode)
         unhurried = self._unhurried(state, columns, pace, running, prompts, saturated, elapsed_s)
 
         ranking, first_prompt_density = _rank(columns, worth, pace, running, prompts, saturated, unhurried)
@@ -157,62 +158,58 @@ class RecoverableGain:
         state: EngineState,
         columns: RequestColumns,
         pace: Pace,
-        running: Mask,
-        prompts: Mask,
+        running: Index,
+        prompts: Index,
         saturated: bool,
         elapsed_s: float,
     ) -> bool:
         """Whether all deadlines can be met, and have been for a while."""
         feasible = not saturated and not bool((columns.slack_s[running] < pace.decode_step_s).any())
-        if feasible and prompts.any():
+        if feasible and len(prompts):
             slack_s = columns.slack_s[prompts]
             horizon_s = max(0.1, float(slack_s.max()))
             # A decode that is ahead needs no time until its lead is used up.
-            lead_s = columns.slack_s - URGENT_TPOTS * columns.tpot_s
-            wanted = np.where(running, np.clip(1 - lead_s / horizon_s, 0.0, 1.0), 0.0)
-            share = prefill_share(columns, state.latency, wanted)
+            lead_s = columns.slack_s[running] - URGENT_TPOTS * columns.tpot_s[running]
+            wanted = np.clip(1 - lead_s / horizon_s, 0.0, 1.0)
+            share = prefill_share(columns, state.latency, running, wanted)
             feasible = prompts_feasible(slack_s, columns.prefill_s[prompts], share)
-        prompts_count, valuable = int(prompts.sum()), int(running.sum() + prompts.sum())
         safe = self._gate.note(feasible, elapsed_s)
-        return safe and prompts_count >= 2 and valuable <= state.limits.max_sequences - CROWD
+        return safe and len(prompts) >= 2 and len(running) + len(prompts) <= state.limits.max_sequences - CROWD
 
 
 def _rank(
     columns: RequestColumns,
     worth: Prospects,
     pace: Pace,
-    running: Mask,
-    prompts: Mask,
+    running: Index,
+    prompts: Index,
     saturated: bool,
     unhurried: bool,
 ) -> tuple[Ranking, float]:
     """The order of all requests, and the density of the first prompt worth running."""
     density, slack_s = worth.density, columns.slack_s
-    queue_s = columns.prefill_s / pace.prefill_share
-    drain_s = float(queue_s[prompts].sum())
+    queue_s = columns.prefill_s[prompts] / pace.prefill_share
+    drain_s = float(queue_s.sum())
     index = density.copy()
     if drain_s > 0:
-        waits_s = np.maximum(0.0, slack_s - queue_s)
-        index[prompts] *= np.exp(-waits_s[prompts] / (URGENCY * drain_s))
-    near = running & (slack_s <= URGENT_TPOTS * columns.tpot_s)
+        waits_s = np.maximum(0.0, slack_s[prompts] - queue_s)
+        index[prompts] *= np.exp(-waits_s / (URGENCY * drain_s))
+    near = slack_s[running] <= URGENT_TPOTS * columns.tpot_s[running]
+    front, others = running[near], running[~near]
     if saturated:
-        index[near] *= HOLD
-        front = np.zeros_like(near)
-    else:
-        front = near
+        index[front] *= HOLD
+        front, others = front[:0], running
     first_density = 0.0
-    if prompts.any():
-        places = np.flatnonzero(prompts)
-        first_density = float(density[places].max() if unhurried else density[places[np.argmax(index[places])]])
-    others = running & ~front
+    if len(prompts):
+        first_density = float(density[prompts].max() if unhurried else density[prompts[np.argmax(index[prompts])]])
     ranking = Ranking()
-    ranking.add(front, density, "urgent")
+    ranking.add_places(front, density, "urgent")
     if unhurried:
-        ranking.add(prompts, -slack_s, "prompt")
-        ranking.add(others, index, "ahead")
+        ranking.add_places(prompts, -slack_s, "prompt")
+        ranking.add_places(others, index, "ahead")
     else:
-        ranking.add(others | prompts, index, "ahead", "prompt")
-    hopeless = ~(running | prompts)
+        ranking.add_places(np.concatenate((others, prompts)), index, "ahead", "prompt")
+    hopeless = worth.value <= 0
     ranking.add(hopeless & columns.decode, columns.token_gain, "hopeless")
     ranking.add(hopeless & ~columns.decode, columns.token_gain, "hopeless")
     return ranking, first_density

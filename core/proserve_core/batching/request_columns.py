@@ -91,6 +91,12 @@ class RequestColumns:
         return mask
 
     @cached_property
+    def least_tpot_s(self) -> float:
+        """Of the decodes, or of all if there is none."""
+        tpot_s = self.tpot_s[: self.residents][self.decode[: self.residents]]
+        return float((tpot_s if len(tpot_s) else self.tpot_s).min())
+
+    @cached_property
     def slack_s(self) -> Column:
         """Time to the next token's deadline; negative when it is past."""
         return self.arrival_s + self.ttft_s + self.emitted * self.tpot_s - self._now_s

@@ -46,6 +46,7 @@ class RequestTable(Sequence["RequestState"]):
         self._noted_by: object = None
         self._visible: list[RequestState] | None = None
         self._residents: list[RequestState] | None = None
+        self._order: Index | None = None
         for request in requests:
             self.add(request)
 
@@ -79,7 +80,7 @@ class RequestTable(Sequence["RequestState"]):
             np.nan if request.first_token_s is None else request.first_token_s,
         )
         self._place[row] = _RESIDENT if request.resident else _WAITING
-        self._visible = self._residents = None
+        self._forget()
 
     def remove(self, request_id: str) -> "RequestState":
         """A request leaves."""
@@ -87,7 +88,7 @@ class RequestTable(Sequence["RequestState"]):
         self._hidden.discard(request_id)
         self._objects[row] = None
         self._place[row] = _EMPTY
-        self._visible = self._residents = None
+        self._forget()
         return self.by_id.pop(request_id)
 
     def hide(self, request_ids: Set[str]) -> None:
@@ -99,7 +100,7 @@ class RequestTable(Sequence["RequestState"]):
         for request_id in request_ids:
             self._place[self._rows[request_id]] = _HIDDEN
         self._hidden = set(request_ids)
-        self._visible = self._residents = None
+        self._forget()
 
     @property
     def residents(self) -> "list[RequestState]":
@@ -119,8 +120,10 @@ class RequestTable(Sequence["RequestState"]):
 
     def rows(self) -> Index:
         """Rows of the residents, then of the waiting, each in order of arrival. They hold until the next change."""
-        place = self._place
-        return np.concatenate((np.flatnonzero(place == _RESIDENT), np.flatnonzero(place == _WAITING)))
+        if self._order is None:
+            place = self._place
+            self._order = np.concatenate((np.flatnonzero(place == _RESIDENT), np.flatnonzero(place == _WAITING)))
+        return self._order
 
     def columns(self, rows: Index) -> NDArray[np.float64]:
         """The columns of `rows()`, one row of the result each."""
@@ -168,6 +171,10 @@ class RequestTable(Sequence["RequestState"]):
             self._visible = [by_id[i] for i in by_id if i not in hidden] if hidden else list(by_id.values())
         return self._visible
 
+    def _forget(self) -> None:
+        """What was looked up holds no longer."""
+        self._visible = self._residents = self._order = None
+
     def _make_room(self) -> None:
         """Close the gaps; take more rows unless that leaves half of them free."""
         keep = np.flatnonzero(self._place != _EMPTY)
@@ -180,3 +187,4 @@ class RequestTable(Sequence["RequestState"]):
         self._data, self._place = data, place
         self._objects = list(self.by_id.values())
         self._rows = {request_id: row for row, request_id in enumerate(self.by_id)}
+        self._forget()

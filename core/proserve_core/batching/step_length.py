@@ -53,11 +53,8 @@ def step_length(
     catch_up = CATCH_UP * float((stakes.token_gain * stakes.left)[late].sum())
     shortest_s = max(1.03 * decode_step_s + 1e-3, latency.host_s + latency.floor_s + 1e-3)
     lengths_s = np.maximum(shortest_s, _TPOT_SHARES * tpot_s)
-    in_time = ~late
-    due_s, gain = stakes.slack_s[in_time], stakes.token_gain[in_time]
-    order = np.argsort(due_s)
-    gain_due = np.concatenate(((0.0,), np.cumsum(gain[order])))
-    newly_late = gain_due[np.searchsorted(due_s[order], lengths_s, side="right")]
+    due_s = np.where(late, np.inf, stakes.slack_s)
+    newly_late = (due_s <= lengths_s[:, None]) @ stakes.token_gain
     return float(lengths_s[np.argmin((constant + newly_late - catch_up) / lengths_s)])
 
 

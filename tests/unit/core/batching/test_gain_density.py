@@ -1,5 +1,6 @@
 """Values and densities by hand: a step costs 10 ms and 1 ms per token, lengths are unknown (200 tokens, no ageing)."""
 
+import numpy as np
 import pytest
 
 from engine_builders import MILLISECOND_PER_TOKEN, decoding, engine_state, prefilling, service_terms, waiting
@@ -77,8 +78,8 @@ def test_a_preempted_request_pays_for_its_emitted_tokens_again() -> None:
 def test_decodes_leave_the_rest_of_the_time_to_prompts() -> None:
     # Four of 1 ms per 50 ms each, and the constant of 10 ms per 40 ms.
     state = columns(*[decoding(name) for name in "abcd"])
-    ones = state.slack_s * 0 + 1
-    assert prefill_share(state, MILLISECOND_PER_TOKEN, ones) == pytest.approx(1 - 4 * 0.02 - 0.25)
-    assert prefill_share(state, MILLISECOND_PER_TOKEN, ones * 0.5) == pytest.approx(1 - 2 * 0.02 - 0.25)
+    four = np.arange(4)
+    assert prefill_share(state, MILLISECOND_PER_TOKEN, four) == pytest.approx(1 - 4 * 0.02 - 0.25)
+    assert prefill_share(state, MILLISECOND_PER_TOKEN, four, 0.5) == pytest.approx(1 - 2 * 0.02 - 0.25)
     crowd = columns(*[decoding(f"d{number}") for number in range(64)])
-    assert prefill_share(crowd, MILLISECOND_PER_TOKEN, crowd.slack_s * 0 + 1) == LEAST_PREFILL_SHARE
+    assert prefill_share(crowd, MILLISECOND_PER_TOKEN, np.arange(64)) == LEAST_PREFILL_SHARE
