@@ -78,6 +78,8 @@ lock: python
 bench: .venv engine
 	@$(BIN)/proserve bench plan
 	@$(BIN)/proserve bench gateway
+	@$(BIN)/proserve bench fidelity
+	@$(BIN)/proserve bench fidelity --engine vllm
 
 report: .venv
 	@$(BIN)/proserve report batching $(REPORT_ARGS)

@@ -1,7 +1,8 @@
 """How far the simulator can be trusted: the same requests on an engine and in the simulator, side by side.
 
 A simulation needs the engine's step times. An emulated engine has them by definition; those of a real one are fitted to
-its own steps (`calibrate`), taken right before and after the replay that is judged and never from that replay itself.
+its own steps (`calibrate`) right before and after the replay that is judged. From that replay itself comes only how
+fast the machine was meanwhile, one factor (`at_speed_of`); the errors of single steps are reported without it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepErrors(msgspec.Struct, frozen=True, kw_only=True):
-    """Predicted against measured times of the steps of the judged replays."""
+    """Times of the steps of the judged replays as predicted by the calibrations around them, against the measured."""
 
     steps: int
     mape: float
@@ -42,7 +43,7 @@ class StepErrors(msgspec.Struct, frozen=True, kw_only=True):
     p95_s: float
     """95% of absolute errors are at most this."""
     bias: float
-    """All predicted times together over all measured ones, minus 1."""
+    """All predicted times together over all measured ones, minus 1: how much the machine's speed changed."""
     waited: float
     """Share of the time in which the engine's thread did not run: waiting, or other programs had the core."""
 
@@ -50,14 +51,22 @@ class StepErrors(msgspec.Struct, frozen=True, kw_only=True):
 def calibrate(steps: Sequence[LoggedStep]) -> LatencyModel:
     """The latency model of an engine from its steps.
 
-    The shape comes from the CPU time of the engine's thread, which other programs hardly disturb; then all constants
-    are scaled so that the steps together take as long as they did by the wall: throughput decides how a queue grows,
-    and a fit on relative errors finds the typical step and misses the mean.
+    The shape comes from the CPU time of the engine's thread, which other programs hardly disturb; then it is brought to
+    the level of the wall clock.
 
     Raises:
         ValueError: too few steps.
     """
     model, _ = fit_latency([StepSample(step.work, step.cpu_s) for step in steps])
+    return at_speed_of(model, steps)
+
+
+def at_speed_of(model: LatencyModel, steps: Sequence[LoggedStep]) -> LatencyModel:
+    """The model with all constants scaled so that `steps` together take as long as they did.
+
+    Throughput decides how a queue grows; a fit on relative errors finds the typical step and misses the mean, and the
+    speed of a machine that others use too changes from minute to minute.
+    """
     factor = sum(step.wall_s for step in steps) / sum(model.step_s(step.work) for step in steps)
     return LatencyModel(**{name: value * factor for name, value in msgspec.structs.asdict(model).items()})
 

@@ -30,12 +30,14 @@ class LengthScale(msgspec.Struct, frozen=True, kw_only=True):
     divisor: float
     longest_prompt: int
     longest_output: int
+    output_divisor: float | None = None
+    """Of outputs; None: as that of prompts."""
 
     def prompt(self, tokens: int) -> int:
         return min(self.longest_prompt, max(1, round(tokens / self.divisor)))
 
     def output(self, tokens: int) -> int:
-        return min(self.longest_output, max(1, round(tokens / self.divisor)))
+        return min(self.longest_output, max(1, round(tokens / (self.output_divisor or self.divisor))))
 
 
 def build_requests(
