@@ -17,17 +17,26 @@ from proserve_lab.bound.engine import BEYOND, RESOURCES, EngineCosts
 from proserve_lab.bound.master import Buckets
 from proserve_lab.bound.output_lengths import BandLengths, OutputTokens, TrueLengths
 from proserve_lab.bound.prices import Priced, bound_at, find_prices, usual_prices
-from proserve_lab.bound.windows import Requests, Windows, bucket_edges, bucket_of, lay_out, present, read_requests
+from proserve_lab.bound.windows import (
+    Requests,
+    Windows,
+    bucket_edges,
+    bucket_of,
+    lay_out,
+    present,
+    read_requests,
+    run_starts,
+)
 from proserve_lab.simulation.workload import SimulatedRequest
 
 Column = NDArray[np.float64]
 Index = NDArray[np.intp]
 
-WIDTHS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-WINDOW_PLACES = 18_000
-"""Buckets of all requests' lives together in one window: solved in 10-40 s."""
-MOST_PLACES = 20_000_000
-"""The same for a whole workload: about 3 GB."""
+WIDTHS_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+WINDOW_PLACES = 30_000
+"""Places of all requests' lives together in one window: solved in 10-40 s."""
+MOST_BUCKETS = 40_000_000
+"""Buckets of all requests' lives in the whole workload: about 3 GB."""
 WINDOW = 1500
 """Requests whose arrivals a window prices."""
 HALO = 500
@@ -101,8 +110,9 @@ def _width_s(requests: Requests) -> float:
     lives_s = requests.last_due_s - requests.arrival_s
     share = min(1.0, (WINDOW + 2 * HALO) / len(lives_s))
     for width_s in WIDTHS_S:
-        places = float((lives_s / width_s + 1).sum())
-        if places * share <= WINDOW_PLACES and places <= MOST_PLACES:
+        lives = lives_s / width_s + 1
+        places = np.searchsorted(run_starts(int(lives.max()) + 1), lives).sum()
+        if places * share <= WINDOW_PLACES and lives.sum() <= MOST_BUCKETS:
             return width_s
     raise BoundError(
         f"{len(lives_s)} requests with deadlines up to {lives_s.max():.0f} s after arrival are too many to bound: "

@@ -12,7 +12,7 @@ from proserve_lab.simulation.workload import SimulatedRequest
 Column = NDArray[np.float64]
 Index = NDArray[np.intp]
 
-TAIL = 0.001
+TAIL = 0.003
 """Share of a band's tokens, the last ones, that are granted for nothing: a few outputs would make all windows long."""
 
 

@@ -51,15 +51,18 @@ def best_plans(groups: Sequence[Windows], prices: Column, token_s: float) -> lis
 
 
 def _choose(windows: Windows, prices: Column, token_s: float) -> Choice:
-    per_token, per_s = _decode_prices(windows, prices, token_s)
-    prefill = np.minimum.accumulate(_prefill_prices(windows, prices), axis=1)
-    cheapest = np.full(windows.bucket.shape, np.inf)
+    decode, late_decode = (
+        np.minimum.reduceat(price, windows.run_starts, axis=1) for price in _decode_prices(windows, prices, token_s)
+    )
+    prefill = np.minimum.reduceat(_prefill_prices(windows, prices), windows.run_starts, axis=1)
+    prefill = np.minimum.accumulate(prefill, axis=1)
+    places = windows.can_start.shape[1]
+    cheapest = np.full(windows.can_start.shape, np.inf)
     cheapest_late = np.full(len(windows.requests), np.inf)
-    value = np.full(windows.bucket.shape, -np.inf)
-    for place in range(windows.bucket.shape[1] - 1, -1, -1):
-        offer = per_token[:, place : place + 1] + per_s[:, place : place + 1] * windows.decode_s[:, place:]
-        np.minimum(cheapest[:, place:], offer, out=cheapest[:, place:])
-        np.minimum(cheapest_late, per_token[:, place] + per_s[:, place] * windows.late_s[:, 0], out=cheapest_late)
+    value = np.full(windows.can_start.shape, -np.inf)
+    for place in range(places - 1, -1, -1):
+        np.minimum(cheapest[:, place:], decode[:, place : place + 1], out=cheapest[:, place:])
+        np.minimum(cheapest_late, late_decode[:, place], out=cheapest_late)
         margin = np.maximum(windows.further_gain - cheapest[:, place:], 0.0)
         decoding = (windows.due[:, place:] * margin).sum(axis=1) + windows.granted[:, 0]
         late = windows.late[:, place]
@@ -90,21 +93,22 @@ def plan_columns(groups: Sequence[Windows], choices: Sequence[Choice], prices: C
 
 
 def _expand(windows: Windows, end: Index, prices: Column, token_s: float, begin: int) -> PlanColumns:
-    per_token, per_s = _decode_prices(windows, prices, token_s)
     everyone = np.arange(len(end))
-    length = windows.bucket.shape[1]
-    places = np.arange(length)
+    places = np.arange(windows.can_start.shape[1])
     started = places >= end[:, None]
-    prefill_place = np.where(places <= end[:, None], _prefill_prices(windows, prices), np.inf).argmin(axis=1)
-    late_price = np.where(started, per_token + per_s * windows.late_s, np.inf)
+    decode, late_decode = _decode_prices(windows, prices, token_s)
+    decode_price, decode_offset = _cheapest_of_runs(decode, windows.run_starts)
+    late_price, late_offset = _cheapest_of_runs(late_decode, windows.run_starts)
+    prefill_price, prefill_offset = _cheapest_of_runs(_prefill_prices(windows, prices), windows.run_starts)
+    prefill_place = np.where(places <= end[:, None], prefill_price, np.inf).argmin(axis=1)
+    late_price = np.where(started, late_price, np.inf)
     late_place = late_price.argmin(axis=1)
-    cheapest = np.full(windows.bucket.shape, np.inf)
-    where = np.zeros(windows.bucket.shape, np.intp)
-    for column in range(length):
-        offer = per_token[:, column : column + 1] + per_s[:, column : column + 1] * windows.decode_s[:, column:]
-        better = started[:, column : column + 1] & (offer < cheapest[:, column:])
-        cheapest[:, column:] = np.where(better, offer, cheapest[:, column:])
-        where[:, column:] = np.where(better, column, where[:, column:])
+    cheapest = np.full(started.shape, np.inf)
+    where = np.zeros(started.shape, np.intp)
+    for at in range(len(places)):
+        better = started[:, at, None] & (decode_price[:, at, None] < cheapest[:, at:])
+        cheapest[:, at:] = np.where(better, decode_price[:, at, None], cheapest[:, at:])
+        where[:, at:] = np.where(better, at, where[:, at:])
     worth = started & (cheapest < windows.further_gain)
     tokens = np.where(worth, windows.due, 0.0)
     late = windows.late[everyone, end]
@@ -114,12 +118,13 @@ def _expand(windows: Windows, end: Index, prices: Column, token_s: float, begin:
     owner, place = np.nonzero(tokens)
     catching_up = np.flatnonzero(goes_on & (late > 0))
     owners = np.concatenate([owner, catching_up])
-    done_in = np.concatenate([where[owner, place], late_place[catching_up]])
+    done_in = where[owner, place]
     amount = np.concatenate([tokens[owner, place], late[catching_up]])
-    at_floor = amount * np.concatenate([windows.decode_s[owner, place], windows.late_s[catching_up, 0]])
+    at_floor = amount * np.concatenate([windows.decode_s[owner, done_in], windows.late_s[catching_up, 0]])
     buckets = prices.shape[1]
-    bucket = windows.bucket[owners, done_in]
-    prefill_bucket = windows.bucket[everyone, prefill_place]
+    offset = np.concatenate([decode_offset[owner, done_in], late_offset[catching_up, late_place[catching_up]]])
+    bucket = windows.bucket[owners, offset]
+    prefill_bucket = windows.bucket[everyone, prefill_offset[everyone, prefill_place]]
     resources = (BEYOND, FLOOR, SEQUENCES, TOKENS)
     decode_amounts = (at_floor + token_s * amount, at_floor, amount, amount)
     return PlanColumns(
@@ -136,14 +141,23 @@ def _expand(windows: Windows, end: Index, prices: Column, token_s: float, begin:
     )
 
 
-def _decode_prices(windows: Windows, prices: Column, token_s: float) -> tuple[Column, Column]:
-    """Price of a token apart from its time at the floor, and price of that time; endless outside a life."""
-    per_token = token_s * prices[BEYOND] + prices[SEQUENCES] + prices[TOKENS]
-    per_s = prices[BEYOND] + prices[FLOOR]
-    return (
-        np.where(windows.alive, per_token[windows.bucket], np.inf),
-        np.where(windows.alive, per_s[windows.bucket], 0.0),
+def _cheapest_of_runs(price: Column, starts: Index) -> tuple[Column, Index]:
+    """The cheapest bucket of each run: its price, and where it is."""
+    ends = [*starts[1:], price.shape[1]]
+    offset = np.stack(
+        [begin + price[:, begin:end].argmin(axis=1) for begin, end in zip(starts, ends, strict=True)], axis=1
     )
+    return np.take_along_axis(price, offset, axis=1), offset
+
+
+def _decode_prices(windows: Windows, prices: Column, token_s: float) -> tuple[Column, Column]:
+    """Price in each bucket of a token that earns, and of a late one; endless outside a life."""
+    per_token = (token_s * prices[BEYOND] + prices[SEQUENCES] + prices[TOKENS])[windows.bucket]
+    per_s = (prices[BEYOND] + prices[FLOOR])[windows.bucket]
+    widths = np.diff(np.append(windows.run_starts, windows.bucket.shape[1]))
+    decode = per_token + per_s * np.repeat(windows.decode_s, widths, axis=1)
+    late = per_token + per_s * windows.late_s
+    return np.where(windows.alive, decode, np.inf), np.where(windows.alive, late, np.inf)
 
 
 def _prefill_prices(windows: Windows, prices: Column) -> Column:
@@ -157,5 +171,6 @@ def _rows(windows: Windows, rows: Index) -> Windows:
     picked = {
         field: getattr(windows, field)[:, rows] if field == "prefill" else getattr(windows, field)[rows]
         for field in windows.__struct_fields__
+        if field != "run_starts"
     }
-    return Windows(**picked)
+    return Windows(run_starts=windows.run_starts, **picked)

@@ -1,4 +1,8 @@
-"""Requests laid over time buckets: which tokens are still due in which bucket of a request's life."""
+"""Requests laid over time buckets: which tokens are still due in which part of a request's life.
+
+The places of a life are single buckets at first, and runs of buckets that grow with age. In a run everything is taken
+for the best: a prefill that ends in it ends at its beginning, a token that is due in it is due at its end.
+"""
 
 from collections.abc import Sequence
 
@@ -19,6 +23,9 @@ _ROUNDING = 1e-9
 _CROWDED = 0.98
 _TAIL_GROWTH = 1.2
 """Once this share of requests is past its last deadline, buckets grow by so much: little happens and it takes long."""
+_SINGLE = 8
+_RUN_GROWTH = 0.2
+"""Places are single buckets up to `_SINGLE`; a later run is at most this share of the buckets before it."""
 _SPREAD = 1.5
 """Requests whose lives differ by more are laid out apart."""
 
@@ -76,23 +83,26 @@ def bucket_edges(requests: Requests, bucket_s: float) -> Column:
 
 
 class Windows(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests with lives of similar length. Two-dimensional columns: a row for each request, a column for each bucket
-    from the one of its arrival on."""
+    """Requests with lives of similar length. Two-dimensional columns have a row for each request, and a column for each
+    place unless they say otherwise."""
 
     requests: Index
+    run_starts: Index
+    """Where each place begins, in buckets from that of the arrival on."""
     bucket: Index
+    """A column for each bucket."""
     alive: Flags
-    """The bucket is within the request's life, from arrival to last deadline."""
+    """The bucket is within the request's life, from arrival to last deadline; a column for each bucket."""
     can_start: Flags
     """A prefill may end there."""
     first_gain: Column
     """Of a first token that comes out there."""
     due: Column
-    """Decode tokens whose deadlines are in the bucket and can be met."""
+    """Decode tokens whose deadlines are there and can be met."""
     late: Column
     """Decode tokens that are late if the prefill ends there and must be emitted before any that is on time."""
     decode_s: Column
-    """What each token of `due` takes at the floor."""
+    """What each token that is decoded there and earns takes at least at the floor."""
     late_s: Column
     """What each token of `late` takes at least at the floor; one column."""
     further_gain: Column
@@ -128,6 +138,14 @@ def present(requests: Requests, edges: Column) -> Column:
     return count
 
 
+def run_starts(buckets: int) -> Index:
+    """Where the places of a life of so many buckets begin."""
+    starts = [0]
+    while (following := starts[-1] + max(1, int(_RUN_GROWTH * starts[-1]) if starts[-1] >= _SINGLE else 1)) < buckets:
+        starts.append(following)
+    return np.array(starts, dtype=np.intp)
+
+
 def bucket_of(edges: Column, at_s: Column | float) -> Index:
     """The bucket that a moment is in; the last one for all later moments."""
     place: Index = np.minimum(np.searchsorted(edges, at_s, side="right"), len(edges) - 1) - 1
@@ -143,23 +161,27 @@ def _window(
     engine: EngineCosts,
     lengths: OutputTokens,
 ) -> Windows:
-    places = np.arange(life.max())
-    bucket = first[:, None] + places
-    alive = places < life[:, None]
-    bucket = np.minimum(bucket, len(edges) - 2)
+    starts = run_starts(int(life.max()))
+    offsets = np.arange(life.max())
+    bucket = np.minimum(first[:, None] + offsets, len(edges) - 2)
+    alive = offsets < life[:, None]
+    begins = alive[:, starts]
+    begin_s = edges[bucket[:, starts]]
+    end_s = edges[bucket[:, np.append(starts[1:], offsets[-1] + 1) - 1] + 1]
     ready_s = requests.ready_s[chosen][:, None]
     prompt = requests.prompt[chosen][:, None]
     further_gain = requests.further_gain[chosen][:, None]
-    can_start = alive & (edges[bucket + 1] > ready_s)
-    earliest_s = np.maximum(edges[bucket], ready_s)
+    can_start = begins & (end_s > ready_s)
+    earliest_s = np.maximum(begin_s, ready_s)
     past_s = earliest_s - requests.first_due_s[chosen][:, None]
     longest = lengths.longest(chosen)
     late = np.clip(np.floor(past_s / requests.tpot_s[chosen][:, None] + _ROUNDING), 0, longest[:, None])
-    late = np.where(alive, late, longest[:, None])
+    late = np.where(begins, late, longest[:, None])
     following = np.concatenate([late[:, 1:], longest[:, None]], axis=1)
     due = np.where(can_start, lengths.before(chosen, following) - lengths.before(chosen, late), 0.0)
     return Windows(
         requests=chosen,
+        run_starts=starts,
         bucket=bucket,
         alive=alive,
         can_start=can_start,

@@ -237,7 +237,7 @@ def test_tokens_that_are_late_when_the_prefill_ends_earn_nothing() -> None:
     # all tokens, those due at 2 to 5 s would earn, too.
     assert bound([one], latency=FIVE_MS_TOKENS, bucket_s=0.5) == pytest.approx(5 / 10, abs=0.001)
     # Shares of the second prefill may end at 6, 7, ... s: a fifth each of 5, 4, 3, 2, 1 tokens.
-    assert bound([one, other], latency=FIVE_MS_TOKENS, bucket_s=0.5) == pytest.approx(8 / 20, abs=0.003)
+    assert bound([one, other], latency=FIVE_MS_TOKENS, bucket_s=0.5) == pytest.approx(8 / 20, abs=0.01)
 
 
 def test_first_token_that_no_idle_engine_could_bring_in_time_is_lost() -> None:
