@@ -35,6 +35,8 @@ Index = NDArray[np.intp]
 WIDTHS_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 WINDOW_PLACES = 30_000
 """Places of all requests' lives together in one window: solved in 10-40 s."""
+WINDOW_BUCKETS = 3000
+"""Buckets of one window: rows of the linear program."""
 MOST_BUCKETS = 40_000_000
 """Buckets of all requests' lives in the whole workload: about 3 GB."""
 WINDOW = 1500
@@ -108,11 +110,13 @@ def _width_s(requests: Requests) -> float:
         BoundError: even the coarsest makes too many buckets.
     """
     lives_s = requests.last_due_s - requests.arrival_s
+    horizon_s = float(requests.last_due_s.max() - requests.arrival_s[0])
     share = min(1.0, (WINDOW + 2 * HALO) / len(lives_s))
     for width_s in WIDTHS_S:
         lives = lives_s / width_s + 1
         places = np.searchsorted(run_starts(int(lives.max()) + 1), lives).sum()
-        if places * share <= WINDOW_PLACES and lives.sum() <= MOST_BUCKETS:
+        buckets = share * horizon_s / width_s
+        if places * share <= WINDOW_PLACES and buckets <= WINDOW_BUCKETS and lives.sum() <= MOST_BUCKETS:
             return width_s
     raise BoundError(
         f"{len(lives_s)} requests with deadlines up to {lives_s.max():.0f} s after arrival are too many to bound: "

@@ -14,6 +14,7 @@ from proserve_core.latency import LatencyModel, StepWork
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
 from proserve_core.replica import Replica
 from proserve_core.routing.registry import make_router
+from proserve_lab.bound import fluid
 from proserve_lab.bound.fluid import BoundError, fluid_bound
 from proserve_lab.simulation.run import simulate
 from proserve_lab.simulation.workload import DEFAULT_MIX, SimulatedRequest, make_workload
@@ -309,3 +310,15 @@ def test_lengths_that_the_prompt_gives_away_are_known_anyway() -> None:
 def test_too_many_and_too_long_requests_are_refused() -> None:
     with pytest.raises(BoundError, match="take fewer with --limit"):
         bound([request(number, arrival_s=number, output=20_000_000) for number in range(200)])
+
+
+def test_windows_of_a_long_workload_bound_it_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = workload(120, gap_s=0.02)
+    whole = fluid_bound(requests, latency=GPU, limits=LIMITS, bucket_s=0.25)
+    monkeypatch.setattr(fluid, "WINDOW", 40)
+    monkeypatch.setattr(fluid, "HALO", 15)
+    windows = fluid_bound(requests, latency=GPU, limits=LIMITS, bucket_s=0.25)
+    assert windows.windows == 3
+    assert windows.status == "feasible"
+    # Windows of less than a second know little of each other's load.
+    assert whole.tdg_bound - 0.001 <= windows.tdg_bound < 0.95
