@@ -33,7 +33,15 @@ _COLORS = {
     "sarathi": "#16a085",
     "priority": "#a04000",
 }
-_OTHERS = "#bbbbbb"
+_OTHERS = "#999999"
+_DASHES = {
+    "edf": "--",
+    "fair-batching": ":",
+    "sarathi-priority": "-.",
+    "srpf": (0, (5, 1)),
+    "weighted-vtc": (0, (1, 1)),
+}
+"""Of those without a colour of their own."""
 _LEGEND_INCHES = 0.7
 BURST_PLACE = Place("burst", "azure-conv", 3.0)
 
@@ -54,14 +62,17 @@ def draw_all(results: Results, folder: Path) -> None:
             draw(results).savefig(folder / f"{name}.svg", format="svg", metadata={"Date": None, "Creator": None})
 
 
-def _panels(titles: Sequence[str], label: str, columns: int = 3) -> tuple[Figure, list[Axes]]:
+def _panels(
+    titles: Sequence[str], label: str, *, columns: int = 3, panel_inches: float = 3.6, legend: bool = True
+) -> tuple[Figure, list[Axes]]:
     rows = -(-len(titles) // columns)
-    width, height = 3.6 * columns, 2.7 * rows + _LEGEND_INCHES
+    below = _LEGEND_INCHES if legend else 0.0
+    width, height = panel_inches * columns, 2.7 * rows + below
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(rows, columns, squeeze=False)
     # By hand: automatic layout draws everything several times.
     figure.subplots_adjust(
-        left=0.6 / width, right=1 - 0.15 / width, top=1 - 0.3 / height, bottom=(0.5 + _LEGEND_INCHES) / height,
+        left=0.6 / width, right=1 - 0.15 / width, top=1 - 0.3 / height, bottom=(0.5 + below) / height,
         wspace=0.2, hspace=0.4,
     )  # fmt: skip
     axes = [axis for row in grid for axis in row][: len(titles)]
@@ -92,7 +103,11 @@ def _by_load(
     for axis, workload in zip(axes, grid.workloads, strict=True):
         spots = [Place(grid.scenario, workload, load) for load in grid.loads]
         for policy in reversed(policy_names()):
-            style: dict[str, object] = {"color": _COLORS.get(policy, _OTHERS), "lw": 2.2 if policy == OURS else 1.2}
+            style: dict[str, object] = {
+                "color": _COLORS.get(policy, _OTHERS),
+                "ls": _DASHES.get(policy, "-"),
+                "lw": 2.2 if policy == OURS else 1.2,
+            }
             _line(axis, [(spot.load, figure_of(spot, policy)) for spot in spots], label=policy, **style)
         if bound is not None:
             _line(axis, [(spot.load, bound(spot)) for spot in spots], label="bound", color="black", ls="--", lw=1)
@@ -118,7 +133,8 @@ def _classes(results: Results) -> Figure:
 
 
 def _burst(results: Results) -> Figure:
-    figure, axes = _panels(["slide-batching: Urgent", "requests in the engine"], "share of the requests", columns=2)
+    titles = ["slide-batching: Urgent", "requests in the engine"]
+    figure, axes = _panels(titles, "share of the requests", columns=2, legend=False)
     found = results.find(BURST_PLACE, "slide-batching")
     moments = () if found is None else found.timeline
     seconds = [moment.second for moment in moments]
@@ -132,7 +148,7 @@ def _burst(results: Results) -> Figure:
 
 def _alpha(results: Results) -> Figure:
     figures = alpha_figures(results)
-    figure, axes = _panels(["slide-batching by alpha"], "share of the gain", columns=1)
+    figure, axes = _panels(["slide-batching by alpha"], "share of the gain", columns=1, panel_inches=6.5)
     for number, (spot, values) in enumerate(figures.items()):
         _line(
             axes[0], values, label=f"{spot.workload} {spot.load:g}", marker="o", ms=3, color=f"C{number // 2}",
@@ -141,5 +157,5 @@ def _alpha(results: Results) -> Figure:
     axes[0].set_xscale("log")
     axes[0].set_xlabel("alpha (1: default)")
     axes[0].set_ylim(0, 1.02)
-    _legend(figure, axes[0], columns=2)
+    _legend(figure, axes[0], columns=3)
     return figure
