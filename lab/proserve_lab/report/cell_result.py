@@ -46,6 +46,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     steps: int = 0
     preemptions: int = 0
     plan_us: PlanFigures | None = None
+    """CPU time."""
     simulated_s: float = 0.0
     cpu_s: float = 0.0
     """What the cell took."""

@@ -45,6 +45,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
 
 GRID = (
     Circumstances(scenario="h100", workloads=TRACES, loads=LOADS),
+    Circumstances(scenario="h100-256", workloads=TRACES, loads=OVERLOADS),
     Circumstances(scenario="a100", workloads=TRACES, loads=OVERLOADS),
     Circumstances(scenario="tight", workloads=TRACES, loads=OVERLOADS),
     Circumstances(scenario="wp10", workloads=TRACES, loads=OVERLOADS),
@@ -143,9 +144,9 @@ def all_cells() -> list[Cell]:
     return [
         *contender_cells(GRID[:1]),
         *contender_cells(GRID[1:]),
+        *bound_cells(),
         *contender_cells(EXTRA),
         *ablation_cells(),
-        *bound_cells(),
     ]
 
 

@@ -48,7 +48,7 @@ def claims_table(results: Results) -> str:
         found = claim.check(results) or Finding("", Verdict.UNKNOWN)
         reason = claim.why_not if found.verdict in (Verdict.NOT, Verdict.PARTLY) else ""
         rows.append([claim.what, claim.source, claim.theirs, found.ours, found.verdict.value, reason])
-    return table(["claim", "source", "there", "here", "verdict", "why"], rows)
+    return table(["claim", "source", "there", "here", "verdict", "why"], rows, words=6)
 
 
 def _against_baselines(figure: str, claimed: float) -> Callable[[Results], Finding | None]:

@@ -92,7 +92,7 @@ def document_text(by_key: Mapping[str, CellResult]) -> str:
         (
             "Plan time",
             [
-                "Wall time of one plan in the simulator, on the machine that ran the cells and with its other load. "
+                "CPU time of one plan in the simulator, on the machine that ran the cells. "
                 "`proserve bench plan` compares policies with vLLM's own scheduler.",
                 other_tables.plan_time(results),
             ],

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 MISSING = "-"
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are aligned right."""
-    lines = ["| " + " | ".join(headings) + " |", "|---" + "|--:" * (len(headings) - 1) + "|"]
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+    """A Markdown table; the first columns are `words`, the others figures and aligned right."""
+    lines = ["| " + " | ".join(headings) + " |", "|---" * words + "|--:" * (len(headings) - words) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
 

@@ -97,7 +97,7 @@ def fidelity(results: Results) -> str:
                     f"{1000 * value.p95_s:.3f}",
                 ]
             )
-    return table(["trace", "kind of batch", "batches", "R2", "MAE, ms", "P95, ms"], rows)
+    return table(["trace", "kind of batch", "batches", "R2", "MAE, ms", "P95, ms"], rows, words=2)
 
 
 def corrections(results: Results) -> str:
@@ -117,7 +117,9 @@ def corrections(results: Results) -> str:
                     f"{1000 * value.learned.p95_s:.2f}",
                 ]
             )
-    return table(["trace", "kind of step", "steps", "MAPE at the start", "MAPE learned", "MAE, ms", "P95, ms"], rows)
+    return table(
+        ["trace", "kind of step", "steps", "MAPE at the start", "MAPE learned", "MAE, ms", "P95, ms"], rows, words=2
+    )
 
 
 def plan_time(results: Results) -> str:

@@ -53,7 +53,7 @@ def run_cell(cell: Cell) -> CellResult:
     with ablated(cell.variant) if _is_ablation(cell) else nullcontext():
         policy = make_policy(cell.policy, dict(cell.options))
         probe = _probe(cell, policy)
-        timed = TimedPolicy(probe or policy)
+        timed = TimedPolicy(probe or policy, clock=time.thread_time)
         replica = Replica(
             policy=timed,
             policy_name=cell.policy,

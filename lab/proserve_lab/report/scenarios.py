@@ -121,12 +121,15 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     arrivals: Arrivals = _steady
     blocks: int | None = None
     """KV blocks; None: as calibrated."""
+    max_sequences: int | None = None
+    """Resident requests; None: as calibrated."""
     noise: Callable[[], Noise] = _no_noise
     """Makes what step times are multiplied by."""
 
 
 SCENARIOS: dict[str, Scenario] = {
     "h100": Scenario(title="H100"),
+    "h100-256": Scenario(title="H100 with at most 256 sequences, as in most published set-ups", max_sequences=256),
     "a100": Scenario(title="A100", calibration="a100-llama-3.1-8b"),
     "tight": Scenario(title="H100, TTFT 0.5 s + 0.2 ms per prompt token, TPOT 30 ms", terms=_tight),
     "wp10": Scenario(title="H100, a first token worth ten others", mix=_mix(0.5, first_token_gain=10)),
@@ -155,7 +158,7 @@ def limits_of(scenario: str) -> EngineLimits:
     return EngineLimits(
         block_size=engine.block_size,
         blocks=SCENARIOS[scenario].blocks or engine.blocks,
-        max_sequences=engine.max_sequences,
+        max_sequences=SCENARIOS[scenario].max_sequences or engine.max_sequences,
         max_step_tokens=engine.max_step_tokens,
     )
 

@@ -12,7 +12,8 @@ NOISE = 0.005
 """Half a point: what another policy may be ahead by."""
 OVERLOADED = 1.2
 """Loads from here on count as overload."""
-TARGETS = {"qoserve": {"h100": 0.10, "a100": 0.20}, "density": {"h100": 0.10, "a100": 0.20}}
+_RIVALS_TARGET = {"h100": 0.10, "h100-256": 0.10, "a100": 0.20}
+TARGETS = {"qoserve": _RIVALS_TARGET, "density": _RIVALS_TARGET}
 OTHERS_TARGET = 0.35
 BOUND_TARGET, UNKNOWN_TARGET = 0.90, 0.95
 REACHABLE = {

@@ -18,3 +18,10 @@ def test_ends_reach_a_policy_that_learns_from_them_and_no_other() -> None:
     TimedPolicy(learner).ended(decoding("r", emitted=7), finished=True)
     assert sum(learner.learned().tables[0].events) == 1
     TimedPolicy(Fcfs()).ended(decoding("r", emitted=7), finished=True)
+
+
+def test_another_clock_can_be_given() -> None:
+    readings = iter((1.0, 1.5))
+    timed = TimedPolicy(Fcfs(), clock=lambda: next(readings))
+    timed.plan(engine_state(decoding("r")))
+    assert timed.durations_s == [0.5]
