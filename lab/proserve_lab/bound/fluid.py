@@ -33,8 +33,10 @@ Column = NDArray[np.float64]
 Index = NDArray[np.intp]
 
 WIDTHS_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-WINDOW_PLACES = 30_000
-"""Places of all requests' lives together in one window: solved in 10-40 s."""
+WINDOW_PLACES = 20_000
+"""Places of all requests' lives together in one window: solved in 10-30 s."""
+WINDOW_PLACES_UNKNOWN = 30_000
+"""The same when lengths are unknown: each life is as long as the longest, and coarser buckets say little."""
 WINDOW_BUCKETS = 3000
 """Buckets of one window: rows of the linear program."""
 MOST_BUCKETS = 40_000_000
@@ -99,11 +101,15 @@ def fluid_bound(
     earnable = float(columns.earnable.sum())
     if earnable <= 0:
         return Bound(tdg_bound=1.0, status="optimal", bucket_s=bucket_s or 0.0, buckets=0, windows=0, rounds=0)
-    width_s = bucket_s if bucket_s is not None else _width_s(columns)
+    width_s = (
+        bucket_s
+        if bucket_s is not None
+        else _width_s(columns, places=WINDOW_PLACES if lengths_known else WINDOW_PLACES_UNKNOWN)
+    )
     return _Bounding(columns, lengths, engine, width_s, progress).run()
 
 
-def _width_s(requests: Requests) -> float:
+def _width_s(requests: Requests, *, places: int) -> float:
     """The finest width that keeps windows solvable.
 
     Raises:
@@ -114,9 +120,9 @@ def _width_s(requests: Requests) -> float:
     share = min(1.0, (WINDOW + 2 * HALO) / len(lives_s))
     for width_s in WIDTHS_S:
         lives = lives_s / width_s + 1
-        places = np.searchsorted(run_starts(int(lives.max()) + 1), lives).sum()
+        needed = np.searchsorted(run_starts(int(lives.max()) + 1), lives).sum()
         buckets = share * horizon_s / width_s
-        if places * share <= WINDOW_PLACES and buckets <= WINDOW_BUCKETS and lives.sum() <= MOST_BUCKETS:
+        if needed * share <= places and buckets <= WINDOW_BUCKETS and lives.sum() <= MOST_BUCKETS:
             return width_s
     raise BoundError(
         f"{len(lives_s)} requests with deadlines up to {lives_s.max():.0f} s after arrival are too many to bound: "
