@@ -70,11 +70,10 @@ def run_pretended(engine: Engine) -> None:
     assert engine.wrong_outputs() == {}
 
 
-def assert_everything_was_met(steps: list[RecordedStep]) -> None:
+def assert_shortage_was_met(steps: list[RecordedStep]) -> None:
     assert any(step.victims for step in steps)
     assert any(step.waiting for step in steps)
     assert any(step.chunks for step in steps)
-    assert any(step.decodes and step.prompts for step in steps)
     assert any(step.decodes > 1 for step in steps)
 
 
@@ -85,7 +84,7 @@ def test_real_engine_runs_and_preempts_as_planned(policy: str, scheduler: type, 
     outputs = real_engine.generate(workload(8), facts=True)
     assert [len(output) for output in outputs] == [tokens for _, tokens in workload(8)]
     assert recorder.differences == []
-    assert_everything_was_met(recorder.steps)
+    assert_shortage_was_met(recorder.steps)
 
 
 @every_policy
@@ -96,7 +95,9 @@ def test_with_two_steps_in_flight_vllm_runs_and_preempts_as_planned(policy: str,
     idle = [step for step in recorder.steps if policy == "fcfs" and step.ending and not step.ran]
     assert [step.difference for step in recorder.steps if step.difference and step not in idle] == []
     assert len(idle) <= len(engine.prompts)
-    assert_everything_was_met(recorder.steps)
+    assert_shortage_was_met(recorder.steps)
+    # Requests arrive while others decode; on the real engine they come all at once, and some policies finish in waves.
+    assert any(step.decodes and step.prompts for step in recorder.steps)
 
 
 def without_the_last(plan: BatchPlan) -> BatchPlan:
