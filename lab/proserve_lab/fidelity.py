@@ -2,11 +2,11 @@
 
 A simulation needs the engine's step times. An emulated engine has them by definition; those of a real one are fitted to
 its own steps (`calibrate`) right before and after the replay that is judged. From that replay itself comes only how
-fast the machine was meanwhile, one factor (`at_speed_of`); the errors of single steps are reported without it.
+fast the machine was meanwhile, a factor and a constant (`at_speed_of`); errors of single steps are reported without it.
 """
 
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import linear_regression, median
 
 import msgspec
 
@@ -62,13 +62,19 @@ def calibrate(steps: Sequence[LoggedStep]) -> LatencyModel:
 
 
 def at_speed_of(model: LatencyModel, steps: Sequence[LoggedStep]) -> LatencyModel:
-    """The model with all constants scaled so that `steps` together take as long as they did.
+    """The model with all constants scaled by one factor and one more constant per step, as fits `steps` best.
 
-    Throughput decides how a queue grows; a fit on relative errors finds the typical step and misses the mean, and the
-    speed of a machine that others use too changes from minute to minute.
+    Least squares on the times themselves: `steps` together then take as long as they did, and long ones, which decide
+    how a queue grows, are met best; a fit on relative errors finds the typical step and misses both. What the thread
+    waits for is a constant per step, and the speed of a machine that others use too changes from minute to minute.
     """
-    factor = sum(step.wall_s for step in steps) / sum(model.step_s(step.work) for step in steps)
-    return LatencyModel(**{name: value * factor for name, value in msgspec.structs.asdict(model).items()})
+    predicted = [model.step_s(step.work) for step in steps]
+    measured = [step.wall_s for step in steps]
+    factor, constant_s = linear_regression(predicted, measured)
+    if constant_s < 0 or factor <= 0:
+        factor, constant_s = sum(measured) / sum(predicted), 0.0
+    scaled = {name: value * factor for name, value in msgspec.structs.asdict(model).items()}
+    return LatencyModel(**scaled | {"host_s": scaled["host_s"] + constant_s})
 
 
 def step_errors(replays: Sequence[tuple[LatencyModel, Sequence[LoggedStep]]]) -> StepErrors | None:

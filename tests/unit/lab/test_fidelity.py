@@ -2,12 +2,13 @@
 
 import random
 
+import msgspec
 import pytest
 
 from engine_builders import H100_LLAMA_8B
 from proserve_core.latency import LatencyModel, StepWork
 from proserve_core.latency.step_log import LoggedStep, decode_steps, encode_step
-from proserve_lab.fidelity import agreements, calibrate, step_errors
+from proserve_lab.fidelity import agreements, at_speed_of, calibrate, step_errors
 
 
 def logged(latency: LatencyModel, *, count: int, slower: float = 1.0, scatter: float = 0.0) -> list[LoggedStep]:
@@ -34,6 +35,15 @@ def test_calibrated_steps_together_take_as_long_as_they_did() -> None:
     steps = logged(H100_LLAMA_8B, count=300, scatter=0.4)
     model = calibrate(steps)
     assert sum(model.step_s(step.work) for step in steps) == pytest.approx(sum(step.wall_s for step in steps))
+
+
+def test_what_the_thread_waits_for_in_each_step_is_a_constant_of_the_step() -> None:
+    steps = [
+        msgspec.structs.replace(step, wall_s=1.1 * step.cpu_s + 0.002) for step in logged(H100_LLAMA_8B, count=300)
+    ]
+    model = at_speed_of(H100_LLAMA_8B, steps)
+    assert model.host_s == pytest.approx(1.1 * H100_LLAMA_8B.host_s + 0.002)
+    assert model.linear_token_s == pytest.approx(1.1 * H100_LLAMA_8B.linear_token_s)
 
 
 def test_step_errors_tell_scatter_from_bias_and_waiting() -> None:
