@@ -55,7 +55,11 @@ def test_the_users_arguments_and_environment_win() -> None:
 
 def test_policy_and_capacity_reach_the_engine_through_its_environment() -> None:
     settings = EngineSettings(
-        policy="slide-batching", policy_options={"urgency": 0.9}, capacity_host="0.0.0.0", capacity_port=1234
+        policy="slide-batching",
+        policy_options={"urgency": 0.9},
+        capacity_host="0.0.0.0",
+        capacity_port=1234,
+        step_log="/tmp/steps",
     )
     variables = serve_command("m", settings=settings, device=Device.GPU, python="python", environment={}).environment
     assert EngineSettings.from_environment(variables) == settings
