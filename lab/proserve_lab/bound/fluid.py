@@ -35,7 +35,7 @@ Index = NDArray[np.intp]
 WIDTHS_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 WINDOW_PLACES = 20_000
 """Places of all requests' lives together in one window: solved in 10-30 s."""
-WINDOW_PLACES_UNKNOWN = 30_000
+WINDOW_PLACES_UNKNOWN = 40_000
 """The same when lengths are unknown: each life is as long as the longest, and coarser buckets say little."""
 WINDOW_BUCKETS = 3000
 """Buckets of one window: rows of the linear program."""

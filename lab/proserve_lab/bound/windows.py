@@ -23,7 +23,7 @@ _ROUNDING = 1e-9
 _CROWDED = 0.98
 _TAIL_GROWTH = 1.2
 """Once this share of requests is past its last deadline, buckets grow by so much: little happens and it takes long."""
-_SINGLE = 8
+_SINGLE = 16
 _RUN_GROWTH = 0.2
 """Places are single buckets up to `_SINGLE`; a later run is at most this share of the buckets before it."""
 _SPREAD = 1.5
