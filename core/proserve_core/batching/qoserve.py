@@ -25,6 +25,7 @@ and keeps steps at the least size while it lasts. Share of the gain (Llama-3.1-8
 | the same, A100, 1.2 | 0.885 | 0.866 | 0.734 | 0.892 |
 | servegen m-large, H100, 1.2 | 0.737 | 0.715 | | 0.741 |
 | servegen deepseek-r1, H100, 1.2 | 0.933 | 0.930 | 0.792 | 0.932 |
+| azure-code-2023, H100, 1.2 | 0.646 | 0.638 | 0.670 | 0.678 |
 | mooncake-conversation, H100, 1.2 | 0.816 | 0.802 | 0.801 | 0.798 |
 """
 
