@@ -11,7 +11,6 @@ from proserve_lab.report import run_cell, scenarios, workloads
 from proserve_lab.report.cell_result import CellResult, ResultStore
 from proserve_lab.report.workloads import WORKLOADS, Workload
 
-pytest.importorskip("matplotlib")
 ONLY = ("--only", "h100/azure-conv/1.2/fcfs", "--only", "h100/azure-conv/1.2/slide-batching", "--jobs", "1")
 
 

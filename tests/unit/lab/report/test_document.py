@@ -7,10 +7,8 @@ import pytest
 
 from proserve_lab.report.cell_result import CellResult, Moment
 from proserve_lab.report.cells import BOUND, OURS, Cell, all_cells
-from proserve_lab.simulation.result import ClassFigures, PlanFigures
-
-pytest.importorskip("matplotlib")
 from proserve_lab.report.document import document_text, write_document
+from proserve_lab.simulation.result import ClassFigures, PlanFigures
 
 GAINS = {OURS: 0.9, "slide-batching": 0.8, "qoserve": 0.7, BOUND: 0.95}
 
