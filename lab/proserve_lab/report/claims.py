@@ -277,8 +277,8 @@ _LOW_LOAD_WHY = (
     "at half load a long prompt still makes others late where prompts are long or come in bursts, so order matters"
 )
 _SORTER_WHY = (
-    "the published key puts the most urgent prompt first, work over slack: of two with one deadline the longer one. "
-    "That wastes steps where prompts are short and many (docs/batching.md)"
+    "of the order of prompts the paper gives only the ingredients; QoServe weighs a deadline against 8 ms per token, "
+    "so it serves short prompts first always, which pays where prompts are short and many"
 )
 
 CLAIMS: tuple[Claim, ...] = (

@@ -1,5 +1,7 @@
 """Cells are run once, again when stale, and a failing one stops nobody."""
 
+import os
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import msgspec
@@ -44,6 +46,15 @@ def run_or_fail(cell: Cell) -> CellResult:
     if cell.load == 1.0:
         raise ValueError("too much")
     return result(cell)
+
+
+def test_a_killed_process_ends_the_run_with_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BrokenProcessPool):
+        run_cells(CELLS, ResultStore(tmp_path / "r.jsonl"), jobs=2, progress=lambda _: None, run=die)
+
+
+def die(_: Cell) -> CellResult:
+    os._exit(1)
 
 
 def test_an_interrupted_run_keeps_what_is_done_and_goes_on_there(tmp_path: Path) -> None:
