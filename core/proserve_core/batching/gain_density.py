@@ -57,6 +57,12 @@ def prefill_share(
     return max(LEAST_PREFILL_SHARE, 1 - busy)
 
 
+def decode_share(columns: RequestColumns, latency: LatencyModel, decodes: Index) -> float:
+    """Part of the time that `decodes` take when each gets a token per TPOT, with the steps' constant."""
+    each_s = latency.linear_token_s + latency.sequence_s + latency.context_s * columns.context[decodes]
+    return float((each_s / columns.tpot_s[decodes]).sum()) + latency.constant_s / columns.least_tpot_s
+
+
 def prospects(
     columns: RequestColumns, pace: Pace, lengths: LengthTable, profiles: Index, latency: LatencyModel
 ) -> Prospects:

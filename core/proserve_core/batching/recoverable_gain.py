@@ -9,9 +9,12 @@ saturation, two GPUs and three sets of objectives (docs/batching.md has figures)
   whole queue takes to drain: deadline order in a short queue, density order in a long one.
 - Who cannot earn anything any more comes last, but is never dropped.
 - The step is as long as loses the least gain per second (`step_length`).
-- Saturation: when one step of all decodes takes longer than their TPOT allows, holding all of them makes all of them
-  late. Then the step is fixed at that length, the densest subset runs and the others pause; prompts may displace
-  clearly less dense decodes, in a small part of the step. Without it long outputs on a slow GPU lose up to 47 points.
+- Crowd: when one step of all decodes takes longer than the tightest TPOT allows, holding all of them makes all of them
+  late. Then the step ends before, and decodes that would be late without it come first: others, such as those with a
+  longer TPOT, can pause.
+- Saturation: when a token per TPOT for each decode is more than the engine can do, the densest run, the others pause;
+  prompts may displace clearly less dense decodes, in a small part of the step. Without it long outputs on a slow GPU
+  lose up to 47 points.
 - Plenty: when all deadlines can be met, and that has been so for a while (`load_gate`), prompts go by deadline and
   steps may be long.
 
@@ -24,7 +27,7 @@ faster than its TPOT needs its slot only part of the time (1-2 points of gain at
 import numpy as np
 
 from proserve_core.batching.fill import FillOptions, fill
-from proserve_core.batching.gain_density import Pace, Prospects, prefill_share, prospects
+from proserve_core.batching.gain_density import Pace, Prospects, decode_share, prefill_share, prospects
 from proserve_core.batching.length_counts import LengthCounts
 from proserve_core.batching.length_observer import LengthObserver
 from proserve_core.batching.load_gate import LoadGate, prompts_feasible
@@ -38,7 +41,7 @@ URGENT_TPOTS = 5.0
 URGENCY = 0.3
 """Part of the queue's drain time in which waiting makes a prompt urgent by a factor e."""
 SATURATED_SHARE = 0.9
-"""Of the tightest TPOT: longest step of all decodes that is not saturation."""
+"""Part of a TPOT that a step of all decodes may take, and of the time that they may take altogether."""
 HOLD = 1.5
 """In saturation a running decode gives way only to a prompt that is denser by this factor: between equal (swapping like
 for like on the noise of estimates) and 2, a common ratio of class weights."""
@@ -89,8 +92,9 @@ class RecoverableGain:
         decoding = np.flatnonzero(decode)
         decodes = len(decoding)
         decode_step_s = latency.sums_s(decodes, 0, float(columns.context[decoding].sum()) - decodes, decodes)
-        saturated = decodes > 0 and decode_step_s > SATURATED_SHARE * tpot_s
-        if saturated:
+        crowded = decodes > 0 and decode_step_s > SATURATED_SHARE * tpot_s
+        saturated = crowded and decode_share(columns, latency, decoding) > SATURATED_SHARE
+        if crowded:
             decode_step_s = max(SATURATED_SHARE * tpot_s, latency.host_s + latency.floor_s + 1e-3)
         elif not decodes:
             decode_step_s = 0.0
@@ -105,7 +109,10 @@ class RecoverableGain:
         running, prompts = np.flatnonzero(valuable & decode), np.flatnonzero(valuable & ~decode)
         unhurried = self._unhurried(state, columns, pace, running, prompts, saturated, elapsed_s)
 
-        ranking, first_prompt_density = _rank(columns, worth, pace, running, prompts, saturated, unhurried)
+        ranking, first_prompt_density = _rank(
+            columns, worth, pace, running, prompts,
+            due_s=2 * decode_step_s if crowded else None, saturated=saturated, unhurried=unhurried,
+        )  # fmt: skip
         self.ranked = RankedStep(
             columns=columns,
             ranking=ranking,
@@ -183,10 +190,15 @@ def _rank(
     pace: Pace,
     running: Index,
     prompts: Index,
+    *,
+    due_s: float | None,
     saturated: bool,
     unhurried: bool,
 ) -> tuple[Ranking, float]:
-    """The order of all requests, and the density of the first prompt worth running."""
+    """The order of all requests, and the density of the first prompt worth running.
+
+    `due_s`: decodes with less slack would be late if they did not run now; None when all run anyway.
+    """
     density, slack_s = worth.density, columns.slack_s
     queue_s = columns.prefill_s[prompts] / pace.prefill_share
     drain_s = float(queue_s.sum())
@@ -203,6 +215,10 @@ def _rank(
     if len(prompts):
         first_density = float(density[prompts].max() if unhurried else density[prompts[np.argmax(index[prompts])]])
     ranking = Ranking()
+    if due_s is not None:
+        due = slack_s[front] < due_s
+        ranking.add_places(front[due], density, "urgent")
+        front = front[~due]
     ranking.add_places(front, density, "urgent")
     if unhurried:
         ranking.add_places(prompts, -slack_s, "prompt")

@@ -62,6 +62,7 @@ REQUEST_ATTRIBUTES = (
     "num_output_placeholders",
     "num_output_tokens",
     "num_prompt_tokens",
+    "prompt_token_ids",
     "num_stale_output_tokens",
     "drop_stale_output",
     "request_id",

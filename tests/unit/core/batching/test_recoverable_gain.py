@@ -110,6 +110,19 @@ def test_when_decodes_alone_exceed_their_tpot_the_densest_run_and_the_others_pau
     assert result.predicted_s == pytest.approx(0.045)
 
 
+def test_a_step_too_short_for_all_is_for_those_who_are_due_when_the_others_can_wait() -> None:
+    # 40 decodes take 50 ms and a chat has 40 ms for each token, but a token per TPOT for all takes only 85% of it.
+    chat, batch = service_terms(1.0, ttft_s=0.5, tpot_s=0.04), service_terms(9.0, ttft_s=30.0, tpot_s=0.2)
+    chats = [decoding(f"chat{number}", emitted=10, arrival_s=-0.86, terms=chat) for number in range(20)]
+    batches = [decoding(f"batch{number}", emitted=10, arrival_s=-31.85, terms=batch) for number in range(20)]
+    result = plan(*batches, *chats)
+    assert set(ids(result)[:20]) == {request.id for request in chats}
+    assert len(result.entries) == 28
+    # Batch requests that are due as well go by density.
+    overdue = [decoding(f"batch{number}", emitted=10, arrival_s=-31.98, terms=batch) for number in range(20)]
+    assert {name[:5] for name in ids(plan(*overdue, *chats))[:20]} == {"batch"}
+
+
 def test_in_saturation_prompts_get_a_small_part_of_the_step_and_only_when_clearly_denser() -> None:
     running = [decoding(f"d{number}", arrival_s=-1.0) for number in range(60)]
 
