@@ -51,7 +51,8 @@ def best_plans(groups: Sequence[Windows], prices: Column, token_s: float) -> lis
 
 
 def _choose(windows: Windows, prices: Column, token_s: float) -> Choice:
-    decode, late_decode = (
+    # In a run, the least of both parts of the price: not more than what any of its buckets asks.
+    per_token, per_s = (
         np.minimum.reduceat(price, windows.run_starts, axis=1) for price in _decode_prices(windows, prices, token_s)
     )
     prefill = np.minimum.reduceat(_prefill_prices(windows, prices), windows.run_starts, axis=1)
@@ -61,8 +62,9 @@ def _choose(windows: Windows, prices: Column, token_s: float) -> Choice:
     cheapest_late = np.full(len(windows.requests), np.inf)
     value = np.full(windows.can_start.shape, -np.inf)
     for place in range(places - 1, -1, -1):
-        np.minimum(cheapest[:, place:], decode[:, place : place + 1], out=cheapest[:, place:])
-        np.minimum(cheapest_late, late_decode[:, place], out=cheapest_late)
+        offer = per_token[:, place, None] + per_s[:, place, None] * windows.decode_s[:, place:]
+        np.minimum(cheapest[:, place:], offer, out=cheapest[:, place:])
+        np.minimum(cheapest_late, per_token[:, place] + per_s[:, place] * windows.late_s[:, 0], out=cheapest_late)
         margin = np.maximum(windows.further_gain - cheapest[:, place:], 0.0)
         decoding = (windows.due[:, place:] * margin).sum(axis=1) + windows.granted[:, 0]
         late = windows.late[:, place]
@@ -96,9 +98,9 @@ def _expand(windows: Windows, end: Index, prices: Column, token_s: float, begin:
     everyone = np.arange(len(end))
     places = np.arange(windows.can_start.shape[1])
     started = places >= end[:, None]
-    decode, late_decode = _decode_prices(windows, prices, token_s)
-    decode_price, decode_offset = _cheapest_of_runs(decode, windows.run_starts)
-    late_price, late_offset = _cheapest_of_runs(late_decode, windows.run_starts)
+    per_token, per_s = _decode_prices(windows, prices, token_s)
+    late_price, offset_of = _cheapest_of_runs(per_token + per_s * windows.late_s, windows.run_starts)
+    run_token, run_s = (np.take_along_axis(price, offset_of, axis=1) for price in (per_token, per_s))
     prefill_price, prefill_offset = _cheapest_of_runs(_prefill_prices(windows, prices), windows.run_starts)
     prefill_place = np.where(places <= end[:, None], prefill_price, np.inf).argmin(axis=1)
     late_price = np.where(started, late_price, np.inf)
@@ -106,8 +108,9 @@ def _expand(windows: Windows, end: Index, prices: Column, token_s: float, begin:
     cheapest = np.full(started.shape, np.inf)
     where = np.zeros(started.shape, np.intp)
     for at in range(len(places)):
-        better = started[:, at, None] & (decode_price[:, at, None] < cheapest[:, at:])
-        cheapest[:, at:] = np.where(better, decode_price[:, at, None], cheapest[:, at:])
+        offer = run_token[:, at, None] + run_s[:, at, None] * windows.decode_s[:, at:]
+        better = started[:, at, None] & (offer < cheapest[:, at:])
+        cheapest[:, at:] = np.where(better, offer, cheapest[:, at:])
         where[:, at:] = np.where(better, at, where[:, at:])
     worth = started & (cheapest < windows.further_gain)
     tokens = np.where(worth, windows.due, 0.0)
@@ -120,9 +123,9 @@ def _expand(windows: Windows, end: Index, prices: Column, token_s: float, begin:
     owners = np.concatenate([owner, catching_up])
     done_in = where[owner, place]
     amount = np.concatenate([tokens[owner, place], late[catching_up]])
-    at_floor = amount * np.concatenate([windows.decode_s[owner, done_in], windows.late_s[catching_up, 0]])
+    at_floor = amount * np.concatenate([windows.decode_s[owner, place], windows.late_s[catching_up, 0]])
     buckets = prices.shape[1]
-    offset = np.concatenate([decode_offset[owner, done_in], late_offset[catching_up, late_place[catching_up]]])
+    offset = np.concatenate([offset_of[owner, done_in], offset_of[catching_up, late_place[catching_up]]])
     bucket = windows.bucket[owners, offset]
     prefill_bucket = windows.bucket[everyone, prefill_offset[everyone, prefill_place]]
     resources = (BEYOND, FLOOR, SEQUENCES, TOKENS)
@@ -151,13 +154,10 @@ def _cheapest_of_runs(price: Column, starts: Index) -> tuple[Column, Index]:
 
 
 def _decode_prices(windows: Windows, prices: Column, token_s: float) -> tuple[Column, Column]:
-    """Price in each bucket of a token that earns, and of a late one; endless outside a life."""
-    per_token = (token_s * prices[BEYOND] + prices[SEQUENCES] + prices[TOKENS])[windows.bucket]
-    per_s = (prices[BEYOND] + prices[FLOOR])[windows.bucket]
-    widths = np.diff(np.append(windows.run_starts, windows.bucket.shape[1]))
-    decode = per_token + per_s * np.repeat(windows.decode_s, widths, axis=1)
-    late = per_token + per_s * windows.late_s
-    return np.where(windows.alive, decode, np.inf), np.where(windows.alive, late, np.inf)
+    """Price in each bucket of a token apart from its time at the floor, and of that time; endless outside a life."""
+    per_token = token_s * prices[BEYOND] + prices[SEQUENCES] + prices[TOKENS]
+    per_s = prices[BEYOND] + prices[FLOOR]
+    return np.where(windows.alive, per_token[windows.bucket], np.inf), per_s[windows.bucket]
 
 
 def _prefill_prices(windows: Windows, prices: Column) -> Column:

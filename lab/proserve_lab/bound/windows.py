@@ -102,7 +102,7 @@ class Windows(msgspec.Struct, frozen=True, kw_only=True):
     late: Column
     """Decode tokens that are late if the prefill ends there and must be emitted before any that is on time."""
     decode_s: Column
-    """What each token that is decoded there and earns takes at least at the floor."""
+    """What each token of `due` takes at least at the floor."""
     late_s: Column
     """What each token of `late` takes at least at the floor; one column."""
     further_gain: Column
