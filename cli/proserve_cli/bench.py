@@ -10,6 +10,7 @@ import typer
 
 from proserve_cli.adversary import adversary
 from proserve_cli.bench_fidelity import fidelity
+from proserve_cli.bench_memory import memory
 from proserve_cli.failures import failed, needs_extra
 
 bench_app = typer.Typer(
@@ -17,6 +18,7 @@ bench_app = typer.Typer(
 )
 bench_app.command("adversary")(adversary)
 bench_app.command("fidelity")(fidelity)
+bench_app.command("memory")(memory)
 
 
 @bench_app.command("gateway")
@@ -45,6 +47,7 @@ def gateway(
 def plan(
     *,
     steps: Annotated[int, typer.Option(help="Steps to time per case.", min=10)] = 400,
+    policy: Annotated[list[str] | None, typer.Option(help="Measure this policy only; may be repeated.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Time to plan a step against vLLM's own schedule(), in the same steps. Runs in the engine environment."""
@@ -56,5 +59,6 @@ def plan(
     except ServeError as error:
         raise failed(error) from error
     command = [python, "-m", "proserve_engine.bench.plan_time", "--steps", str(steps), *(["--json"] if json else [])]
+    command += [f"--policy={name}" for name in policy or ()]
     environment = {"VLLM_LOGGING_LEVEL": "ERROR", **os.environ}
     raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)

@@ -79,8 +79,10 @@ class RequestTable(Sequence["RequestState"]):
             request.computed_tokens,
             np.nan if request.first_token_s is None else request.first_token_s,
         )
-        self._place[row] = _RESIDENT if request.resident else _WAITING
-        self._forget()
+        place = _RESIDENT if request.resident else _WAITING
+        if self._place[row] != place:
+            self._place[row] = place
+            self._forget()
 
     def remove(self, request_id: str) -> "RequestState":
         """A request leaves."""

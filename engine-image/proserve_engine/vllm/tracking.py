@@ -187,8 +187,10 @@ class Tracker:
         del self._stale_prefixes[request_id]
         state = self.states[request_id]
         if not state.resident:
-            state.computed_tokens = self._cached_prefix(request)
-            self.table.update(state)
+            cached = self._cached_prefix(request)
+            if cached != state.computed_tokens:
+                state.computed_tokens = cached
+                self.table.update(state)
             self._stale_prefixes[request_id] = request
 
     def _facts(self, request: Any) -> RequestFacts | None:
