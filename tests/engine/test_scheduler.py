@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("vllm", reason="the engine environment is missing: make engine")
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -336,3 +337,19 @@ def test_a_policy_that_learns_from_ends_is_told_of_them(scheduler: type, depth: 
     assert round(sum(learned.events)) == 5
     emitted = sum(learned.exposure) - sum(3 + number for number in range(5))
     assert -1 < emitted <= 4
+
+
+def test_what_was_learned_of_lengths_outlives_the_engine(
+    tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROSERVE_POLICY", "recoverable-gain")
+    monkeypatch.setenv("PROSERVE_LENGTHS_FILE", str(tmp_path / "lengths.json"))
+    engine = Engine(ProServeScheduler, model=tiny_model)
+    for number in range(5):
+        engine.submit(f"r{number}", prompt=20, output=3 + number, facts=HIGH)
+    engine.run()
+    engine.scheduler.shutdown()
+    learned = engine.scheduler._proserve.adapter.policy.learned()
+    assert sum(round(sum(table.events)) for table in learned.tables if table.key == ("all",)) == 5
+    again = Engine(ProServeScheduler, model=tiny_model)
+    assert again.scheduler._proserve.adapter.policy.learned() == learned
