@@ -122,6 +122,7 @@ def _opening(by_key: Mapping[str, CellResult]) -> str:
         mean_output = sum(row.output_tokens for row in requests) / len(requests)
         rates = [f"{saturation_of(scenario, name):.3g}" for scenario in ("h100", "a100")]
         factor = f", outputs x{workload.output_factor}" if workload.output_factor > 1 else ""
+        factor += ", load counts all work" if workload.all_work else ""
         rows.append(
             [name, f"{workload.trace}{factor}", str(len(requests)), f"{mean_prompt:.0f} / {mean_output:.0f}", *rates]
         )

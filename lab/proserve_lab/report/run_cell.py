@@ -23,6 +23,7 @@ from proserve_lab.report.fingerprint import code_hash
 from proserve_lab.report.latency_probe import LatencyProbe
 from proserve_lab.report.scenarios import SCENARIOS, calibration_of, limits_of, requests_of
 from proserve_lab.report.urgent_probe import UrgentProbe
+from proserve_lab.report.workloads import BOUND_BUCKETS_S
 from proserve_lab.simulation.result import ClassFigures, PlanFigures
 from proserve_lab.simulation.run import SimulationRun, simulate
 from proserve_lab.simulation.timed import TimedPolicy
@@ -85,6 +86,7 @@ def _run_bound(cell: Cell, started_s: float) -> CellResult:
         latency=calibration_of(cell.scenario).latency,
         limits=limits_of(cell.scenario),
         lengths_known=cell.variant != UNKNOWN,
+        bucket_s=_bucket_s(cell),
     )
     return CellResult(
         key=cell.key,
@@ -95,6 +97,11 @@ def _run_bound(cell: Cell, started_s: float) -> CellResult:
         cpu_s=round(time.process_time() - started_s, 1),
         note=found.status,
     )
+
+
+def _bucket_s(cell: Cell) -> float:
+    """For unknown lengths, which take longer, twice as wide."""
+    return BOUND_BUCKETS_S[cell.workload] * (2 if cell.variant == UNKNOWN else 1)
 
 
 def _rate(requests: Sequence[SimulatedRequest]) -> float:
@@ -153,7 +160,7 @@ def _inputs_hash(scenario: str, workload: str, load: float) -> str:
 
 def _code(cell: Cell) -> str:
     if cell.policy == BOUND:
-        return _hash_of(fluid_bound.__module__)
+        return f"{_hash_of(fluid_bound.__module__)} {_bucket_s(cell)}"
     policy = make_policy(cell.policy, dict(cell.options))
     modules = [type(part).__module__ for part in (policy, _probe(cell, policy)) if part is not None]
     if _is_ablation(cell):

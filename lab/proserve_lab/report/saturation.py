@@ -20,8 +20,14 @@ from proserve_lab.trace import TraceRow
 _HALVINGS = 60
 
 
-def saturation_rate(rows: Sequence[TraceRow], *, latency: LatencyModel, objectives: ServiceObjectives) -> float:
+def saturation_rate(
+    rows: Sequence[TraceRow], *, latency: LatencyModel, objectives: ServiceObjectives, all_work: bool = False
+) -> float:
     """Requests per second of `rows` that saturate one engine, arrivals stretched evenly.
+
+    Args:
+        all_work: count tokens that fall due after the last arrival as well: what saturates an engine in the long run,
+            for outputs so long that hardly any falls due while a few hundred requests arrive.
 
     Raises:
         ValueError: the rows have no span, or a step's constant takes the whole TPOT.
@@ -42,7 +48,7 @@ def saturation_rate(rows: Sequence[TraceRow], *, latency: LatencyModel, objectiv
     def load(window_s: float) -> float:
         """Due work over available time when requests arrive within `window_s`."""
         left_s = window_s - arrivals_s * (window_s / span_s) - objectives.ttft_s
-        due = np.clip(np.floor(left_s / objectives.tpot_s), 0.0, decodes)
+        due = decodes if all_work else np.clip(np.floor(left_s / objectives.tpot_s), 0.0, decodes)
         token_s = latency.linear_token_s + latency.sequence_s + latency.context_s * (prompts + due / 2)
         return (prefill_s + float(np.sum(due * token_s))) / (window_s * room)
 

@@ -17,7 +17,7 @@ from proserve_core.batching import EngineLimits
 from proserve_core.latency.calibrations import Calibration, load_calibration
 from proserve_core.objectives import PriorityClass, ServiceObjectives
 from proserve_lab.report.saturation import saturation_rate
-from proserve_lab.report.workloads import workload_rows
+from proserve_lab.report.workloads import WORKLOADS, workload_rows
 from proserve_lab.simulation.workload import DEFAULT_MIX, SimulatedRequest, make_workload
 from proserve_lab.trace import TraceRow, rescale
 
@@ -167,7 +167,8 @@ def limits_of(scenario: str) -> EngineLimits:
 def saturation_of(scenario: str, workload: str) -> float:
     """Requests per second at load 1.0."""
     latency = calibration_of(scenario).latency
-    return saturation_rate(workload_rows(workload), latency=latency, objectives=BASE)
+    all_work = WORKLOADS[workload].all_work
+    return saturation_rate(workload_rows(workload), latency=latency, objectives=BASE, all_work=all_work)
 
 
 @cache

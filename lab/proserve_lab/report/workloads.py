@@ -15,10 +15,22 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     output_factor: int = 1
     """Outputs are this many times as long as recorded, up to `LONGEST_OUTPUT`."""
+    all_work: bool = False
+    """Load counts all work, not only what falls due while requests arrive."""
 
 
 LONGEST_OUTPUT = 16_384
 """Tokens that lengthened outputs end at."""
+
+BOUND_BUCKETS_S = {
+    "azure-conv": 2.0,
+    "azure-code": 0.5,
+    "mooncake-conversation": 2.0,
+    "mooncake-synthetic": 1.0,
+    "m-large": 0.5,
+    "r1": 4.0,
+}
+"""Time buckets that bounds are computed with: within 0.2 points of finer ones, in less than a minute."""
 
 WORKLOADS: dict[str, Workload] = {
     "azure-conv": Workload(trace="azure-conv-2023", rows=1500),
@@ -27,7 +39,7 @@ WORKLOADS: dict[str, Workload] = {
     "mooncake-synthetic": Workload(trace="mooncake-synthetic", rows=1000),
     "m-large": Workload(trace="servegen-m-large", rows=2000),
     "r1": Workload(trace="servegen-deepseek-r1", rows=1200),
-    "r1 x10": Workload(trace="servegen-deepseek-r1", rows=150, output_factor=10),
+    "r1 x10": Workload(trace="servegen-deepseek-r1", rows=150, output_factor=10, all_work=True),
     "azure-conv x8": Workload(trace="azure-conv-2023", rows=900, output_factor=8),
 }
 TRACES = ("azure-conv", "azure-code", "mooncake-conversation", "mooncake-synthetic", "m-large", "r1")
@@ -38,5 +50,10 @@ TRACES = ("azure-conv", "azure-code", "mooncake-conversation", "mooncake-synthet
 def workload_rows(name: str) -> tuple[TraceRow, ...]:
     """Rows of a workload, arrivals as recorded."""
     workload = WORKLOADS[name]
-    rows = read_trace(shipped_trace(workload.trace), limit=workload.rows)
-    return tuple(msgspec.structs.replace(row, output_tokens=row.output_tokens * workload.output_factor) for row in rows)
+    rows = tuple(read_trace(shipped_trace(workload.trace), limit=workload.rows))
+    if workload.output_factor == 1:
+        return rows
+    return tuple(
+        msgspec.structs.replace(row, output_tokens=min(row.output_tokens * workload.output_factor, LONGEST_OUTPUT))
+        for row in rows
+    )

@@ -9,7 +9,7 @@ from proserve_core.batching.registry import POLICIES, make_policy
 from proserve_lab.report.ablations import ABLATIONS, ablated, told
 from proserve_lab.report.cells import BOUND, OURS, all_cells, contender_cells, matching, policy_names
 from proserve_lab.report.scenarios import IDLE_S, SCENARIOS, limits_of, requests_of, saturation_of
-from proserve_lab.report.workloads import WORKLOADS
+from proserve_lab.report.workloads import LONGEST_OUTPUT, WORKLOADS, workload_rows
 
 
 def test_every_policy_of_the_registry_is_in_every_place() -> None:
@@ -59,6 +59,11 @@ def test_load_is_a_multiple_of_the_saturation_rate() -> None:
     requests = requests_of("h100", "azure-conv", 2.0)
     rate = (len(requests) - 1) / requests[-1].arrival_s
     assert rate == pytest.approx(2 * saturation_of("h100", "azure-conv"))
+
+
+def test_lengthened_outputs_end_somewhere() -> None:
+    assert max(row.output_tokens for row in workload_rows("r1 x10")) == LONGEST_OUTPUT
+    assert max(row.output_tokens for row in workload_rows("r1")) > LONGEST_OUTPUT / 10
 
 
 def test_the_burst_comes_after_idleness() -> None:

@@ -31,6 +31,12 @@ def test_tokens_that_fall_due_after_the_last_arrival_do_not_count() -> None:
     assert endless < saturation_rate(rows(31, output=20), latency=PER_TOKEN, objectives=BASE)
 
 
+def test_all_work_counts_whole_outputs() -> None:
+    # A prompt and 99 tokens are 0.199 s of work.
+    rate = saturation_rate(rows(1001, output=100), latency=PER_TOKEN, objectives=BASE, all_work=True)
+    assert rate == pytest.approx(0.8 / 0.199, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("calibration", "workload", "rate"),
     [
