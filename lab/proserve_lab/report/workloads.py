@@ -30,7 +30,7 @@ BOUND_BUCKETS_S = {
     "m-large": 0.5,
     "r1": 4.0,
 }
-"""Time buckets that bounds are computed with: within 0.2 points of finer ones, in less than a minute."""
+"""Time buckets that bounds are computed with: within 0.4 points of finer ones, in less than a minute."""
 
 WORKLOADS: dict[str, Workload] = {
     "azure-conv": Workload(trace="azure-conv-2023", rows=1500),

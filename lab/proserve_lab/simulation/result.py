@@ -53,7 +53,7 @@ def summarise(
         policy=policy,
         router=router,
         replicas=replicas,
-        rate=(len(arrivals_s) - 1) / span_s if span_s > 0 else 0.0,
+        rate=round((len(arrivals_s) - 1) / span_s, 6) if span_s > 0 else 0.0,
         requests=total.requests,
         tdg_ratio=total.tdg_ratio,
         slo_attainment=total.slo_attainment,
