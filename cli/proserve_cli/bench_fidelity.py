@@ -1,13 +1,12 @@
 """`proserve bench fidelity`: the same requests on an engine and in the simulator, and how far the gain is apart."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
+from proserve_cli.comparison import policy_names, show
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 
@@ -42,20 +41,15 @@ def fidelity(
     from proserve_cli.fidelity_report import print_result
     from proserve_cli.fidelity_run import FidelityError, FidelityOptions, FidelityRunner
     from proserve_cli.local_engines import EngineStartError
-    from proserve_core.batching.registry import PolicyError, make_policy
     from proserve_core.latency.calibrations import load_calibration
     from proserve_lab.shipped_traces import find_trace
     from proserve_lab.trace import TraceError, read_trace
 
-    names = list(dict.fromkeys(name.strip() for name in policies.split(",") if name.strip()))
-    if not names:
-        raise wrong_usage(f"--policies: expected at least one name, such as {POLICIES}; got {policies!r}")
+    names = policy_names(policies, example=POLICIES)
     try:
-        for name in names:
-            make_policy(name)
         load_calibration(calibration)
         rows = read_trace(find_trace(trace))
-    except (PolicyError, TraceError, ValueError) as error:
+    except (TraceError, ValueError) as error:
         raise wrong_usage(error) from error
     folder = Path(tempfile.mkdtemp(prefix="proserve-fidelity-"))
     runner = FidelityRunner(
@@ -72,10 +66,4 @@ def fidelity(
         raise wrong_usage(error) from error
     except (EngineStartError, FidelityError) as error:
         raise failed(error) from error
-    shutil.rmtree(folder, ignore_errors=True)
-    if runner.result is None:
-        raise failed("stopped by a signal")
-    if json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(runner.result), indent=2).decode())
-    else:
-        print_result(runner.result)
+    show(runner.result, json=json, table=print_result, logs=folder)

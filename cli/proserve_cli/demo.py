@@ -1,15 +1,14 @@
 """`proserve demo`: the same overload from a real trace under two batching policies, and what it did to each class."""
 
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
+from proserve_cli.comparison import policy_names, show
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 
@@ -31,19 +30,14 @@ def demo(
     seed: Annotated[int, typer.Option(help="Decides which tenant sends each request.")] = 0,
 ) -> None:
     """Overload two engines with a real trace from two tenants and compare batching policies."""
-    from proserve_core.batching.registry import PolicyError, make_policy
     from proserve_lab.shipped_traces import DEMO_TRACE, shipped_trace
     from proserve_lab.trace import TraceError, read_trace
 
-    names = list(dict.fromkeys(name.strip() for name in policies.split(",") if name.strip()))
+    names = policy_names(policies, example=POLICIES)
     try:
-        for name in names:
-            make_policy(name)
         rows = read_trace(trace or shipped_trace(DEMO_TRACE), limit=limit)
-    except (PolicyError, TraceError) as error:
+    except TraceError as error:
         raise wrong_usage(error) from error
-    if not names:
-        raise wrong_usage(f"--policies: expected at least one name, such as {POLICIES}; got {policies!r}")
     with needs_extra("lab"):
         import httptools  # noqa: F401 - what the replay client stands on
     with needs_extra("gateway"):
@@ -65,13 +59,7 @@ def demo(
         raise wrong_usage(error) from error
     except (EngineStartError, DemoError) as error:
         raise failed(error) from error
-    shutil.rmtree(folder, ignore_errors=True)
-    if runner.result is None:
-        raise failed("stopped by a signal")
-    if json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(runner.result), indent=2).decode())
-    else:
-        print_result(runner.result)
+    show(runner.result, json=json, table=print_result, logs=folder)
 
 
 def _kind(asked: EngineKind | None) -> EngineKind:
