@@ -9,7 +9,6 @@ from rich.console import Console
 
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 from proserve_cli.simulate_run import load_mix, load_rows
-from proserve_core.batching import EngineLimits
 from proserve_core.latency.calibrations import load_calibration
 from proserve_lab.simulation.workload import make_workload
 
@@ -54,19 +53,13 @@ def run(options: BoundOptions) -> None:
         engine = load_calibration(options.calibration)
     except ValueError as error:
         raise wrong_usage(error) from error
-    limits = EngineLimits(
-        block_size=engine.block_size,
-        blocks=engine.blocks,
-        max_sequences=engine.max_sequences,
-        max_step_tokens=engine.max_step_tokens,
-    )
     started_s = time.perf_counter()
     with Console(stderr=True).status(f"bound of {options.trace.name}") as status:
         try:
             found = fluid_bound(
                 workload,
                 latency=engine.latency,
-                limits=limits,
+                limits=engine.limits(),
                 replicas=options.replicas,
                 lengths_known=options.lengths == "known",
                 progress=lambda doing: status.update(f"bound of {options.trace.name}: {doing}"),

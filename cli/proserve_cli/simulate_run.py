@@ -11,7 +11,6 @@ from rich.table import Table
 
 from proserve_cli.failures import failed, wrong_usage
 from proserve_cli.resource_files import read_classes
-from proserve_core.batching import EngineLimits
 from proserve_core.batching.registry import PolicyError, make_policy
 from proserve_core.latency.calibrations import load_calibration
 from proserve_core.objectives import PriorityClass
@@ -54,12 +53,7 @@ def run(options: SimulationOptions) -> None:
         routing = make_router(options.router)
     except (PolicyError, ValueError) as error:
         raise wrong_usage(error) from error
-    limits = EngineLimits(
-        block_size=engine.block_size,
-        blocks=options.kv_blocks or engine.blocks,
-        max_sequences=engine.max_sequences,
-        max_step_tokens=engine.max_step_tokens,
-    )
+    limits = engine.limits(blocks=options.kv_blocks)
     engines = [
         Replica(
             policy=item,

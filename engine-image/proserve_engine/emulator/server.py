@@ -13,7 +13,6 @@ import msgspec
 import uvicorn
 
 from proserve_core.batching.registry import make_policy
-from proserve_core.batching.state import EngineLimits
 from proserve_core.latency import LatencyModel
 from proserve_core.latency.calibrations import Calibration, load_calibration
 from proserve_core.replica import Replica
@@ -62,12 +61,7 @@ def build_replica(options: EmulatorOptions) -> Replica:
     return Replica(
         policy=make_policy(options.policy),
         policy_name=options.policy,
-        limits=EngineLimits(
-            block_size=calibration.block_size,
-            blocks=options.kv_blocks or calibration.blocks,
-            max_sequences=options.max_sequences or calibration.max_sequences,
-            max_step_tokens=calibration.max_step_tokens,
-        ),
+        limits=calibration.limits(blocks=options.kv_blocks, max_sequences=options.max_sequences),
         latency=faster(calibration.latency, options.speed),
         model=served_model(options, calibration),
         engine_id=uuid.uuid4().hex,

@@ -154,13 +154,8 @@ def calibration_of(scenario: str) -> Calibration:
 
 
 def limits_of(scenario: str) -> EngineLimits:
-    engine = calibration_of(scenario)
-    return EngineLimits(
-        block_size=engine.block_size,
-        blocks=SCENARIOS[scenario].blocks or engine.blocks,
-        max_sequences=SCENARIOS[scenario].max_sequences or engine.max_sequences,
-        max_step_tokens=engine.max_step_tokens,
-    )
+    chosen = SCENARIOS[scenario]
+    return calibration_of(scenario).limits(blocks=chosen.blocks, max_sequences=chosen.max_sequences)
 
 
 @cache

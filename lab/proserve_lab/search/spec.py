@@ -124,12 +124,7 @@ def build(spec: WorkloadSpec, seed: int) -> Workload:
             )
             for number, (place, (term, prompt, output)) in enumerate(zip(places, drawn, strict=True))
         ],
-        limits=EngineLimits(
-            block_size=engine.block_size,
-            blocks=blocks,
-            max_sequences=spec.max_sequences,
-            max_step_tokens=engine.max_step_tokens,
-        ),
+        limits=engine.limits(blocks=blocks, max_sequences=spec.max_sequences),
         latency=engine.latency,
     )
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import msgspec
 
+from proserve_core.batching.state import EngineLimits
 from proserve_core.latency.model import LatencyModel
 
 
@@ -26,6 +27,15 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Usable device blocks."""
     max_sequences: int
     max_step_tokens: int
+
+    def limits(self, *, blocks: int | None = None, max_sequences: int | None = None) -> EngineLimits:
+        """The engine's limits, with other blocks or sequences where they are given."""
+        return EngineLimits(
+            block_size=self.block_size,
+            blocks=blocks or self.blocks,
+            max_sequences=max_sequences or self.max_sequences,
+            max_step_tokens=self.max_step_tokens,
+        )
 
 
 def calibration_names() -> tuple[str, ...]:
