@@ -12,7 +12,7 @@ export PROSERVE_ENGINE_PYTHON ?= $(CURDIR)/.venv-engine/bin/python
 .PHONY: help python .venv engine demo test test-fast test-engine coverage lint format docs lock bench report clean
 
 help:
-	@echo "make demo        two engines behind the gateway, fcfs against slide-batching (ENGINE=emulated: without vLLM)"
+	@echo "make demo        two engines behind the gateway, fcfs against slide-batching and recoverable-gain (ENGINE=emulated: without vLLM)"
 	@echo "make test        all tests, the ones on real vLLM included"
 	@echo "make test-fast   unit and conformance tests"
 	@echo "make test-engine tests on real vLLM only"

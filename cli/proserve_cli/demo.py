@@ -1,4 +1,4 @@
-"""`proserve demo`: the same overload from a real trace under two batching policies, and what it did to each class."""
+"""`proserve demo`: the same overload from a real trace under several batching policies, and what each class got."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from proserve_cli.comparison import policy_names, show
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 
-POLICIES = "fcfs,slide-batching"
+POLICIES = "fcfs,slide-batching,recoverable-gain"
 
 
 def demo(

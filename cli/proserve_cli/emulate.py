@@ -10,7 +10,7 @@ from proserve_cli.failures import failed, needs_extra, wrong_usage
 def emulate(
     *,
     calibration: Annotated[str, typer.Option(help="Whose step times to emulate, e.g. h100-llama-3.1-8b.")],
-    policy: Annotated[str, typer.Option(help="Batching policy, e.g. fcfs or slide-batching.")],
+    policy: Annotated[str, typer.Option(help="Batching policy, e.g. fcfs or recoverable-gain.")],
     port: Annotated[int, typer.Option(help="Port for everything it serves; 0: any.", min=0, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     model: Annotated[str | None, typer.Option(help="Name of the served model [default: the calibration's].")] = None,

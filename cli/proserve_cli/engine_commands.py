@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from proserve_cli.failures import wrong_usage
+from proserve_core.pools import DEFAULT_BATCHING_POLICY
 
 engine_app = typer.Typer(name="engine", help="Real engines: vLLM with ProServe's scheduler.", no_args_is_help=True)
 
@@ -15,7 +16,9 @@ def serve(
     context: typer.Context,
     *,
     model: Annotated[str, typer.Argument(help="Folder, Hugging Face name, or generated://tiny.", metavar="MODEL")],
-    policy: Annotated[str, typer.Option(help="Batching policy, e.g. fcfs or slide-batching.")] = "slide-batching",
+    policy: Annotated[
+        str, typer.Option(help="Batching policy, e.g. fcfs or recoverable-gain.")
+    ] = DEFAULT_BATCHING_POLICY,
     capacity_port: Annotated[int, typer.Option(help="Port of /capacity.", min=1, max=65535)] = 9400,
     capacity_host: Annotated[str, typer.Option(help="Address of /capacity.")] = "127.0.0.1",
     calibration: Annotated[

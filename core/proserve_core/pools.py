@@ -11,7 +11,7 @@ import msgspec
 
 from proserve_core.objectives import SecretKeyRef
 
-DEFAULT_BATCHING_POLICY = "slide-batching"
+DEFAULT_BATCHING_POLICY = "recoverable-gain"
 DEFAULT_ROUTING_POLICY = "go-routing"
 DEFAULT_CALIBRATION = "cpu-tiny"
 

@@ -20,8 +20,8 @@ def demo(
 
 
 def check(result: dict[str, Any], requests: int) -> None:
-    """Every request was answered under both policies, and the books balance."""
-    assert [run["policy"] for run in result["runs"]] == ["fcfs", "slide-batching"]
+    """Every request was answered under every policy, and the books balance."""
+    assert [run["policy"] for run in result["runs"]] == ["fcfs", "slide-batching", "recoverable-gain"]
     for run in result["runs"]:
         report = run["report"]
         assert report["errors"] == {}

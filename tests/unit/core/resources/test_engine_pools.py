@@ -28,7 +28,7 @@ def test_pool_of_engines_is_read() -> None:
 def test_optional_fields_have_defaults() -> None:
     (pool,) = parse(engine_pool()).engine_pools
     assert (pool.replicas, pool.model.max_model_length, pool.endpoints) == (1, None, ())
-    assert (pool.engine.batching_policy, pool.routing_policy) == ("slide-batching", "go-routing")
+    assert (pool.engine.batching_policy, pool.routing_policy) == ("recoverable-gain", "go-routing")
     assert pool.calibration == "cpu-tiny"
 
 

@@ -25,4 +25,4 @@ def test_quickstart_declares_what_the_demo_needs() -> None:
         "sk-demo-batch",
     }
     (pool,) = resources.engine_pools
-    assert (pool.model.name, pool.replicas, pool.engine.batching_policy) == ("tiny", 2, "slide-batching")
+    assert (pool.model.name, pool.replicas, pool.engine.batching_policy) == ("tiny", 2, "recoverable-gain")
