@@ -7,7 +7,7 @@ import msgspec
 
 from proserve_core.batching.registry import POLICIES
 from proserve_lab.report.ablations import ABLATIONS
-from proserve_lab.report.workloads import TRACES
+from proserve_lab.report.workloads import TRACES, lengths_tell
 
 LOADS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
 OVERLOADS = (1.2, 2.0)
@@ -60,6 +60,9 @@ EXTRA = (
     Circumstances(scenario="noise", workloads=("azure-conv", "mooncake-conversation", "m-large"), loads=OVERLOADS),
     Circumstances(scenario="blocks", workloads=("azure-conv", "mooncake-conversation", "r1"), loads=(1.2,)),
 )
+
+STUDY_ONLY = (Circumstances(scenario="a100", workloads=TRACES, loads=(0.8,)),)
+"""Outside the grid, but our prior simulation study has figures for them: our own policy alone runs here."""
 
 ABLATION_SCENARIO = "h100"
 ABLATION_WORKLOADS = ("azure-conv", "mooncake-conversation", "m-large")
@@ -137,23 +140,36 @@ def bound_cells(grid: Sequence[Circumstances]) -> Iterator[Cell]:
                 yield Cell(scenario=item.scenario, workload=workload, load=load, policy=BOUND)
 
 
-def unknown_bound_cells() -> Iterator[Cell]:
+def unknown_bound_cells(grid: Sequence[Circumstances]) -> Iterator[Cell]:
     """The bound for unknown lengths, where lengths are what limits policies."""
-    for workload in ("azure-code", "m-large", "azure-conv"):
-        for load in OVERLOADS:
-            yield Cell(scenario="h100", workload=workload, load=load, policy=BOUND, variant=UNKNOWN)
+    for item in grid:
+        for workload in item.workloads:
+            for load in item.loads:
+                if not lengths_tell(workload, load):
+                    yield Cell(scenario=item.scenario, workload=workload, load=load, policy=BOUND, variant=UNKNOWN)
+
+
+def study_cells() -> Iterator[Cell]:
+    """Our own policy where only the study has figures."""
+    for item in STUDY_ONLY:
+        for workload in item.workloads:
+            for load in item.loads:
+                yield Cell(scenario=item.scenario, workload=workload, load=load, policy=OURS)
 
 
 def all_cells() -> list[Cell]:
-    """Everything the report needs, in the order in which it is run."""
+    """Everything the report needs, in the order in which it is run; h100-256 shares the bounds of h100."""
+    with_bounds = [item for item in GRID[1:] if item.scenario != "h100-256"]
     return [
         *contender_cells(GRID[:1]),
         *bound_cells(GRID[:1]),
-        *unknown_bound_cells(),
+        *unknown_bound_cells(GRID[:1]),
+        *study_cells(),
         *contender_cells(GRID[1:]),
         *contender_cells(EXTRA),
         *ablation_cells(),
-        *bound_cells([item for item in GRID[1:] if item.scenario != "h100-256"]),
+        *bound_cells(with_bounds),
+        *unknown_bound_cells(with_bounds),
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from proserve_lab.report.cells import EXTRA, GRID, OVERLOADS, policy_names
-from proserve_lab.report.markdown import ratio, table, with_best_bold
+from proserve_lab.report.markdown import NOT_RUN, ratio, table, with_best_bold
 from proserve_lab.report.results import HEAVY, LIGHT, Place, Results, places
 from proserve_lab.report.scenarios import SCENARIOS
 
@@ -30,6 +30,9 @@ def other_circumstances(results: Results) -> str:
         spots = list(places([item]))
         headings = [f"{spot.workload} {spot.load:g}" for spot in spots]
         parts.append(f"### {SCENARIOS[item.scenario].title}")
+        if not any(results.tdg(spot, policy) is not None for spot in spots for policy in policy_names()):
+            parts.append(NOT_RUN)
+            continue
         with_bound = any(results.bound(spot) is not None for spot in spots)
         parts.append(_policies(spots, headings, results.tdg, bound=results.bound if with_bound else None))
     return "\n\n".join(parts)
@@ -41,6 +44,9 @@ def by_class(results: Results) -> str:
     for item in (GRID[0], *EXTRA):
         spots = [spot for spot in places([item]) if item is not GRID[0] or spot.load in OVERLOADS]
         parts.append(f"**{SCENARIOS[item.scenario].title}**")
+        if not any(results.class_tdg(spot, name, HEAVY) is not None for spot in spots for name in policy_names()):
+            parts.append(NOT_RUN)
+            continue
         headings = ["policy", *[f"{spot.workload} {spot.load:g}" for spot in spots]]
         rows = [
             [

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 MISSING = "-"
+NOT_RUN = "Not run."
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
@@ -19,9 +20,11 @@ def ratio(value: float | None, *, bold: bool = False) -> str:
     return f"**{value:.3f}**" if bold else f"{value:.3f}"
 
 
-def points(value: float | None) -> str:
+def points(value: float | None, digits: int = 1) -> str:
     """A difference of shares in points of a hundred, such as +1.4."""
-    return MISSING if value is None else f"{100 * value:+.1f}"
+    if value is None:
+        return MISSING
+    return f"{round(100 * value, digits) + 0.0:+.{digits}f}"  # adding 0 makes -0.0 a plain 0
 
 
 def percent(value: float | None) -> str:

@@ -12,7 +12,7 @@ from proserve_lab.report.cells import (
     VARIANTS,
     policy_names,
 )
-from proserve_lab.report.markdown import MISSING, points, ratio, table
+from proserve_lab.report.markdown import MISSING, NOT_RUN, points, ratio, table
 from proserve_lab.report.results import Place, Results, places
 
 ABLATION_PLACES = tuple(
@@ -67,8 +67,9 @@ def losses(results: Results) -> str:
         for policy in policy_names():
             found = results.find(spot, policy)
             if found is not None:
-                rows.append([f"`{policy}`", *[ratio(found.lost.get(cause.value, 0.0)) for cause in _CAUSES]])
-        headings = [f"{workload} 2", *[cause.value.replace("_", " ") for cause in _CAUSES]]
+                lost = [found.lost.get(cause.value, 0.0) for cause in _CAUSES]
+                rows.append([f"`{policy}`", ratio(found.tdg_ratio), *map(ratio, lost)])
+        headings = [f"{workload} 2", "earned", *[cause.value.replace("_", " ") for cause in _CAUSES]]
         parts.append(table(headings, rows))
     return "\n\n".join(parts)
 
@@ -82,14 +83,14 @@ _CAUSES = (
 
 
 def fidelity(results: Results) -> str:
-    """How well SlidingServe's own predictor knows batch times, at 1.2 times saturation."""
+    """How well SlidingServe's own predictor knows batch times, with exact and with noisy steps."""
     rows: list[list[str]] = []
-    for spot in FIDELITY_PLACES:
+    for spot in (*FIDELITY_PLACES, *NOISY_PLACES):
         found = results.find(spot, "sliding-serve")
         for kind, value in ({} if found is None else found.fidelity).items():
             rows.append(
                 [
-                    spot.workload,
+                    str(spot),
                     kind,
                     str(value.batches),
                     f"{value.r2:.4f}",
@@ -97,7 +98,8 @@ def fidelity(results: Results) -> str:
                     f"{1000 * value.p95_s:.3f}",
                 ]
             )
-    return table(["trace", "kind of batch", "batches", "R2", "MAE, ms", "P95, ms"], rows, words=2)
+    headings = ["trace", "kind of batch", "batches", "R2", "MAE, ms", "P95, ms"]
+    return table(headings, rows, words=2) if rows else NOT_RUN
 
 
 def corrections(results: Results) -> str:
@@ -117,9 +119,8 @@ def corrections(results: Results) -> str:
                     f"{1000 * value.learned.p95_s:.2f}",
                 ]
             )
-    return table(
-        ["trace", "kind of step", "steps", "MAPE at the start", "MAPE learned", "MAE, ms", "P95, ms"], rows, words=2
-    )
+    headings = ["trace", "kind of step", "steps", "MAPE at the start", "MAPE learned", "MAE, ms", "P95, ms"]
+    return table(headings, rows, words=2) if rows else NOT_RUN
 
 
 def plan_time(results: Results) -> str:
@@ -167,6 +168,8 @@ def rivals(results: Results) -> str:
         for load in HEAVY_LOADS:
             spot = Place("h100", workload, load)
             found = [results.find(spot, policy) for policy in (*RIVALS, OURS)]
+            if not any(found):
+                continue
             goodput = [MISSING if result is None else f"{result.slo_attainment * result.rate:.2f}" for result in found]
             missed = [MISSING if result is None else f"{1 - result.slo_attainment:.3f}" for result in found]
             rows.append([f"{workload} {load:g}", *goodput, *missed])

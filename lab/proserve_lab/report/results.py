@@ -9,6 +9,8 @@ from proserve_lab.report.cells import BOUND, OURS, Cell, Circumstances, policy_n
 
 HEAVY, LIGHT = "high", "low"
 """The classes of the default mix, weights 2 and 1."""
+_BOUND_OF = {"h100-256": "h100", "blocks": "h100"}
+"""Scenarios that differ from another only in having less room: no more can be earned in them."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -53,7 +55,9 @@ class Results:
         return None if figures is None else figures.tdg_ratio
 
     def bound(self, place: Place, variant: str = "") -> float | None:
-        return self.tdg(place, BOUND, variant)
+        """An upper bound of what any policy earns in the place."""
+        scenario = _BOUND_OF.get(place.scenario, place.scenario)
+        return self.tdg(msgspec.structs.replace(place, scenario=scenario), BOUND, variant)
 
     def best_other(self, place: Place) -> tuple[str, float] | None:
         """The best policy beside ours, and its gain."""

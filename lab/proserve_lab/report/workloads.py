@@ -42,8 +42,21 @@ WORKLOADS: dict[str, Workload] = {
     "r1 x10": Workload(trace="servegen-deepseek-r1", rows=150, output_factor=10, all_work=True),
     "azure-conv x8": Workload(trace="azure-conv-2023", rows=900, output_factor=8),
 }
+REACHABLE = {
+    "mooncake-conversation": 2.0,
+    "mooncake-synthetic": 2.0,
+    "r1": 2.0,
+    "azure-conv": 1.2,
+    "m-large": 1.0,
+}
+"""Highest load at which prompt lengths tell enough about output lengths to come near the clairvoyant bound."""
 TRACES = ("azure-conv", "azure-code", "mooncake-conversation", "mooncake-synthetic", "m-large", "r1")
 """Those of the grid."""
+
+
+def lengths_tell(workload: str, load: float) -> bool:
+    """Whether most of the clairvoyant bound is within reach of policies that do not know output lengths."""
+    return load <= REACHABLE.get(workload, 0.0)
 
 
 @cache

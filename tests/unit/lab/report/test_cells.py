@@ -7,16 +7,41 @@ import pytest
 
 from proserve_core.batching.registry import POLICIES, make_policy
 from proserve_lab.report.ablations import ABLATIONS, ablated, told
-from proserve_lab.report.cells import BOUND, OURS, all_cells, contender_cells, matching, policy_names
+from proserve_lab.report.bound_shares import CLAIRVOYANT, LENGTHS_UNKNOWN
+from proserve_lab.report.cells import (
+    BOUND,
+    EXTRA,
+    GRID,
+    OURS,
+    STUDY_ONLY,
+    Cell,
+    all_cells,
+    contender_cells,
+    matching,
+    policy_names,
+)
+from proserve_lab.report.results import Place, places
 from proserve_lab.report.scenarios import IDLE_S, SCENARIOS, limits_of, requests_of, saturation_of
 from proserve_lab.report.workloads import LONGEST_OUTPUT, WORKLOADS, workload_rows
 
 
 def test_every_policy_of_the_registry_is_in_every_place() -> None:
     cells = [cell for cell in all_cells() if not cell.variant and cell.policy != BOUND]
-    places = Counter((cell.scenario, cell.workload, cell.load) for cell in cells)
+    run = Counter(Place(cell.scenario, cell.workload, cell.load) for cell in cells)
     assert set(policy_names()) == set(POLICIES)
-    assert set(places.values()) == {len(POLICIES)}
+    assert {run.pop(spot) for spot in places(STUDY_ONLY)} == {1}
+    assert set(run) == set(places((*GRID, *EXTRA)))
+    assert set(run.values()) == {len(POLICIES)}
+
+
+def test_every_share_of_a_bound_that_is_aimed_at_can_be_computed() -> None:
+    keys = {cell.key for cell in all_cells()}
+    for aim in (CLAIRVOYANT, LENGTHS_UNKNOWN):
+        for spot in aim.places():
+            cell = Cell(
+                scenario=spot.scenario, workload=spot.workload, load=spot.load, policy=BOUND, variant=aim.variant
+            )
+            assert cell.key in keys
 
 
 def test_keys_name_cells_that_can_be_made() -> None:
