@@ -16,8 +16,7 @@ vLLM's own, so that a disagreement about resources never stalls the engine.
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Container, Iterable
 from typing import Any
 
 from proserve_core.batching import BatchPlan, EngineLimits, EngineState
@@ -30,6 +29,7 @@ from proserve_core.latency import LatencyModel
 from proserve_engine.metrics import EngineMetrics
 from proserve_engine.vllm.settings import EngineSettings
 from proserve_engine.vllm.tracking import Tracker, needs_vllm
+from proserve_engine.vllm.waiting_queue import PlannedQueue
 
 _logger = logging.getLogger("vllm.proserve")
 
@@ -48,6 +48,7 @@ class Adapter:
         """Plan of the present step; None when vLLM schedules alone."""
         self.decisions = DecisionLog()
         self._scheduler = scheduler
+        scheduler.waiting = PlannedQueue(scheduler.waiting)
         self._metrics = metrics
         self._policy = make_policy(settings.policy, settings.policy_options)
         self._never_plans = settings.policy == "fcfs"
@@ -159,18 +160,25 @@ class Adapter:
 
     def _apply(self, plan: BatchPlan) -> None:
         scheduler, states = self._scheduler, self.tracker.states
+        requests = scheduler.requests
         self.plan = plan
         # The plan decides how much of a sequence must fit, not vLLM's admission gate.
         scheduler.scheduler_reserve_full_isl = False
-        caps = {entry.id: entry.tokens for entry in plan.entries}
+        caps: dict[str, int] = {}
+        residents: list[Any] = []
+        admitted: list[Any] = []
+        for entry in plan.entries:
+            request_id = entry.id
+            caps[request_id] = entry.tokens
+            (residents if states[request_id].resident else admitted).append(requests[request_id])
         if scheduler.num_spec_tokens:
             # A decode with drafts is one unit: it runs whole or not at all.
             caps |= {i: self._limits.max_step_tokens for i in caps if states[i].is_decode}
         self._caps = caps
-        self._order_running(plan, caps)
+        self._order_running(plan, residents, caps)
         if plan.preempt:
             self._preempt(plan)
-        self._order_waiting([entry.id for entry in plan.entries if not states[entry.id].resident])
+        self._order_waiting(admitted)
 
     def _preempt(self, plan: BatchPlan) -> None:
         scheduler = self._scheduler
@@ -209,14 +217,13 @@ class Adapter:
             needed += max(0, blocks_for(state.computed_tokens + entry.tokens, scheduler.block_size) - held)
         return needed
 
-    def _order_running(self, plan: BatchPlan, caps: Mapping[str, int]) -> None:
-        """Planned residents first, in the plan's order; then those that pause, the least important last."""
-        running, requests, tracker = self._scheduler.running, self._scheduler.requests, self.tracker
-        states, hidden = tracker.states, tracker.hidden
-        planned = [requests[request_id] for request_id in caps if states[request_id].resident]
+    def _order_running(self, plan: BatchPlan, planned: list[Any], caps: Container[str]) -> None:
+        """`planned` first, in the plan's order; then those that pause, the least important last."""
+        running, tracker = self._scheduler.running, self.tracker
         if len(planned) == len(running):
             running[:] = planned
             return
+        states, hidden = tracker.states, tracker.hidden
         # Whom the planner does not see vLLM must not victimise: most of them are about to end.
         unseen: list[Any] = []
         paused: list[Any] = []
@@ -230,27 +237,22 @@ class Adapter:
             paused.sort(key=lambda request: rank.get(request.request_id, last))
         running[:] = unseen + planned + paused
 
-    def _order_waiting(self, chosen_ids: list[str]) -> None:
+    def _order_waiting(self, admitted: list[Any]) -> None:
+        """`admitted` first, in the plan's order; before them whom vLLM has to look at."""
         scheduler, tracker = self._scheduler, self.tracker
         waiting, skipped = scheduler.waiting, getattr(scheduler, "skipped_waiting", None)
         if skipped:
             # Up to vLLM 0.30: requests passed over once are tried before all others, whatever they are worth.
             back = [r for r in skipped if r.request_id in tracker.states and r.request_id not in tracker.hidden]
-            if back:
-                skipped.remove_requests(back)
-                waiting.extend(back)
-        chosen = [scheduler.requests[request_id] for request_id in chosen_ids]
-        head: list[Any] = []
+            skipped.remove_requests(back)
+            for request in back:
+                waiting.add_request(request)
         if tracker.hidden or len(tracker.states) < len(scheduler.requests):
-            head = [r for r in waiting if r.request_id not in tracker.states or needs_vllm(r)]
-        head += chosen
-        # Thousands may wait: the queue is rebuilt only if it does not begin like this already.
-        if head != list(islice(waiting, len(head))):
-            moved = set(head)
-            rest = [request for request in waiting if request not in moved]
-            waiting.clear()
-            waiting.extend(head)
-            waiting.extend(rest)
+            waiting.bring_forward(
+                [r for r in waiting if r.request_id not in tracker.states or needs_vllm(r)] + admitted
+            )
+        else:
+            waiting.bring_forward(admitted)
 
     def _set_aside(self) -> Iterable[Any]:
         scheduler = self._scheduler

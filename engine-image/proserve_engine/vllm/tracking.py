@@ -140,18 +140,16 @@ class Tracker:
                 held_slots += 1
                 continue
             computed = request.num_computed_tokens
-            in_flight = request.num_output_placeholders
             emitted = request.num_output_tokens
             state.computed_tokens = computed
-            # Under asynchronous scheduling tokens in flight count as emitted: the next step makes the one after them.
-            state.emitted_tokens = emitted + in_flight
+            state.emitted_tokens = emitted
             state.blocks = -(-computed // block_size)
-            started = emitted and state.first_token_s is None
-            if started:
-                state.first_token_s = self._clock()
-            if started or not state.resident:
-                state.resident = True
-                self.table.update(state)
+            in_flight = request.num_output_placeholders
+            if in_flight:
+                # Under asynchronous scheduling these count as emitted: the next step makes the one after them.
+                state.emitted_tokens = emitted + in_flight
+            if state.first_token_s is None or not state.resident:
+                self._began(state, has_output=emitted > 0)
             if (
                 in_flight and computed + 2 - in_flight >= request.num_prompt_tokens + request.max_tokens
             ) or next_step < request.next_decode_eligible_step:
@@ -166,6 +164,15 @@ class Tracker:
         if self._stale_prefixes:
             self._refresh_one_prefix()
         self.table.hide(hidden)
+
+    def _began(self, state: RequestState, *, has_output: bool) -> None:
+        """Note that a running request is resident, and when its first token came."""
+        started = has_output and state.first_token_s is None
+        if started:
+            state.first_token_s = self._clock()
+        if started or not state.resident:
+            state.resident = True
+            self.table.update(state)
 
     def _refresh_delicate(self) -> None:
         for request_id, request in list(self._delicate.items()):

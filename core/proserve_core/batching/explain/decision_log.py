@@ -2,7 +2,8 @@
 
 Only what changes is noted: a request begins to wait, waits for another reason, is admitted, pauses for the first time,
 loses its blocks. A step in which nothing of that happens costs a set operation on the ids that run. Steps with many
-changes note `NOTED_PER_STEP` of them; those that begin to wait are then noted in the steps after.
+changes note `NOTED_PER_STEP` of them; those that have come are noted `NEW_PER_STEP` at a time, so that a burst makes no
+plan slow.
 
 Written by the thread that plans, read by any: what is kept about a request is replaced as a whole, never changed.
 """
@@ -18,6 +19,8 @@ KEPT_REQUESTS = 4096
 KEPT_DECISIONS = 10
 """Of each request: the first one and the last ones."""
 NOTED_PER_STEP = 8
+NEW_PER_STEP = 2
+"""Of these, requests that begin to wait."""
 
 
 class DecisionLog:
@@ -42,7 +45,7 @@ class DecisionLog:
 
     def note(self, policy: BatchingPolicy, state: EngineState, plan: BatchPlan) -> None:
         """Note what `plan`, just made by `policy` from `state` and not applied yet, changes."""
-        admitted = self._waiting.intersection([entry.id for entry in plan.entries])
+        admitted = self._waiting.intersection(plan.order)
         by_id = state.requests.by_id
         step = ExplainedStep(policy, state, plan)
         left = NOTED_PER_STEP
@@ -97,9 +100,11 @@ class DecisionLog:
         for request_id in plan.order[len(plan.entries) :]:
             if request_id not in plan.waits and not self._known(request_id, plan.rest):
                 yield request_id
-        while self._new:
+        left = NEW_PER_STEP
+        while self._new and left:
             request_id = self._new.popleft()
             if request_id in by_id and request_id not in admitted and request_id not in self._kept:
+                left -= 1
                 yield request_id
 
     def _known(self, request_id: str, reason: Reason) -> bool:

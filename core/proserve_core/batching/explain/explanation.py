@@ -68,16 +68,17 @@ class ExplainedStep:
 
     def explain(self, request: RequestState) -> Explanation:
         """Why the plan treats a request of the state as it does."""
-        plan, place = self._plan, self._places.get(request.id)
-        if place is not None:
+        plan = self._plan
+        # Most of those asked about have just come or are waiting: they are in neither, and a search is cheaper than an
+        # index of all places.
+        place = plan.order.index(request.id) if request.id in plan.order else None
+        if place is not None and place < len(plan.entries):
             decision, reason, tokens = Decision.RUNS, Reason.SCHEDULED, plan.entries[place].tokens
         elif request.id in plan.preempt:
             decision, reason, tokens = Decision.LOSES_BLOCKS, Reason.PREEMPTED, 0
         else:
             decision = Decision.PAUSES if request.resident else Decision.WAITS
             reason, tokens = plan.waits.get(request.id, plan.rest), 0
-            if request.id in plan.order:
-                place = plan.order.index(request.id)
         stands = standing(self._policy, self._state, request)
         return Explanation(
             # An emulator that is behind plans for moments that are over.
@@ -91,10 +92,6 @@ class ExplainedStep:
             position=None if place is None else place + 1,
             taken_by=self._takers[request.id] if decision is Decision.LOSES_BLOCKS else None,
         )
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {entry.id: place for place, entry in enumerate(self._plan.entries)}
 
     @cached_property
     def _takers(self) -> dict[str, str]:

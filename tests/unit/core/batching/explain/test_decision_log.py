@@ -99,6 +99,7 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_burst_is_noted_over_several_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decision_log, "NOTED_PER_STEP", 4)
+    monkeypatch.setattr(decision_log, "NEW_PER_STEP", 4)
     logged = Logged(max_sequences=1)
     for number in range(10):
         logged.submit(f"r{number}")
@@ -106,6 +107,18 @@ def test_a_burst_is_noted_over_several_steps(monkeypatch: pytest.MonkeyPatch) ->
     noted = len(logged.log)
     logged.step(4)
     assert (noted, len(logged.log)) == (4, 10)
+
+
+def test_those_that_begin_to_wait_are_noted_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_log, "NEW_PER_STEP", 2)
+    logged = Logged(max_sequences=1)
+    for number in range(10):
+        logged.submit(f"r{number}")
+    noted = []
+    for _ in range(4):
+        logged.step()
+        noted.append(len(logged.log))
+    assert noted == [3, 5, 7, 9]
 
 
 def test_blocks_that_the_engine_took_by_itself_are_told_apart() -> None:
