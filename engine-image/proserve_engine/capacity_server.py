@@ -57,12 +57,21 @@ class CapacityApp:
 
     Args:
         metrics: renders Prometheus text; None where nobody measures.
+        unplanned: when the engine schedules without a plan, so that nothing is decided here; None: never.
     """
 
-    def __init__(self, board: Board, decisions: DecisionLog, metrics: Callable[[], bytes] | None = None) -> None:
+    def __init__(
+        self,
+        board: Board,
+        decisions: DecisionLog,
+        metrics: Callable[[], bytes] | None = None,
+        *,
+        unplanned: str | None = None,
+    ) -> None:
         self._board = board
         self._decisions = decisions
         self._metrics = metrics
+        self._unplanned = unplanned
 
     def serves(self, path: str) -> bool:
         """Whether `path` is one of this application's."""
@@ -115,10 +124,8 @@ class CapacityApp:
     def _unknown(self, request_id: str) -> str:
         kept = len(self._decisions)
         if not kept:
-            return (
-                f"nothing is known of request {request_id!r}: no decision was made here yet; vLLM plans by itself "
-                "under policy fcfs and while no request in the engine has class facts"
-            )
+            unplanned = f"; {self._unplanned}" if self._unplanned else ""
+            return f"nothing is known of request {request_id!r}: no decision was made here yet{unplanned}"
         return (
             f"nothing is known of request {request_id!r}: the decisions of the last {kept} requests are kept (at most "
             f"{KEPT_REQUESTS}), the latest are {', '.join(self._decisions.latest_ids(3))}"

@@ -162,7 +162,14 @@ class EngineRuntime:
             # Each data-parallel rank is an engine of its own.
             port += self._scheduler.parallel_config.data_parallel_index
         server = CapacityServer(
-            CapacityApp(self.board, self.adapter.decisions, self.metrics.render), host=host, port=port
+            CapacityApp(
+                self.board,
+                self.adapter.decisions,
+                self.metrics.render,
+                unplanned="vLLM plans by itself under policy fcfs and while no request in the engine has class facts",
+            ),
+            host=host,
+            port=port,
         )
         server.start()
         _logger.info("capacity at http://%s:%d/capacity, policy %s", host, server.port, self._settings.policy)

@@ -1,4 +1,4 @@
-"""`proserve bound`: figures as JSON for scripts, one clear line for bad input."""
+"""`proserve bound`: figures as JSON for scripts."""
 
 import json
 from pathlib import Path
@@ -51,18 +51,3 @@ def test_table_says_the_bound(trace: Path) -> None:
     done = CliRunner().invoke(app, [*BASE, "--trace", str(trace)])
     assert done.exit_code == 0, done.output
     assert "TDG ratio at most 1.0000 (optimal)" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--rate", "0"], "--rate: expected a positive number"),
-        (["--calibration", "nix"], "calibration 'nix' does not exist"),
-        (["--trace", "missing.csv"], "cannot read the trace"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(trace: Path, options: list[str], message: str) -> None:
-    done = CliRunner().invoke(app, [*BASE, "--trace", str(trace), *options])
-    assert done.exit_code == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""`proserve simulate`: figures as JSON for scripts, one clear line for bad input."""
+"""`proserve simulate`: figures as JSON for scripts."""
 
 import json
 from pathlib import Path
@@ -56,34 +56,3 @@ def test_class_file_sets_the_mix(trace: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*BASE, *options])
     assert done.exit_code == 0, done.output
     assert list(json.loads(done.stdout)["classes"]) == ["only"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--rate", "0"], "--rate: expected a positive number"),
-        (["--policy", "nix"], "batching policy 'nix' does not exist"),
-        (["--router", "nix"], "routing policy 'nix' does not exist"),
-        (["--calibration", "nix"], "calibration 'nix' does not exist"),
-        (["--kv-blocks", "1"], "the engine has 1"),
-        (["--trace", "missing.csv"], "cannot read the trace"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(trace: Path, options: list[str], message: str) -> None:
-    done = CliRunner().invoke(app, [*BASE, "--trace", str(trace), *options])
-    assert done.exit_code == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "arrival_s,prompt_tokens\n0,1\n", "arrival_s,prompt_tokens,output_tokens\n",
-     "arrival_s,prompt_tokens,output_tokens\n0,-5,3\n"],
-)  # fmt: skip
-def test_unusable_trace_is_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "bad.csv"
-    path.write_text(text)
-    done = CliRunner().invoke(app, [*BASE, "--trace", str(path)])
-    assert done.exit_code == 2
-    assert str(path) in done.stderr

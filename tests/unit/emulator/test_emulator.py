@@ -184,9 +184,11 @@ async def test_tokens_reach_their_readers_before_the_next_step_is_planned() -> N
 async def test_decisions_about_a_request_are_explained() -> None:
     body = {"model": "tiny", "prompt": [1] * 20, "max_tokens": 3}
     async with emulator() as client:
+        first = await client.get("/explain/abc123")
         await client.post("/v1/completions", json=body, headers={"x-request-id": "abc123"})
         [request] = (await client.get("/explain/abc123")).json()["requests"]
         unknown = await client.get("/explain/abc")
     assert request["id"].startswith("cmpl-abc123-0-")
     assert [(each["decision"], each["tokens"]) for each in request["decisions"]] == [("runs", 20)]
     assert unknown.status_code == 404
+    assert first.json()["error"]["message"].endswith("no decision was made here yet")

@@ -33,7 +33,9 @@ class Served:
         self.board = CapacityBoard()
         self.decisions = DecisionLog()
         self.server = CapacityServer(
-            CapacityApp(self.board, self.decisions, lambda: b"some_metric 1\n"), host="127.0.0.1", port=0
+            CapacityApp(self.board, self.decisions, lambda: b"some_metric 1\n", unplanned="it is asleep"),
+            host="127.0.0.1",
+            port=0,
         )
         self.server.start()
 
@@ -180,7 +182,7 @@ def test_decisions_about_a_request_are_told_by_its_id_or_the_senders_part_of_it(
 def test_unknown_request_is_an_error_that_says_what_is_kept(served: Served) -> None:
     status, body = served.request("/explain/nobody")
     assert status == 404
-    assert "under policy fcfs" in json.loads(body)["error"]["message"]
+    assert json.loads(body)["error"]["message"].endswith("no decision was made here yet; it is asleep")
     served.decisions.lost_blocks(decoding("somebody"), now_s=2.0)
     message = json.loads(served.request("/explain/nobody")[1])["error"]["message"]
     assert "'nobody'" in message

@@ -1,10 +1,19 @@
 """Gateway tests run on uvloop, as the gateway does: its transports differ from asyncio's own."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
+import pytest
 import uvloop
+
+from grpc_bench import Bench, running_bench
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with running_bench() as made:
+        yield made

@@ -1,4 +1,4 @@
-"""Bodies: what is understood, what is rewritten, what stays as the client sent it. (Refusals: test_http_api.)"""
+"""Bodies: what is understood, what is rewritten, what stays as the client sent it. (Refusals: test_http_refusals.)"""
 
 import json
 from typing import Any

@@ -1,94 +1,11 @@
-"""The upstream client against real loopback servers that behave, break off, stall or answer nonsense."""
+"""What the upstream client makes of answers: whole, in pieces, cut off, nonsense, too large, too late."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
-from proserve_gateway.fleet_target import Endpoint
-from proserve_gateway.upstream import UpstreamClient, request_head
-from proserve_gateway.upstream_connection import Exchange, FailureKind, UpstreamError, UpstreamLimits
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-class ScriptedServer:
-    """Accepts connections and runs one handler on each."""
-
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-        self.connections = 0
-        self.ended: list[asyncio.Event] = []
-        self.port = 0
-
-    async def on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        ended = asyncio.Event()
-        self.ended.append(ended)
-        try:
-            await self._handler(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-            ended.set()
-
-
-@asynccontextmanager
-async def serving(
-    handler: Handler, limits: UpstreamLimits | None = None
-) -> AsyncIterator[tuple["Engine", ScriptedServer]]:
-    scripted = ScriptedServer(handler)
-    server = await asyncio.start_server(scripted.on_connection, "127.0.0.1", 0)
-    scripted.port = server.sockets[0].getsockname()[1]
-    client = UpstreamClient(limits)
-    try:
-        yield Engine(client, scripted.port), scripted
-    finally:
-        client.close()
-        server.close()
-
-
-class Engine:
-    """Shorthand for requests to the scripted server."""
-
-    def __init__(self, client: UpstreamClient, port: int) -> None:
-        self.client = client
-        self.endpoint = Endpoint(
-            name="engine", host="127.0.0.1", port=port, base_path="", tls=False, api_key="s3cret", has_capacity=True
-        )
-
-    async def ask(self, body: bytes = b"{}") -> Exchange:
-        return await self.client.request(self.endpoint, request_head(self.endpoint, "POST", "/v1/completions"), body)
-
-    async def ask_all(self) -> bytes:
-        return await (await self.ask()).read_all(100)
-
-
-async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-    return head, await reader.readexactly(length)
-
-
-def answering(*answers: bytes) -> Handler:
-    """A server that gives each request on a connection the next answer, then closes."""
-
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for answer in answers:
-            await read_request(reader)
-            writer.write(answer)
-            await writer.drain()
-
-    return handler
-
-
-def sized(body: bytes, status: bytes = b"200 OK", extra: bytes = b"") -> bytes:
-    return b"HTTP/1.1 %s\r\ncontent-length: %d\r\n%s\r\n%s" % (status, len(body), extra, body)
-
-
-CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+from proserve_gateway.upstream_connection import FailureKind, UpstreamError, UpstreamLimits
+from scripted_engine import CHUNKED, answering, read_request, serving, sized
 
 
 async def test_request_carries_body_length_and_the_endpoints_key() -> None:
@@ -105,13 +22,6 @@ async def test_request_carries_body_length_and_the_endpoints_key() -> None:
     assert head.startswith(b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1:")
     assert b"\r\nauthorization: Bearer s3cret\r\n" in head
     assert body == b'{"a": 1}'
-
-
-async def test_connection_is_kept_for_the_next_request() -> None:
-    async with serving(answering(sized(b"one"), sized(b"two"))) as (engine, server):
-        assert await (await engine.ask()).read_all(10) == b"one"
-        assert await (await engine.ask()).read_all(10) == b"two"
-        assert server.connections == 1
 
 
 async def test_chunks_arrive_as_they_are_sent() -> None:
@@ -148,39 +58,6 @@ async def test_informational_answer_is_skipped() -> None:
         assert exchange.status == 200
         assert (exchange.header(b"x-a"), exchange.header(b"link")) == (b"1", None)
         assert await exchange.read_all(10) == b"ok"
-
-
-async def test_stale_connection_is_replaced_when_no_byte_of_an_answer_came() -> None:
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(sized(b"ok"))
-        await writer.drain()
-        await read_request(reader)  # the second request on this connection is read and never answered
-
-    async with serving(handler) as (engine, server):
-        await (await engine.ask()).read_all(10)
-        assert await (await engine.ask()).read_all(10) == b"ok"
-        assert server.connections == 2
-
-
-async def test_new_connection_that_closes_unanswered_is_not_tried_again() -> None:
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-
-    async with serving(handler) as (engine, server):
-        with pytest.raises(UpstreamError, match="before it answered") as caught:
-            await engine.ask()
-        assert caught.value.kind is FailureKind.CLOSED
-        assert server.connections == 1
-
-
-async def test_refused_connection_names_the_address() -> None:
-    async with serving(answering()) as (engine, server):
-        pass
-    client = UpstreamClient()
-    with pytest.raises(UpstreamError, match=f"127.0.0.1:{server.port}") as caught:
-        await client.request(engine.endpoint, request_head(engine.endpoint, "POST", "/v1/completions"), b"")
-    assert caught.value.kind is FailureKind.CONNECT
 
 
 @pytest.mark.parametrize(
@@ -338,78 +215,6 @@ async def test_reader_that_takes_nothing_is_cut_with_that_reason() -> None:
         with pytest.raises(UpstreamError) as caught:
             await exchange.read_all(100_000)
         assert caught.value.kind is FailureKind.STALLED
-
-
-async def test_abort_closes_the_connection_at_once() -> None:
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(CHUNKED + b"1\r\na\r\n")
-        await reader.read()
-
-    async with serving(handler) as (engine, server):
-        exchange = await engine.ask()
-        exchange.abort()
-        await asyncio.wait_for(server.ended[0].wait(), 1)
-        assert engine.client.open_exchanges == 0
-
-
-async def test_cancelled_caller_aborts_the_exchange() -> None:
-    asked = asyncio.Event()
-
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        asked.set()
-        await reader.read()
-
-    async with serving(handler) as (engine, server):
-        task = asyncio.create_task(engine.ask())
-        await asked.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await asyncio.wait_for(server.ended[0].wait(), 1)
-        assert engine.client.open_exchanges == 0
-
-
-async def test_abort_of_a_finished_exchange_leaves_the_next_one_on_its_connection_alone() -> None:
-    async with serving(answering(sized(b"one"), sized(b"two"))) as (engine, server):
-        first = await engine.ask()
-        await first.read_all(10)
-        second = await engine.ask()
-        first.abort()
-        assert await second.read_all(10) == b"two"
-        assert server.connections == 1
-
-
-async def test_bytes_nobody_asked_for_never_answer_the_next_request() -> None:
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(sized(b"mine") + sized(b"not yours"))
-        await reader.read()
-
-    async with serving(handler) as (engine, server):
-        assert await (await engine.ask()).read_all(10) == b"mine"
-        await asyncio.wait_for(server.ended[0].wait(), 1)
-        assert await (await engine.ask()).read_all(10) == b"mine"
-        assert server.connections == 2
-
-
-async def test_engine_that_asks_to_close_gets_a_new_connection_next_time() -> None:
-    async with serving(answering(sized(b"ok", extra=b"connection: close\r\n"))) as (engine, server):
-        await (await engine.ask()).read_all(10)
-        await (await engine.ask()).read_all(10)
-        assert server.connections == 2
-
-
-async def test_idle_connection_is_dropped_before_the_engine_would() -> None:
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(sized(b"ok"))
-        await reader.read()
-
-    async with serving(handler, UpstreamLimits(keep_alive_s=0.04)) as (engine, server):
-        await (await engine.ask()).read_all(10)
-        await asyncio.wait_for(server.ended[0].wait(), 1)
 
 
 async def test_answer_beyond_the_size_limit_is_refused() -> None:

@@ -1,0 +1,152 @@
+"""Calls over gRPC that fail: bad input, refusals, engines that break, calls given up."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from grpc_bench import KEY, PROMPT, Bench
+from proserve_gateway.grpc_api import SERVICE
+from proserve_gateway.rpc import inference_pb2 as pb
+
+
+async def end_of(call: Any, texts: list[str]) -> None:
+    """Take a call to its end; text that comes before goes to `texts`."""
+    if hasattr(call, "__aiter__"):
+        async for chunk in call:
+            texts.append(chunk.text)  # noqa: PERF401 - what came before an error counts
+    else:
+        texts.append((await call).text)
+
+
+async def failure(call: Any, texts: list[str] | None = None) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await end_of(call, [] if texts is None else texts)
+    return caught.value
+
+
+def raw(bench: Bench, method: str) -> Any:
+    """A method that sends bytes as they are."""
+    return bench.channel.unary_unary(f"/{SERVICE}/{method}")
+
+
+def details(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    trailers = dict(error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    assert status.code == error.code().value[0]
+    assert status.message == error.details()
+    return status
+
+
+def reason(error: grpc.aio.AioRpcError) -> str:
+    info = error_details_pb2.ErrorInfo()
+    assert details(error).details[0].Unpack(info)
+    assert info.domain == "proserve.dev"
+    return str(info.reason)
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
+@pytest.mark.parametrize(
+    ("message", "metadata", "code", "expected_reason", "text"),
+    [
+        (PROMPT, (), "UNAUTHENTICATED", "INVALID_API_KEY", "no API key"),
+        (PROMPT, (("authorization", "Bearer sk-x"),), "UNAUTHENTICATED", "INVALID_API_KEY", "not known"),
+        (pb.GenerateRequest(model="gpt", prompt="x"), KEY, "NOT_FOUND", "MODEL_NOT_FOUND", "you can use: tiny"),
+        (pb.GenerateRequest(prompt="x"), KEY, "INVALID_ARGUMENT", "MISSING_REQUIRED_PARAMETER", "model is missing"),
+        (pb.GenerateRequest(model="tiny"), KEY, "INVALID_ARGUMENT", "MISSING_INPUT", "prompt, chat and token_ids"),
+        (PROMPT, (*KEY, ("x-proserve-ttft-ms", "soon")), "INVALID_ARGUMENT", "INVALID_VALUE", "x-proserve-ttft-ms"),
+        (PROMPT, (*KEY, ("x-proserve-class", "gold")), "INVALID_ARGUMENT", "INVALID_VALUE", "no class 'gold'"),
+    ],
+)
+async def test_bad_input_is_a_clear_error(
+    bench: Bench,
+    method: str,
+    message: pb.GenerateRequest,
+    metadata: tuple[tuple[str, str], ...],
+    code: str,
+    expected_reason: str,
+    text: str,
+) -> None:
+    error = await failure(getattr(bench.stub, method)(message, metadata=metadata))
+    assert error.code().name == code
+    assert text in (error.details() or "")
+    assert reason(error) == expected_reason
+    assert "x-proserve-request-id" in dict(error.trailing_metadata() or ())
+    assert bench.engine.paths == []
+
+
+async def test_field_at_fault_is_named_for_programs(bench: Bench) -> None:
+    error = await failure(bench.stub.Generate(pb.GenerateRequest(model="gpt", prompt="x"), metadata=KEY))
+    bad_request = error_details_pb2.BadRequest()
+    assert details(error).details[1].Unpack(bad_request)
+    assert [violation.field for violation in bad_request.field_violations] == ["model"]
+
+
+async def test_bytes_that_are_no_message_are_refused(bench: Bench) -> None:
+    error = await failure(raw(bench, "Generate")(b"\xff\xff", metadata=KEY))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason(error) == "INVALID_MESSAGE"
+
+
+async def test_oversized_message_is_refused(bench: Bench) -> None:
+    error = await failure(bench.stub.Generate(pb.GenerateRequest(model="tiny", prompt="x" * 20_000), metadata=KEY))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_unknown_method_is_refused(bench: Bench) -> None:
+    error = await failure(raw(bench, "Train")(b"", metadata=KEY))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_refusal_of_the_engine_reaches_the_client(bench: Bench) -> None:
+    bench.engine.refuse_with = 400
+    error = await failure(bench.stub.GenerateStream(PROMPT, metadata=KEY))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "too long" in (error.details() or "")
+
+
+async def test_no_engine_says_when_to_try_again(bench: Bench) -> None:
+    bench.fleet.set_targets([])
+    error = await failure(bench.stub.Generate(PROMPT, metadata=KEY))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    retry = error_details_pb2.RetryInfo()
+    assert details(error).details[-1].Unpack(retry)
+    assert retry.retry_delay.seconds >= 1
+
+
+async def test_stream_that_breaks_off_never_ends_well(bench: Bench) -> None:
+    bench.engine.break_after = 2
+    texts: list[str] = []
+    error = await failure(bench.stub.GenerateStream(PROMPT, metadata=KEY), texts)
+    assert "".join(texts) == "ab"
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason(error) == "ENGINE_FAILURE"
+
+
+async def test_cancelled_call_aborts_the_engines_work(bench: Bench) -> None:
+    bench.engine.hang_after = 1
+    call = bench.stub.GenerateStream(PROMPT, metadata=KEY)
+    assert (await call.read()).text == "a"
+    call.cancel()
+    await asyncio.wait_for(bench.engine.left.wait(), 5)
+    await settled(bench)
+    assert bench.requests("499") == 1
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
+async def test_deadline_of_the_call_ends_the_engines_work(bench: Bench, method: str) -> None:
+    bench.engine.hang_after = 1
+    error = await failure(getattr(bench.stub, method)(PROMPT, metadata=KEY, timeout=0.2))
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await asyncio.wait_for(bench.engine.left.wait(), 5)
+    await settled(bench)
+    assert bench.requests("499") == 1
+
+
+async def settled(bench: Bench) -> None:
+    async with asyncio.timeout(5):
+        while bench.fleet.status()[0].in_flight:  # noqa: ASYNC110 - what is awaited is seen from outside
+            await asyncio.sleep(0.002)
