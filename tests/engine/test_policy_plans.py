@@ -3,8 +3,8 @@
 Each policy of the registry meets waiting requests, chunked prompts, steps of several decodes and a shortage of blocks
 on a real engine, where all requests come at once; and on vLLM's scheduler with two steps in flight, which the CPU
 engine never has, also steps of decodes and prompts together, because there requests arrive while others decode. There
-is no prefix cache, so that block counts are exact and a plan can be followed to the letter; with one, a request may find more
-or less of its prompt than the planner knew, and its chunk moves by that (tests of the scheduler cover it).
+is no prefix cache, so that block counts are exact and a plan can be followed to the letter; with one, a request may
+find more or less of its prompt than the planner knew, and its chunk moves by that (tests of the scheduler cover it).
 
 Under `fcfs` the plug-in leaves scheduling to vLLM, so its plans are compared with what vLLM does by itself. They differ
 in one case, with two steps in flight: all residents are about to end and the first in the queue waits for their blocks.
