@@ -67,27 +67,27 @@ def prospects(
     columns: RequestColumns, pace: Pace, lengths: LengthTable, profiles: Index, latency: LatencyModel
 ) -> Prospects:
     """What each request can still bring. `profiles` are the requests' in the length table."""
-    step_s = np.minimum(max(pace.step_s, pace.decode_step_s), TPOT_SHARE * columns.tpot_s)
-    ready_s = np.where(
-        columns.decode,
-        np.minimum(pace.decode_step_s, step_s),
-        np.maximum(columns.prefill_s / pace.prefill_share, pace.decode_step_s),
-    )
+    tpot_s, token_gain, emitted = columns.tpot_s, columns.token_gain, columns.emitted
+    step_s = np.minimum(max(pace.step_s, pace.decode_step_s), TPOT_SHARE * tpot_s)
+    # A decode has no prompt to compute.
+    ready_s = np.maximum(columns.prefill_s / pace.prefill_share, pace.decode_step_s)
+    np.minimum(ready_s, step_s, out=ready_s, where=columns.decode)
     late_s = ready_s - columns.slack_s
-    most = columns.most - columns.emitted
+    most = columns.most - emitted
     rest = lengths.expected_length(profiles)
-    started = np.flatnonzero(columns.emitted)
-    rest[started] = lengths.expected_rest(profiles[started], columns.emitted[started])
+    started = emitted.nonzero()[0]
+    rest[started] = lengths.expected_rest(profiles[started], emitted[started])
     np.minimum(rest, most, out=rest)
-    full = columns.next_gain + columns.token_gain * np.maximum(0.0, rest - 1)
-    value = full.copy()
-    late = np.flatnonzero(late_s >= 0)
+    full = columns.next_gain + token_gain * np.maximum(0.0, rest - 1)
+    value = full
+    late = (late_s >= 0).nonzero()[0]
     if len(late):
-        missed = 1 + np.floor(late_s[late] / (columns.tpot_s[late] - step_s[late]))
-        token_gain = columns.token_gain[late]
-        left = lengths.expected_rest(profiles[late], columns.emitted[late], missed)
-        left = token_gain * np.minimum(left, np.maximum(0.0, most[late] - missed))
-        left[left < HOPELESS_SHARE * token_gain * np.maximum(1.0, rest[late])] = 0.0
+        missed = 1 + np.floor(late_s[late] / (tpot_s[late] - step_s[late]))
+        late_gain = token_gain[late]
+        left = lengths.expected_rest(profiles[late], emitted[late], missed)
+        left = late_gain * np.minimum(left, np.maximum(0.0, most[late] - missed))
+        left[left < HOPELESS_SHARE * late_gain * np.maximum(1.0, rest[late])] = 0.0
+        value = full.copy()
         value[late] = left
     share_s = latency.constant_s / max(CONSTANT_SHARERS, pace.decodes + 1)
     token_s = latency.linear_token_s + latency.sequence_s + share_s

@@ -29,7 +29,7 @@ class LengthObserver:
     def profiles(self, columns: RequestColumns) -> Index:
         """The table's profile of each request; kept in the columns' notes."""
         profiles = columns.notes(self).astype(np.intp)
-        new = np.flatnonzero(profiles < 0)
+        new = (profiles < 0).nonzero()[0]
         if len(new):
             profiles[new] = [self._profile(request) for request in columns.requests(new)]
             columns.note(new, profiles[new])

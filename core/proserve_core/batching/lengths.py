@@ -71,7 +71,9 @@ class LengthTable:
         self._chains = np.zeros((0, _LINKS), dtype=np.intp)
         """By profile: slots of its tables; links that it has not point to a table without counts."""
         self._prefixes = RecentSlots[TableKey](MAX_PREFIXES)
-        self._log_survival = self._log_stay = self._tail = self._beyond = np.empty((0, BINS))
+        self._answers = np.empty((0, BINS, 4))
+        """By profile and bin, side by side because they are looked up together: log survival, log stay, tail, beyond
+        (`Survival`)."""
         self._whole = np.empty(0)
         """Expected length of an output from its first token on."""
         self._unanswered: set[int] = set()
@@ -162,16 +164,18 @@ class LengthTable:
         With S the survival function it is sum over i >= emitted + skipped of S(i) / S(emitted).
         """
         at = emitted if skipped is None else emitted + skipped
-        cells, inside = locate(profiles, at)
-        log_stay = self._log_stay.ravel()
-        left = WIDTHS[cells - profiles * BINS] - inside
-        rest: Column = self._tail.ravel()[cells] + self._beyond.ravel()[cells] * np.exp(left * log_stay[cells])
+        bins, inside = locate(at)
+        log_survival, log_stay, tail, beyond = self._answers[profiles, bins].T
+        rest: Column = tail + beyond * np.exp((WIDTHS[bins] - inside) * log_stay)
         if skipped is None:
             return rest
-        log_survival = self._log_survival.ravel()
-        log_at = log_survival[cells] + inside * log_stay[cells]
-        cells, inside = locate(profiles, emitted)
-        reached: Column = np.exp(log_at - log_survival[cells] - inside * log_stay[cells]) * rest
+        log_reached: Column = log_survival + inside * log_stay
+        started = emitted.nonzero()[0]
+        if len(started):
+            bins, inside = locate(emitted[started])
+            log_survival, log_stay, _, _ = self._answers[profiles[started], bins].T
+            log_reached[started] = log_reached[started] - log_survival - inside * log_stay
+        reached: Column = np.exp(log_reached) * rest
         return reached
 
     def expected_length(self, profiles: Index) -> Column:
@@ -211,8 +215,9 @@ class LengthTable:
         chains = np.zeros((rows, _LINKS), dtype=np.intp)
         chains[: len(self._chains)] = self._chains
         self._chains = chains
-        self._log_survival, self._log_stay = _taller(self._log_survival, rows), _taller(self._log_stay, rows)
-        self._tail, self._beyond = _taller(self._tail, rows), _taller(self._beyond, rows)
+        answers = np.zeros((rows, BINS, 4))
+        answers[: len(self._answers)] = self._answers
+        self._answers = answers
         self._whole = np.append(self._whole, np.zeros(rows - len(self._whole)))
 
     def _answer(self, rows: Index) -> None:
@@ -224,13 +229,12 @@ class LengthTable:
                 lean = of_kind if link <= _KIND_LINKS else of_sender
                 hazard = lean(hazard, self._events[tables], np.maximum(self._exposure[tables], 0.0))
         answer = survival(hazard)
-        self._log_survival[rows], self._log_stay[rows] = answer.log_survival, answer.log_stay
-        self._tail[rows], self._beyond[rows] = answer.tail, answer.beyond
+        self._answers[rows] = np.stack((answer.log_survival, answer.log_stay, answer.tail, answer.beyond), axis=-1)
         self._whole[rows] = self.expected_rest(rows, np.zeros(len(rows)))
 
 
-def _taller(table: Table, rows: int | None = None) -> Table:
-    """The same with room for more rows."""
-    larger = np.zeros((2 * len(table) if rows is None else rows, BINS))
+def _taller(table: Table) -> Table:
+    """The same with room for twice as many rows."""
+    larger = np.zeros((2 * len(table), BINS))
     larger[: len(table)] = table
     return larger

@@ -30,7 +30,8 @@ class LoadGate:
 
 def prompts_feasible(slack_s: Column, prefill_s: Column, prefill_share: float) -> bool:
     """Whether prompts, served one after the other by deadline in `prefill_share` of the time, all come in time."""
-    if (prefill_s > prefill_share * slack_s).any():
+    room_s = prefill_share * slack_s
+    if (prefill_s > room_s).any():
         return False
-    order = np.argsort(slack_s, kind="stable")
-    return bool((np.cumsum(prefill_s[order]) <= prefill_share * slack_s[order]).all())
+    order = slack_s.argsort(kind="stable")
+    return bool((prefill_s[order].cumsum() <= room_s[order]).all())

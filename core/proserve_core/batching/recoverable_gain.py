@@ -32,7 +32,7 @@ from proserve_core.batching.length_counts import LengthCounts
 from proserve_core.batching.length_observer import LengthObserver
 from proserve_core.batching.load_gate import LoadGate, prompts_feasible
 from proserve_core.batching.ranking import Ranking
-from proserve_core.batching.request_columns import Index, RequestColumns
+from proserve_core.batching.request_columns import Index, Mask, RequestColumns
 from proserve_core.batching.standing import RankedStep
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 from proserve_core.batching.step_length import DecodeStakes, step_length, unhurried_length
@@ -88,8 +88,9 @@ class RecoverableGain:
         profiles = self._lengths.profiles(columns)
         self._lengths.observe(state.requests.residents, state.now_s)
 
-        decode, tpot_s = columns.decode, columns.least_tpot_s
-        decoding = np.flatnonzero(decode)
+        tpot_s, residents = columns.least_tpot_s, columns.residents
+        decode = columns.decode[:residents]
+        decoding = decode.nonzero()[0]
         decodes = len(decoding)
         decode_step_s = latency.sums_s(decodes, 0, float(columns.context[decoding].sum()) - decodes, decodes)
         crowded = decodes > 0 and decode_step_s > SATURATED_SHARE * tpot_s
@@ -106,11 +107,12 @@ class RecoverableGain:
         )
         worth = prospects(columns, pace, self._lengths.table, profiles, latency)
         valuable = worth.value > 0
-        running, prompts = np.flatnonzero(valuable & decode), np.flatnonzero(valuable & ~decode)
+        running = (valuable[:residents] & decode).nonzero()[0]
+        prompts = (valuable & ~columns.decode).nonzero()[0]
         unhurried = self._unhurried(state, columns, pace, running, prompts, saturated, elapsed_s)
 
         ranking, first_prompt_density = _rank(
-            columns, worth, pace, running, prompts,
+            columns, worth, pace, valuable, running, prompts,
             due_s=2 * decode_step_s if crowded else None, saturated=saturated, unhurried=unhurried,
         )  # fmt: skip
         self.ranked = RankedStep(
@@ -136,12 +138,14 @@ class RecoverableGain:
             )
             if unhurried:
                 budget_s = unhurried_length(budget_s, stakes=stakes, decode_step_s=decode_step_s, tpot_s=tpot_s)
-        resident_order = ranking.first(columns.residents)
-        lendable = worth.value <= 0
-        if columns.residents >= state.limits.max_sequences:
-            again_s = (latency.linear_token_s + latency.attention_s * columns.context) * columns.context
-            lendable |= decode & (columns.slack_s > LEND_TPOTS * columns.tpot_s + again_s / pace.prefill_share)
-        kept = np.flatnonzero(~lendable[resident_order])
+        resident_order = ranking.first(residents)
+        kept_for_itself = valuable[:residents]
+        if residents >= state.limits.max_sequences:
+            context = columns.context[:residents]
+            again_s = (latency.linear_token_s + latency.attention_s * context) * context
+            ahead_s = LEND_TPOTS * columns.tpot_s[:residents] + again_s / pace.prefill_share
+            kept_for_itself = kept_for_itself & ~(decode & (columns.slack_s[:residents] > ahead_s))
+        kept = kept_for_itself[resident_order].nonzero()[0]
         return fill(
             state,
             order=columns.lazily(ranking.parts()),
@@ -171,13 +175,14 @@ class RecoverableGain:
         elapsed_s: float,
     ) -> bool:
         """Whether all deadlines can be met, and have been for a while."""
-        feasible = not saturated and not bool((columns.slack_s[running] < pace.decode_step_s).any())
+        running_slack_s = columns.slack_s[running]
+        feasible = not saturated and not (len(running) and running_slack_s.min() < pace.decode_step_s)
         if feasible and len(prompts):
             slack_s = columns.slack_s[prompts]
             horizon_s = max(0.1, float(slack_s.max()))
             # A decode that is ahead needs no time until its lead is used up.
-            lead_s = columns.slack_s[running] - URGENT_TPOTS * columns.tpot_s[running]
-            wanted = np.clip(1 - lead_s / horizon_s, 0.0, 1.0)
+            lead_s = running_slack_s - URGENT_TPOTS * columns.tpot_s[running]
+            wanted = np.minimum(1.0, np.maximum(0.0, 1 - lead_s / horizon_s))
             share = prefill_share(columns, state.latency, running, wanted)
             feasible = prompts_feasible(slack_s, columns.prefill_s[prompts], share)
         safe = self._gate.note(feasible, elapsed_s)
@@ -188,6 +193,7 @@ def _rank(
     columns: RequestColumns,
     worth: Prospects,
     pace: Pace,
+    valuable: Mask,
     running: Index,
     prompts: Index,
     *,
@@ -204,8 +210,9 @@ def _rank(
     drain_s = float(queue_s.sum())
     index = density.copy()
     if drain_s > 0:
-        waits_s = np.maximum(0.0, slack_s[prompts] - queue_s)
-        index[prompts] *= np.exp(-waits_s / (URGENCY * drain_s))
+        spare_s = slack_s[prompts] - queue_s
+        can_wait = (spare_s > 0).nonzero()[0]
+        index[prompts[can_wait]] *= np.exp(-spare_s[can_wait] / (URGENCY * drain_s))
     near = slack_s[running] <= URGENT_TPOTS * columns.tpot_s[running]
     front, others = running[near], running[~near]
     if saturated:
@@ -213,7 +220,7 @@ def _rank(
         front, others = front[:0], running
     first_density = 0.0
     if len(prompts):
-        first_density = float(density[prompts].max() if unhurried else density[prompts[np.argmax(index[prompts])]])
+        first_density = float(density[prompts].max() if unhurried else density[prompts[index[prompts].argmax()]])
     ranking = Ranking()
     if due_s is not None:
         due = slack_s[front] < due_s
@@ -225,7 +232,8 @@ def _rank(
         ranking.add_places(others, index, "ahead")
     else:
         ranking.add_places(np.concatenate((others, prompts)), index, "ahead", "prompt")
-    hopeless = worth.value <= 0
-    ranking.add(hopeless & columns.decode, columns.token_gain, "hopeless")
-    ranking.add(hopeless & ~columns.decode, columns.token_gain, "hopeless")
+    if len(running) + len(prompts) < len(columns):
+        hopeless = ~valuable
+        ranking.add(hopeless & columns.decode, columns.token_gain, "hopeless")
+        ranking.add(hopeless & ~columns.decode, columns.token_gain, "hopeless")
     return ranking, first_density
