@@ -8,7 +8,9 @@ import typer
 
 def bound(
     *,
-    trace: Annotated[Path, typer.Option(help="CSV (or .gz) with arrival_s, prompt_tokens, output_tokens.")],
+    trace: Annotated[
+        Path, typer.Option(help="CSV (or .gz) with arrival_s, prompt_tokens, output_tokens; or a shipped one, by name.")
+    ],
     calibration: Annotated[str, typer.Option(help="Whose step times and limits, e.g. h100-llama-3.1-8b.")],
     replicas: Annotated[int, typer.Option(help="Number of engines.", min=1)] = 1,
     rate: Annotated[float | None, typer.Option(help="Mean arrivals per second [default: as recorded].")] = None,

@@ -110,8 +110,8 @@ def document_text(by_key: Mapping[str, CellResult]) -> str:
             "Where gain is lost",
             [
                 "Share of the possible gain that is earned, and that is lost, by cause, at twice the saturation: the "
-                "first token was late, or a later one while its request waited, was preempted, or was in a batch. A "
-                "row adds up to 1.",
+                "first token was late; a later one was, after a late first one (queued), after losing its blocks "
+                "(preempted), or after a first one in time (batched). A row adds up to 1.",
                 other_tables.losses(results),
             ],
         ),
