@@ -1,0 +1,124 @@
+"""When the uncopied blocks of a resident are copied to the host, and in which order.
+
+ProServe (section 4.3) starts a copy when a request's uncopied blocks reach a threshold that is smaller for lower
+priorities; it gives no values. Here the threshold follows from what copying costs and saves, in engine seconds on both
+sides, so that the worth of an engine second cancels:
+
+- A block that is on the host when its request is preempted saves `recompute_s - restore_s`. That happens with
+  probability P before the request ends (`preemption_risk`).
+- A block costs `block_s`: copy time that does not hide behind compute, and the host space, which is what the block
+  evicted for it would have saved (`host_price_s`). If `P * saving <= block cost`, copying does not pay at all.
+- A copy costs `call_s`, whatever its size: work on the engine's thread that never hides.
+
+Blocks complete at a rate g. Copying whenever u are there costs `call_s * g / u` per second. Until they are copied, u /
+2 blocks on average are exposed to preemptions at rate `h = -ln(1 - P) / horizon`, each of which would cost the net
+saving `v = saving - block cost / P`; so the loss is `h * v * u / 2` per second. The sum is least at
+
+    u = sqrt(2 * call_s * g / (h * v))
+
+which is Young's checkpoint interval (1974) in blocks: a checkpoint costs `call_s`, failures come at rate h. Likelier
+preemption makes h and v larger and the threshold smaller; dearer calls make it larger.
+
+Which of those that are due go first is a matter of the link: what it can move behind one step's compute goes to who
+loses most without, `h * v * u`.
+"""
+
+import math
+from collections.abc import Iterable
+
+import msgspec
+
+
+class OffloadCosts(msgspec.Struct, frozen=True, kw_only=True):
+    """What copying to the host costs, in engine seconds."""
+
+    call_s: float
+    """Time that each copy takes from the engine, however many blocks it moves."""
+    block_s: float = 0.0
+    """Time per block that does not hide behind compute: 0 for a copy engine with a stream of its own."""
+    host_price_s: float = 0.0
+    """Expected saving of the host block that is evicted for a new one; 0 while the host has free blocks."""
+
+
+class OffloadCandidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A resident that could have blocks copied."""
+
+    request_id: str
+    uncopied: int
+    """Complete blocks that are neither on the host nor on their way there."""
+    growth: float
+    """Blocks that it completes per second."""
+    probability: float
+    """Of being preempted before it ends."""
+    horizon_s: float
+    """Until then."""
+    saving_s: float
+    """Engine seconds that a copied block saves when the request is preempted: recompute minus restore."""
+
+
+class Offload(msgspec.Struct, frozen=True):
+    """Copy the first `blocks` uncopied blocks of a request."""
+
+    request_id: str
+    blocks: int
+
+
+def hazard(probability: float, horizon_s: float) -> float:
+    """Preemptions per second that make one within `horizon_s` as likely as `probability`."""
+    if probability >= 1:
+        return math.inf
+    if probability <= 0:
+        return 0.0
+    return -math.log1p(-probability) / horizon_s if horizon_s > 0 else math.inf
+
+
+def net_saving_s(candidate: OffloadCandidate, costs: OffloadCosts) -> float:
+    """Engine seconds that a copied block saves per preemption, less what copying all of them costs; may be negative."""
+    if candidate.probability <= 0:
+        return -math.inf
+    return candidate.saving_s - (costs.block_s + costs.host_price_s) / candidate.probability
+
+
+def offload_threshold(candidate: OffloadCandidate, costs: OffloadCosts) -> int | None:
+    """Uncopied blocks at which a copy starts, at least 1; None if copying does not pay.
+
+    A request that completes no more blocks has nothing to wait for: 1.
+    """
+    saving_s = net_saving_s(candidate, costs)
+    if saving_s <= 0:
+        return None
+    loss = hazard(candidate.probability, candidate.horizon_s) * saving_s
+    return max(1, math.ceil(math.sqrt(2 * costs.call_s * candidate.growth / loss)))
+
+
+def copy_worth(density: float, probability: float) -> float:
+    """What a request's host blocks are worth to the ledger: gain per engine second, times the chance of use.
+
+    `density` is the request's gain per engine second, `probability` that of being preempted; 1 for who has been.
+    """
+    return density * probability
+
+
+def plan_offloads(
+    candidates: Iterable[OffloadCandidate], *, costs: OffloadCosts, link_blocks: int
+) -> tuple[Offload, ...]:
+    """Which blocks to copy in the coming step, at most `link_blocks` in all, dearest loss first.
+
+    `link_blocks`: blocks that the link can move while the step computes (`CopyCosts.blocks_within`); what does not fit
+    waits for the next step. Ties keep the order of `candidates`.
+    """
+    due: list[tuple[float, OffloadCandidate]] = []
+    for candidate in candidates:
+        threshold = offload_threshold(candidate, costs)
+        if threshold is not None and candidate.uncopied >= threshold:
+            rate = hazard(candidate.probability, candidate.horizon_s)
+            due.append((rate * net_saving_s(candidate, costs) * candidate.uncopied, candidate))
+    due.sort(key=lambda entry: -entry[0])
+    offloads: list[Offload] = []
+    for _, candidate in due:
+        blocks = min(candidate.uncopied, link_blocks)
+        if blocks <= 0:
+            break
+        offloads.append(Offload(candidate.request_id, blocks))
+        link_blocks -= blocks
+    return tuple(offloads)

@@ -1,0 +1,156 @@
+"""How a preempted request comes back: which of its blocks are restored from the host and which are computed again.
+
+The request's first k host blocks are copied and the rest of its tokens is prefilled in the same step. Restored blocks
+take time on the link and save prefill; the best k is somewhere between none and all. It is a prefix because attention
+needs the blocks in front; at least one token is always computed, as the next token comes out of it.
+
+How copy and forward pass overlap:
+
+- `PIPELINED`: layer i computes while layer i + 1 arrives (ProServe, section 4.3). With L equal layers that is a flow
+  shop of two machines: `copy/L + (L-1)/L * max(copy, forward) + forward/L`.
+- `BLOCKING`: the forward pass starts when all blocks are there: `copy + forward`.
+
+Exact without trying every k: prefill attention over the rest is `tokens^2 - prefix^2`, so for a given branch of the
+step-time model (below or beyond its knee) and of the maximum, the time is concave in k and least at an end of that
+branch. The ends are 0, 1, all, and both sides of two points found by bisection.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from enum import StrEnum
+
+import msgspec
+
+from proserve_core.blocks.transfer import CopyCosts
+from proserve_core.latency import LatencyModel, StepWork
+
+
+class Reload(StrEnum):
+    PIPELINED = "Pipelined"
+    BLOCKING = "Blocking"
+
+
+class Overlap(msgspec.Struct, frozen=True, kw_only=True):
+    """How restores and the forward pass of their step overlap."""
+
+    reload: Reload = Reload.PIPELINED
+    layers: int = 1
+    """Layers of the model, or ranges of layers that the engine waits for one by one."""
+
+    def both_s(self, copy_s: float, forward_s: float) -> float:
+        """Seconds until the forward pass is done when `copy_s` of copies start with it."""
+        if copy_s <= 0:
+            return forward_s
+        if self.reload is Reload.BLOCKING:
+            return copy_s + forward_s
+        slower_s, faster_s = (copy_s, forward_s) if copy_s > forward_s else (forward_s, copy_s)
+        return slower_s + faster_s / self.layers
+
+
+class Restorable(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that can come back."""
+
+    request_id: str
+    tokens: int
+    """Prompt and emitted tokens: all that must be computed or restored before its next token."""
+    host_blocks: int
+    """Host blocks behind its device prefix."""
+    device_tokens: int = 0
+    """Tokens of its device prefix, a multiple of the block size."""
+
+    def usable(self, block_size: int) -> int:
+        """Blocks worth restoring: one token at least is computed."""
+        return max(0, min(self.host_blocks, (self.tokens - 1 - self.device_tokens) // block_size))
+
+    def rest(self, blocks: int, block_size: int) -> tuple[int, int]:
+        """Tokens to compute when `blocks` are restored, and their attention in tokens squared."""
+        prefix = self.device_tokens + blocks * block_size
+        rest = self.tokens - prefix
+        return rest, rest * (rest + 2 * prefix)
+
+
+class Split(msgspec.Struct, frozen=True, kw_only=True):
+    """How to bring a request back."""
+
+    blocks: int
+    """Blocks to restore."""
+    tokens: int
+    """Tokens to compute."""
+    resume_s: float
+    """Duration of the step that does both."""
+    added_s: float
+    """What this adds to the step."""
+
+
+def split_at(
+    request: Restorable,
+    blocks: int,
+    *,
+    block_size: int,
+    costs: CopyCosts,
+    latency: LatencyModel,
+    overlap: Overlap,
+    base: StepWork,
+) -> Split:
+    """Restore `blocks` blocks, compute the rest, next to the work `base` of the same step.
+
+    The rest is taken for one prefill: where the engine spreads it over several steps, each adds its constant.
+    """
+    rest, attention = request.rest(blocks, block_size)
+    compute_s = latency.sums_s(
+        base.new_tokens + rest, base.attention + attention, base.decode_context, base.sequences + 1
+    )
+    resume_s = latency.host_s + overlap.both_s(costs.copy_s(blocks), compute_s - latency.host_s)
+    return Split(blocks=blocks, tokens=rest, resume_s=resume_s, added_s=resume_s - latency.step_s(base))
+
+
+def best_split(
+    request: Restorable,
+    *,
+    block_size: int,
+    costs: CopyCosts,
+    latency: LatencyModel,
+    overlap: Overlap,
+    base: StepWork | None = None,
+) -> Split:
+    """The split that resumes soonest; of equals the one that computes least.
+
+    Args:
+        request: who comes back.
+        block_size: tokens per block.
+        costs: of restoring, in the engine's way of copying.
+        latency: the step-time model.
+        overlap: see the module.
+        base: what else runs in the step; nothing if not given.
+    """
+    work = base if base is not None else StepWork()
+    most = request.usable(block_size)
+
+    def at(blocks: int) -> Split:
+        return split_at(
+            request, blocks, block_size=block_size, costs=costs, latency=latency, overlap=overlap, base=work
+        )
+
+    def beyond_knee(blocks: int) -> bool:
+        new_tokens = work.new_tokens + request.rest(blocks, block_size)[0]
+        return latency.linear_base_s + latency.linear_token_s * new_tokens > latency.floor_s
+
+    def hides(blocks: int) -> bool:
+        rest, attention = request.rest(blocks, block_size)
+        compute_s = latency.sums_s(
+            work.new_tokens + rest, work.attention + attention, work.decode_context, work.sequences + 1
+        )
+        return costs.copy_s(blocks) <= compute_s - latency.host_s
+
+    candidates = {0, most}
+    if most:
+        candidates.add(1)
+        for holds in (beyond_knee, hides):
+            turn = turning_point(most, holds)
+            candidates |= {max(0, turn - 1), min(most, turn)}
+    return min(map(at, sorted(candidates, reverse=True)), key=lambda split: split.resume_s)
+
+
+def turning_point(most: int, holds: Callable[[int], bool]) -> int:
+    """Least n of 0..`most` for which `holds` is false; `most + 1` if there is none. It is true first, then false."""
+    return bisect_left(range(most + 1), True, key=lambda blocks: not holds(blocks))

@@ -1,0 +1,273 @@
+"""Random sequences of transitions beside a model that knows every single block: none is lost, none has two owners.
+
+The model moves block ids between sets; the ledger only counts. After each transition the counts must be the sizes of
+the sets, and every block must be in exactly one set.
+"""
+
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from proserve_core.blocks import BlockLedger, Copy, Direction
+
+
+@dataclass
+class Blocks:
+    """What one request has, by block id, in the order of its row."""
+
+    worth: float = 0.0
+    used: int = 0
+    device: list[int] = field(default_factory=list)
+    complete: int = 0
+    host: list[int] = field(default_factory=list)
+    offload: Copy | None = None
+    restore: Copy | None = None
+    arriving: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Transfer:
+    """A copy under way: the blocks that it alone owns, and those that it reads or writes of its request's."""
+
+    copy: Copy
+    blocks: Blocks
+    device: list[int] = field(default_factory=list)
+    """Device blocks that nobody else has any more."""
+    reads: list[int] = field(default_factory=list)
+    """Device blocks that it reads, in whoever's hands."""
+    host: list[int] = field(default_factory=list)
+    """Host blocks that it writes."""
+    ended: bool = False
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    @initialize(device=st.integers(1, 30), host=st.integers(0, 20))
+    def start(self, device: int, host: int) -> None:
+        self.ledger = BlockLedger(device_blocks=device, host_blocks=host)
+        self.device, self.host = set(range(device)), set(range(host))
+        self.free_device, self.free_host = sorted(self.device), sorted(self.host)
+        self.requests: dict[str, Blocks] = {}
+        self.transfers: list[Transfer] = []
+        self.names = 0
+        self.clock = 0
+
+    def pick(self, data: st.DataObject) -> tuple[str, Blocks]:
+        name = data.draw(st.sampled_from(sorted(self.requests)))
+        return name, self.requests[name]
+
+    def take(self, free: list[int], count: int) -> list[int]:
+        taken = free[:count]
+        del free[:count]
+        return taken
+
+    def transfer_of(self, copy: Copy | None) -> Transfer:
+        return next(transfer for transfer in self.transfers if transfer.copy is copy)
+
+    def now(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    @rule(worth=st.sampled_from([0.0, 1.0, 8.0]))
+    def arrive(self, worth: float) -> None:
+        # Few names, so that one comes again while its last copies are under way.
+        free = [name for name in ("a", "b", "c", "d") if name not in self.requests]
+        if not free:
+            return
+        self.ledger.add(free[0])
+        self.ledger.set_worth(free[0], worth)
+        self.requests[free[0]] = Blocks(worth=worth)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def grow(self, data: st.DataObject) -> None:
+        name, blocks = self.pick(data)
+        count = data.draw(st.integers(0, len(self.free_device)))
+        self.ledger.grow(name, count)
+        blocks.device += self.take(self.free_device, count)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def compute(self, data: st.DataObject) -> None:
+        name, blocks = self.pick(data)
+        if blocks.restore is None:
+            blocks.complete = data.draw(st.integers(blocks.complete, len(blocks.device)))
+            self.ledger.complete(name, blocks.complete)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def offload(self, data: st.DataObject) -> None:
+        name, blocks = self.pick(data)
+        uncopied = blocks.complete - len(blocks.host)
+        if blocks.offload is not None or uncopied <= 0:
+            return
+        count = data.draw(st.integers(1, uncopied))
+        lacking = count - len(self.free_host)
+        others = [
+            (other.worth, other.used, key)
+            for key, other in self.requests.items()
+            if other.host and key != name and other.worth <= blocks.worth and other.offload is other.restore is None
+        ]
+        expected = []
+        for _, _, key in sorted(others):
+            if lacking > 0:
+                row = self.requests[key].host
+                taken = min(lacking, len(row))
+                self.free_host += row[len(row) - taken :]
+                del row[len(row) - taken :]
+                lacking -= taken
+                expected.append((key, taken))
+        copy, evictions = self.ledger.start_offload(name, count)
+        assert [(eviction.request_id, eviction.blocks) for eviction in evictions] == expected
+        room = min(count, len(self.free_host))
+        if copy is None:
+            assert room == 0
+            return
+        assert (copy.blocks, copy.first) == (room, len(blocks.host))
+        reads = blocks.device[copy.first : copy.first + room]
+        blocks.offload = copy
+        self.transfers.append(Transfer(copy=copy, blocks=blocks, reads=reads, host=self.take(self.free_host, room)))
+
+    def leave_device(self, blocks: Blocks) -> list[int]:
+        """Device blocks that are free when the request leaves the device; the others go to its offload."""
+        kept: list[int] = []
+        if blocks.offload is not None:
+            transfer = self.transfer_of(blocks.offload)
+            kept = [block for block in blocks.device if block in transfer.reads]
+            transfer.device += kept
+        released = [block for block in blocks.device if block not in kept]
+        blocks.device, blocks.complete = [], 0
+        return released
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def preempt(self, data: st.DataObject) -> None:
+        name, blocks = self.pick(data)
+        if not blocks.device or blocks.restore is not None:
+            return
+        released = self.leave_device(blocks)
+        blocks.used = self.now()
+        assert self.ledger.preempt(name) == len(released)
+        self.free_device += released
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        name, blocks = self.pick(data)
+        most = min(len(blocks.host) - blocks.complete, len(self.free_device))
+        if blocks.restore is not None or len(blocks.device) > blocks.complete or most <= 0:
+            return
+        blocks.used = self.now()
+        blocks.restore = copy = self.ledger.start_restore(name, data.draw(st.integers(1, most)))
+        blocks.arriving = self.take(self.free_device, copy.blocks)
+        blocks.device += blocks.arriving
+        self.transfers.append(Transfer(copy=copy, blocks=blocks))
+
+    @precondition(lambda self: self.transfers)
+    @rule(data=st.data(), fails=st.booleans())
+    def end_copy(self, data: st.DataObject, fails: bool) -> None:
+        transfer = data.draw(st.sampled_from(self.transfers))
+        self.transfers.remove(transfer)
+        copy, blocks = transfer.copy, transfer.blocks
+        released = list(transfer.device)
+        if copy.direction is Direction.OFFLOAD:
+            blocks.offload = None
+            if fails or copy.first != len(blocks.host):
+                self.free_host += transfer.host
+            else:
+                blocks.host += transfer.host
+                blocks.used = self.now()
+            end = self.ledger.fail_offload if fails else self.ledger.finish_offload
+        else:
+            blocks.restore = None
+            if fails:
+                self.free_host += blocks.host[copy.first :]
+                del blocks.host[copy.first :]
+                if not transfer.ended:
+                    released += blocks.arriving
+                    blocks.device = [block for block in blocks.device if block not in blocks.arriving]
+            else:
+                blocks.complete = copy.first + copy.blocks
+                blocks.used = self.now()
+            blocks.arriving = []
+            end = self.ledger.fail_restore if fails else self.ledger.finish_restore
+        if transfer.ended and blocks.offload is None and blocks.restore is None:
+            self.free_host += blocks.host
+            blocks.host = []
+        assert end(copy) == len(released)
+        self.free_device += released
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data(), abort=st.booleans())
+    def leave(self, data: st.DataObject, abort: bool) -> None:
+        name, blocks = self.pick(data)
+        if blocks.restore is not None and not abort:
+            return
+        del self.requests[name]
+        if blocks.restore is not None:
+            transfer = self.transfer_of(blocks.restore)
+            transfer.device, transfer.ended = blocks.arriving, True
+            blocks.device = [block for block in blocks.device if block not in blocks.arriving]
+        if blocks.offload is not None:
+            self.transfer_of(blocks.offload).ended = True
+        released = self.leave_device(blocks)
+        if blocks.offload is None and blocks.restore is None:
+            self.free_host += blocks.host
+            blocks.host = []
+        assert (self.ledger.abort(name) if abort else self.ledger.free(name)) == len(released)
+        self.free_device += released
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def drop_host(self, data: st.DataObject) -> None:
+        name, blocks = self.pick(data)
+        if blocks.offload is not None or blocks.restore is not None:
+            return
+        count = data.draw(st.integers(0, len(blocks.host)))
+        self.ledger.drop_host(name, count)
+        kept = len(blocks.host) - count
+        self.free_host += blocks.host[kept:]
+        del blocks.host[kept:]
+
+    @invariant()
+    def every_block_has_one_owner(self) -> None:
+        everyone = {id(blocks): blocks for blocks in self.requests.values()}
+        everyone |= {id(transfer.blocks): transfer.blocks for transfer in self.transfers}
+        on_device = [*self.free_device]
+        on_host = [*self.free_host]
+        for blocks in everyone.values():
+            on_device += blocks.device
+            on_host += blocks.host
+        for transfer in self.transfers:
+            on_device += transfer.device
+            on_host += transfer.host
+        assert sorted(on_device) == sorted(self.device)
+        assert sorted(on_host) == sorted(self.host)
+
+    @invariant()
+    def no_copy_reads_or_writes_a_free_block(self) -> None:
+        for transfer in self.transfers:
+            assert not set(transfer.reads) & set(self.free_device)
+            assert not set(transfer.host) & set(self.free_host)
+            if transfer.copy.direction is Direction.RESTORE:
+                assert not set(transfer.blocks.arriving) & set(self.free_device)
+                assert len(transfer.blocks.host) >= transfer.copy.first + transfer.copy.blocks
+
+    @invariant()
+    def the_ledger_counts_the_same(self) -> None:
+        ledger = self.ledger
+        ledger.check()
+        assert ledger.free_device == len(self.free_device)
+        assert ledger.free_host == len(self.free_host)
+        for name, blocks in self.requests.items():
+            holding = ledger.holding(name)
+            assert (holding.device, holding.complete, holding.ready) == (
+                len(blocks.device),
+                blocks.complete,
+                len(blocks.host),
+            )
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
