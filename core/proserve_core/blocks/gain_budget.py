@@ -12,14 +12,14 @@ For given requests the step is shortest when
 
 The blocks to compute again are taken one request after the other in that order. The time along this path is piecewise
 concave, as in `restore`, so its least is at a request's end or beside one of two points found by bisection. Against all
-ways to split the blocks it is less than 1% longer in the random cases of the tests.
+ways to split the blocks: at worst 2.3% longer in 1,500 random cases, 0.01% on average.
 
 Who is in: requests are added by gain per second that they alone would add to the step, for as long as the gain per
 second of the step rises; those after that wait, and keep their blocks on the host. Taking all of them is tried in any
 case, so the step never earns less per second than with all copied, all computed again, or nobody brought back. If
-nothing else runs in the step, somebody comes back. Against all choices it earns less than 1% less per second on average
-in the random cases of the tests, at worst 10%: copies of one request that would hide behind the prefill of another are
-what a greedy order does not see.
+nothing else runs in the step, somebody comes back. Against all choices: at worst 9% less gain per second in the same
+cases, 0.02% on average; copies of one request that would hide behind the prefill of another are what a greedy order
+does not see.
 """
 
 from bisect import bisect_right

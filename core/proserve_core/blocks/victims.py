@@ -16,7 +16,7 @@ charged, exceeds the price: it is the density by which a preempted request compe
 Which requests: enough blocks at the least sum of losses, a minimum knapsack. By loss per block, with the rule of
 Csirik, Frenk, Labbe and Zhang (1991): requests are collected in that order, each that would end the collection is tried
 as its end, and the cheapest is taken; then whoever turns out to be superfluous is left alone. Never above twice the
-least possible, which is proved there; in the random cases of the tests 2% above it on average.
+least possible, which is proved there; in 900 random cases 0.2% above it on average and 45% at worst.
 """
 
 from collections.abc import Sequence

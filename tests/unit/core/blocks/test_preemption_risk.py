@@ -20,14 +20,14 @@ demands = st.builds(DemandRate, drift=st.floats(-1e3, 1e3), variance=st.floats(0
 )
 def test_matches_a_simulated_walk(drift: float, variance: float, cushion: float, horizon_s: float) -> None:
     rng = np.random.default_rng(7)
-    steps, walks = 2000, 3000
+    steps, walks = 1000, 2000
     step_s = horizon_s / steps
     moves = rng.normal(drift * step_s, math.sqrt(variance * step_s), (walks, steps))
     reached = float((moves.cumsum(axis=1).max(axis=1) >= cushion).mean())
     probability = preemption_probability(
         cushion=cushion, horizon_s=horizon_s, demand=DemandRate(drift=drift, variance=variance)
     )
-    assert probability == pytest.approx(reached, abs=0.03)
+    assert probability == pytest.approx(reached, abs=0.04)
 
 
 def test_without_drift_it_is_twice_the_normal_tail() -> None:
