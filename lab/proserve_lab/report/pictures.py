@@ -32,8 +32,12 @@ _COLORS = {
     "fcfs": "#34495e",
     "sarathi": "#16a085",
     "priority": "#a04000",
+    "edf": "#d4478c",
+    "fair-batching": "#8c6d5a",
+    "sarathi-priority": "#17a2d4",
+    "srpf": "#9aa300",
+    "weighted-vtc": "#888888",
 }
-_OTHERS = "#999999"
 _DASHES = {
     "edf": "--",
     "fair-batching": ":",
@@ -41,7 +45,8 @@ _DASHES = {
     "srpf": (0, (5, 1)),
     "weighted-vtc": (0, (1, 1)),
 }
-"""Of those without a colour of their own."""
+"""Lines that often lie on others."""
+_OTHERS = "black"
 _LEGEND_INCHES = 0.7
 BURST_PLACE = Place("burst", "azure-conv", 3.0)
 
@@ -83,8 +88,16 @@ def _panels(
     return figure, axes
 
 
-def _legend(figure: Figure, axis: Axes, columns: int = 7) -> None:
-    figure.legend(*axis.get_legend_handles_labels(), loc="lower center", ncols=columns)
+def _legend(figure: Figure, axis: Axes, columns: int = 7, *, last_first: bool = False) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    order = slice(None, None, -1 if last_first else 1)
+    figure.legend(handles[order], labels[order], loc="lower center", ncols=columns)
+
+
+def _loads_below(axis: Axes, loads: Sequence[float]) -> None:
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel("load")
+    axis.set_xticks(loads, [f"{load:g}" for load in loads])
 
 
 def _line(axis: Axes, points: Sequence[tuple[float, float | None]], **style: object) -> None:
@@ -111,9 +124,9 @@ def _by_load(
             _line(axis, [(spot.load, figure_of(spot, policy)) for spot in spots], label=policy, **style)
         if bound is not None:
             _line(axis, [(spot.load, bound(spot)) for spot in spots], label="bound", color="black", ls="--", lw=1)
-        axis.set_ylim(0, 1.02)
-        axis.set_xlabel("load")
-    _legend(figure, axes[0])
+        _loads_below(axis, grid.loads)
+    # Drawn last and so on top: ours, and the bound.
+    _legend(figure, axes[0], last_first=True)
     return figure
 
 
@@ -123,11 +136,10 @@ def _classes(results: Results) -> Figure:
     for axis, workload in zip(axes, grid.workloads, strict=True):
         spots = [Place(grid.scenario, workload, load) for load in grid.loads]
         for policy in (OURS, "slide-batching", "qoserve", "priority", "fcfs"):
-            for name, dashes in ((HEAVY, "-"), (LIGHT, ":")):
+            for name, called, dashes in ((HEAVY, "heavy", "-"), (LIGHT, "light", ":")):
                 shares = [(spot.load, results.class_tdg(spot, policy, name)) for spot in spots]
-                _line(axis, shares, label=f"{policy}, {name}", color=_COLORS[policy], ls=dashes, lw=1.4)
-        axis.set_ylim(0, 1.02)
-        axis.set_xlabel("load")
+                _line(axis, shares, label=f"{policy}, {called}", color=_COLORS[policy], ls=dashes, lw=1.4)
+        _loads_below(axis, grid.loads)
     _legend(figure, axes[0], columns=5)
     return figure
 
@@ -136,10 +148,13 @@ def _burst(results: Results) -> Figure:
     titles = ["slide-batching: Urgent", "requests in the engine"]
     figure, axes = _panels(titles, "share of the requests", columns=2, legend=False)
     found = results.find(BURST_PLACE, "slide-batching")
-    moments = () if found is None else found.timeline
-    seconds = [moment.second for moment in moments]
-    axes[0].plot(seconds, [moment.urgent_share for moment in moments], color=_COLORS["slide-batching"])
-    axes[1].plot(seconds, [moment.requests for moment in moments], color="black")
+    # Seconds without a step are left out of the timeline: the engine is empty.
+    busy = {} if found is None else {moment.second: moment for moment in found.timeline}
+    seconds = range(max(busy, default=-1) + 1)
+    urgent = [busy[second].urgent_share if second in busy else 0.0 for second in seconds]
+    requests = [busy[second].requests if second in busy else 0.0 for second in seconds]
+    axes[0].plot(seconds, urgent, color=_COLORS["slide-batching"])
+    axes[1].plot(seconds, requests, color="black")
     axes[0].set_ylim(0, 1.02)
     for axis in axes:
         axis.set_xlabel("second")
