@@ -59,6 +59,7 @@ EXTRA = (
     Circumstances(scenario="long-a100", workloads=("azure-conv x8", "r1 x10"), loads=OVERLOADS),
     Circumstances(scenario="noise", workloads=("azure-conv", "mooncake-conversation", "m-large"), loads=OVERLOADS),
     Circumstances(scenario="blocks", workloads=("azure-conv", "mooncake-conversation", "r1"), loads=(1.2,)),
+    Circumstances(scenario="length-shift", workloads=("m-large", "r1", "azure-conv"), loads=OVERLOADS),
 )
 
 STUDY_ONLY = (Circumstances(scenario="a100", workloads=TRACES, loads=(0.8,)),)

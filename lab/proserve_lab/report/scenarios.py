@@ -16,6 +16,7 @@ import msgspec
 from proserve_core.batching import EngineLimits
 from proserve_core.latency.calibrations import Calibration, load_calibration
 from proserve_core.objectives import PriorityClass, ServiceObjectives
+from proserve_lab.report.length_shift import FACTOR, shift_lengths
 from proserve_lab.report.saturation import saturation_rate
 from proserve_lab.report.workloads import WORKLOADS, workload_rows
 from proserve_lab.simulation.workload import DEFAULT_MIX, SimulatedRequest, make_workload
@@ -27,8 +28,8 @@ Mix = Sequence[tuple[PriorityClass, float]]
 Arrivals = Callable[[Sequence[TraceRow], float, float], list[TraceRow]]
 """(rows, saturation, load) to rows with their arrivals."""
 Noise = Callable[[], float]
-Terms = Callable[[list[SimulatedRequest]], list[SimulatedRequest]]
-"""Gives requests other terms than the mix drew."""
+Change = Callable[[list[SimulatedRequest]], list[SimulatedRequest]]
+"""Gives requests other terms than the mix drew, or other lengths than were recorded."""
 
 QUIET_LOAD = 0.5
 QUIET_ROWS = 200
@@ -117,7 +118,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     calibration: str = "h100-llama-3.1-8b"
     mix: Mix = DEFAULT_MIX
-    terms: Terms = _as_drawn
+    change: Change = _as_drawn
     arrivals: Arrivals = _steady
     blocks: int | None = None
     """KV blocks; None: as calibrated."""
@@ -131,10 +132,10 @@ SCENARIOS: dict[str, Scenario] = {
     "h100": Scenario(title="H100"),
     "h100-256": Scenario(title="H100 with at most 256 sequences, as in most published set-ups", max_sequences=256),
     "a100": Scenario(title="A100", calibration="a100-llama-3.1-8b"),
-    "tight": Scenario(title="H100, TTFT 0.5 s + 0.2 ms per prompt token, TPOT 30 ms", terms=_tight),
+    "tight": Scenario(title="H100, TTFT 0.5 s + 0.2 ms per prompt token, TPOT 30 ms", change=_tight),
     "wp10": Scenario(title="H100, a first token worth ten others", mix=_mix(0.5, first_token_gain=10)),
     "mix-10-90": Scenario(title="H100, a tenth of the requests heavy", mix=_mix(0.1)),
-    "one-client": Scenario(title="H100, the client with the most requests heavy", terms=_biggest_client_heavy),
+    "one-client": Scenario(title="H100, the client with the most requests heavy", change=_biggest_client_heavy),
     "objectives": Scenario(
         title="H100, heavy chat (TTFT 0.5 s, TPOT 40 ms) beside light batch work (30 s, 200 ms)",
         mix=_MIXED_OBJECTIVES,
@@ -146,6 +147,10 @@ SCENARIOS: dict[str, Scenario] = {
         title="H100, steps off by 10%, with drift and outliers that policies are not told", noise=_drifting_noise
     ),
     "blocks": Scenario(title="H100 with 150k KV tokens instead of 460k", blocks=9375),
+    "length-shift": Scenario(
+        title=f"H100, halfway the outputs of each client or prompt band become {FACTOR} times longer or shorter",
+        change=shift_lengths,
+    ),
 }
 
 
@@ -171,4 +176,4 @@ def requests_of(scenario: str, workload: str, load: float) -> tuple[SimulatedReq
     """The requests of a cell, in order of arrival; the same for every policy."""
     chosen = SCENARIOS[scenario]
     rows = chosen.arrivals(workload_rows(workload), saturation_of(scenario, workload), load)
-    return tuple(chosen.terms(make_workload(rows, mix=chosen.mix, seed=SEED)))
+    return tuple(chosen.change(make_workload(rows, mix=chosen.mix, seed=SEED)))
