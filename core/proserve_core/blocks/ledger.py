@@ -271,6 +271,10 @@ class BlockLedger:
             self._leave_host(holding)
         return released
 
+    def next_evicted(self) -> Holding | None:
+        """Who would lose a host block to the next one copied; None while the host has room, or nobody could."""
+        return next(iter(self._evictable()), None) if self.free_host == 0 else None
+
     def check(self) -> None:
         """Whether everything adds up: each block is with one holder or free, and no row has a hole.
 
@@ -338,28 +342,30 @@ class BlockLedger:
         self.free_device += released
         return released
 
-    def _evict(self, newcomer: Holding, blocks: int) -> tuple[Eviction, ...]:
-        """Make room for `blocks` more host blocks of `newcomer`, as far as others' are worth no more."""
+    def _evictable(self) -> list[Holding]:
+        """Who could lose host blocks, first the one who would first."""
         candidates = [
             holding
             for holding in self._holdings.values()
-            if holding.ready
-            and holding.worth <= newcomer.worth
-            and holding is not newcomer
-            and holding.offload is None
-            and holding.restore is None
+            if holding.ready and holding.offload is None and holding.restore is None
         ]
         candidates.sort(key=lambda holding: (holding.worth, holding.used))
+        return candidates
+
+    def _evict(self, newcomer: Holding, blocks: int) -> tuple[Eviction, ...]:
+        """Make room for `blocks` more host blocks of `newcomer`, as far as others' are worth no more."""
         evictions: list[Eviction] = []
-        for holding in candidates:
+        for holding in self._evictable():
+            if blocks == 0 or holding.worth > newcomer.worth:
+                break
+            if holding is newcomer:
+                continue
             taken = min(blocks, holding.ready)
             holding.ready -= taken
             self.free_host += taken
             self.evicted += taken
             blocks -= taken
             evictions.append(Eviction(holding.request_id, taken))
-            if blocks == 0:
-                break
         return tuple(evictions)
 
 

@@ -6,8 +6,9 @@ sides, so that the worth of an engine second cancels:
 
 - A block that is on the host when its request is preempted saves `recompute_s - restore_s`. That happens with
   probability P before the request ends (`preemption_risk`).
-- A block costs `block_s`: copy time that does not hide behind compute, and the host space, which is what the block
-  evicted for it would have saved (`host_price_s`). If `P * saving <= block cost`, copying does not pay at all.
+- A block costs `block_s`, copy time that does not hide behind compute, and host space, which is what the block evicted
+  for it (`BlockLedger.next_evicted`) would have saved: `host_price_s`. If `P * saving <= block cost`, copying does not
+  pay at all.
 - A copy costs `call_s`, whatever its size: work on the engine's thread that never hides.
 
 Blocks complete at a rate g. Copying whenever u are there costs `call_s * g / u` per second. Until they are copied, u /
@@ -63,20 +64,15 @@ class Offload(msgspec.Struct, frozen=True):
     blocks: int
 
 
-def hazard(probability: float, horizon_s: float) -> float:
-    """Preemptions per second that make one within `horizon_s` as likely as `probability`."""
-    if probability >= 1:
-        return math.inf
+def exposure_loss(candidate: OffloadCandidate, costs: OffloadCosts) -> float:
+    """Engine seconds lost per second and uncopied block, less what its copy costs: `h * v`; 0 or less: do not copy."""
+    probability = candidate.probability
     if probability <= 0:
         return 0.0
-    return -math.log1p(-probability) / horizon_s if horizon_s > 0 else math.inf
-
-
-def net_saving_s(candidate: OffloadCandidate, costs: OffloadCosts) -> float:
-    """Engine seconds that a copied block saves per preemption, less what copying all of them costs; may be negative."""
-    if candidate.probability <= 0:
-        return -math.inf
-    return candidate.saving_s - (costs.block_s + costs.host_price_s) / candidate.probability
+    saving_s = candidate.saving_s - (costs.block_s + costs.host_price_s) / probability
+    certain = probability >= 1 or candidate.horizon_s <= 0
+    hazard = math.inf if certain else -math.log1p(-probability) / candidate.horizon_s
+    return hazard * saving_s if saving_s != 0 else 0.0
 
 
 def offload_threshold(candidate: OffloadCandidate, costs: OffloadCosts) -> int | None:
@@ -84,11 +80,11 @@ def offload_threshold(candidate: OffloadCandidate, costs: OffloadCosts) -> int |
 
     A request that completes no more blocks has nothing to wait for: 1.
     """
-    saving_s = net_saving_s(candidate, costs)
-    if saving_s <= 0:
-        return None
-    loss = hazard(candidate.probability, candidate.horizon_s) * saving_s
-    return max(1, math.ceil(math.sqrt(2 * costs.call_s * candidate.growth / loss)))
+    return _threshold(candidate, costs, exposure_loss(candidate, costs))
+
+
+def _threshold(candidate: OffloadCandidate, costs: OffloadCosts, loss: float) -> int | None:
+    return max(1, math.ceil(math.sqrt(2 * costs.call_s * candidate.growth / loss))) if loss > 0 else None
 
 
 def copy_worth(density: float, probability: float) -> float:
@@ -109,10 +105,10 @@ def plan_offloads(
     """
     due: list[tuple[float, OffloadCandidate]] = []
     for candidate in candidates:
-        threshold = offload_threshold(candidate, costs)
+        loss = exposure_loss(candidate, costs)
+        threshold = _threshold(candidate, costs, loss)
         if threshold is not None and candidate.uncopied >= threshold:
-            rate = hazard(candidate.probability, candidate.horizon_s)
-            due.append((rate * net_saving_s(candidate, costs) * candidate.uncopied, candidate))
+            due.append((loss * candidate.uncopied, candidate))
     due.sort(key=lambda entry: -entry[0])
     offloads: list[Offload] = []
     for _, candidate in due:

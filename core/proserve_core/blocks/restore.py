@@ -12,9 +12,11 @@ How copy and forward pass overlap:
 
 Exact without trying every k: prefill attention over the rest is `tokens^2 - prefix^2`, so for a given branch of the
 step-time model (below or beyond its knee) and of the maximum, the time is concave in k and least at an end of that
-branch. The ends are 0, 1, all, and both sides of two points found by bisection.
+branch. The ends are 0, 1, all, and both sides of the knee and of the point, found by bisection, where copies begin to
+take longer than compute.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 from enum import StrEnum
@@ -77,31 +79,14 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     """Tokens to compute."""
     resume_s: float
-    """Duration of the step that does both."""
+    """Duration of the step that does both. The rest is taken for one prefill: where the engine spreads it over several
+    steps, each adds its constant."""
     added_s: float
     """What this adds to the step."""
 
 
-def split_at(
-    request: Restorable,
-    blocks: int,
-    *,
-    block_size: int,
-    costs: CopyCosts,
-    latency: LatencyModel,
-    overlap: Overlap,
-    base: StepWork,
-) -> Split:
-    """Restore `blocks` blocks, compute the rest, next to the work `base` of the same step.
-
-    The rest is taken for one prefill: where the engine spreads it over several steps, each adds its constant.
-    """
-    rest, attention = request.rest(blocks, block_size)
-    compute_s = latency.sums_s(
-        base.new_tokens + rest, base.attention + attention, base.decode_context, base.sequences + 1
-    )
-    resume_s = latency.host_s + overlap.both_s(costs.copy_s(blocks), compute_s - latency.host_s)
-    return Split(blocks=blocks, tokens=rest, resume_s=resume_s, added_s=resume_s - latency.step_s(base))
+NOTHING = StepWork()
+"""An otherwise empty step."""
 
 
 def best_split(
@@ -111,7 +96,7 @@ def best_split(
     costs: CopyCosts,
     latency: LatencyModel,
     overlap: Overlap,
-    base: StepWork | None = None,
+    base: StepWork = NOTHING,
 ) -> Split:
     """The split that resumes soonest; of equals the one that computes least.
 
@@ -121,34 +106,37 @@ def best_split(
         costs: of restoring, in the engine's way of copying.
         latency: the step-time model.
         overlap: see the module.
-        base: what else runs in the step; nothing if not given.
+        base: what else runs in the step.
     """
-    work = base if base is not None else StepWork()
     most = request.usable(block_size)
-
-    def at(blocks: int) -> Split:
-        return split_at(
-            request, blocks, block_size=block_size, costs=costs, latency=latency, overlap=overlap, base=work
-        )
-
-    def beyond_knee(blocks: int) -> bool:
-        new_tokens = work.new_tokens + request.rest(blocks, block_size)[0]
-        return latency.linear_base_s + latency.linear_token_s * new_tokens > latency.floor_s
-
-    def hides(blocks: int) -> bool:
-        rest, attention = request.rest(blocks, block_size)
-        compute_s = latency.sums_s(
-            work.new_tokens + rest, work.attention + attention, work.decode_context, work.sequences + 1
-        )
-        return costs.copy_s(blocks) <= compute_s - latency.host_s
-
     candidates = {0, most}
     if most:
-        candidates.add(1)
-        for holds in (beyond_knee, hides):
-            turn = turning_point(most, holds)
-            candidates |= {max(0, turn - 1), min(most, turn)}
-    return min(map(at, sorted(candidates, reverse=True)), key=lambda split: split.resume_s)
+        below_knee = (base.new_tokens + request.rest(0, block_size)[0] - latency.knee_tokens) / block_size
+        knee = int(below_knee) if 0 < below_knee < most else 0
+        exposed = turning_point(
+            most, lambda blocks: costs.copy_s(blocks) <= _forward_s(request, blocks, block_size, latency, base)
+        )
+        candidates |= {1, knee, knee + 1, max(0, exposed - 1), min(most, exposed)}
+    best, best_s = 0, math.inf
+    for blocks in candidates:
+        found_s = latency.host_s + overlap.both_s(
+            costs.copy_s(blocks), _forward_s(request, blocks, block_size, latency, base)
+        )
+        if found_s < best_s or (found_s == best_s and blocks > best):
+            best, best_s = blocks, found_s
+    return Split(
+        blocks=best,
+        tokens=request.rest(best, block_size)[0],
+        resume_s=best_s,
+        added_s=best_s - latency.step_s(base),
+    )
+
+
+def _forward_s(request: Restorable, blocks: int, block_size: int, latency: LatencyModel, base: StepWork) -> float:
+    """Compute of the step without its host work."""
+    rest, attention = request.rest(blocks, block_size)
+    step_s = latency.sums_s(base.new_tokens + rest, base.attention + attention, base.decode_context, base.sequences + 1)
+    return step_s - latency.host_s
 
 
 def turning_point(most: int, holds: Callable[[int], bool]) -> int:

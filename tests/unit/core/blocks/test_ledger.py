@@ -200,6 +200,14 @@ def test_nobody_is_evicted_for_less() -> None:
     ledger.check()
 
 
+def test_who_is_evicted_next_is_known_once_the_host_is_full() -> None:
+    ledger = BlockLedger(device_blocks=100, host_blocks=10)
+    preempted(ledger, "heavy", host=5, worth=8.0)
+    assert ledger.next_evicted() is None
+    preempted(ledger, "light", host=5, worth=1.0)
+    assert ledger.next_evicted() is ledger.holding("light")
+
+
 def test_blocks_that_are_being_copied_are_not_evicted() -> None:
     ledger = BlockLedger(device_blocks=100, host_blocks=10)
     preempted(ledger, "restoring", host=5)

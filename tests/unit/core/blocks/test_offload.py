@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proserve_core.blocks import Offload, OffloadCandidate, OffloadCosts, copy_worth, offload_threshold, plan_offloads
-from proserve_core.blocks.offload import hazard
+from proserve_core.blocks import (
+    DemandRate,
+    Offload,
+    OffloadCandidate,
+    OffloadCosts,
+    copy_worth,
+    offload_threshold,
+    plan_offloads,
+    preemption_probability,
+)
+from proserve_core.blocks.offload import exposure_loss
 
 CERTAIN = 1 - math.exp(-1.0)
 """With a horizon of 10 s this is 0.1 preemptions per second."""
@@ -121,10 +130,11 @@ def test_dearer_copies_never_lower_the_threshold(
     assert dear is None or (cheap is not None and cheap <= dear)
 
 
-def test_hazard_and_probability_are_the_same_thing() -> None:
-    assert hazard(CERTAIN, 10.0) == pytest.approx(0.1)
-    assert hazard(1.0, 10.0) == math.inf
-    assert hazard(0.0, 10.0) == 0.0
+def test_exposure_loss_by_hand() -> None:
+    # 0.1 preemptions per second, each costs 0.3 ms per block; with 0.063 ms to copy a block 0.1 ms less.
+    assert exposure_loss(candidate(), OffloadCosts(call_s=1.0)) == pytest.approx(3e-5)
+    costs = OffloadCosts(call_s=1.0, block_s=1e-4 * CERTAIN)
+    assert exposure_loss(candidate(), costs) == pytest.approx(2e-5)
 
 
 def test_who_loses_most_goes_first_and_the_link_ends_the_step() -> None:
@@ -139,6 +149,21 @@ def test_below_the_threshold_nothing_is_copied() -> None:
     costs = OffloadCosts(call_s=1e-4)
     assert plan_offloads([candidate(uncopied=4)], costs=costs, link_blocks=100) == ()
     assert plan_offloads([candidate(uncopied=5)], costs=costs, link_blocks=100) == (Offload("a", 5),)
+
+
+def test_the_lower_the_rank_the_sooner_a_copy_starts() -> None:
+    """Ten residents of 100 blocks, 50 free: the tail is copied block by block, the head not at all."""
+    demand = DemandRate(drift=10.0, variance=400.0)
+    risks = [
+        preemption_probability(cushion=50 + 100 * behind, horizon_s=10.0, demand=demand) for behind in range(9, -1, -1)
+    ]
+    costs = OffloadCosts(call_s=5e-5, block_s=2e-6)
+    thresholds = [offload_threshold(candidate(probability=risk), costs) for risk in risks]
+    assert thresholds[:6] == [None] * 6
+    copied = [threshold for threshold in thresholds[6:] if threshold is not None]
+    assert copied == sorted(copied, reverse=True)
+    assert copied[0] > 10
+    assert copied[-1] <= 3
 
 
 def test_host_blocks_of_a_heavy_request_in_danger_are_worth_most() -> None:

@@ -6,12 +6,10 @@ from hypothesis import strategies as st
 
 from engine_builders import MILLISECOND_PER_TOKEN
 from proserve_core.blocks import KV_LAYOUTS, TRANSFERS, CopyCosts, Direction, Overlap, Reload, Restorable, best_split
-from proserve_core.blocks.restore import split_at
 from proserve_core.latency import LatencyModel, StepWork
 from proserve_core.latency.calibrations import load_calibration
 
 BLOCKING = Overlap(reload=Reload.BLOCKING)
-EMPTY = StepWork()
 
 
 def request(tokens: int, host_blocks: int, device_tokens: int = 0) -> Restorable:
@@ -123,9 +121,15 @@ def test_is_the_best_of_all_splits(
     base: StepWork,
 ) -> None:
     case = request(tokens + 16 * device_blocks, host_blocks, 16 * device_blocks)
-    best = min(
-        split_at(case, blocks, block_size=16, costs=costs, latency=latency, overlap=overlap, base=base).resume_s
-        for blocks in range(case.usable(16) + 1)
-    )
+
+    def resume_s(blocks: int) -> float:
+        rest, attention = case.rest(blocks, 16)
+        compute_s = latency.sums_s(
+            base.new_tokens + rest, base.attention + attention, base.decode_context, base.sequences + 1
+        )
+        return latency.host_s + overlap.both_s(costs.copy_s(blocks), compute_s - latency.host_s)
+
+    best = min(map(resume_s, range(case.usable(16) + 1)))
     found = best_split(case, block_size=16, costs=costs, latency=latency, overlap=overlap, base=base)
     assert found.resume_s == pytest.approx(best, rel=1e-12)
+    assert found.resume_s == pytest.approx(resume_s(found.blocks), rel=1e-12)
