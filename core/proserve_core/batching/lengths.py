@@ -164,16 +164,17 @@ class LengthTable:
         With S the survival function it is sum over i >= emitted + skipped of S(i) / S(emitted).
         """
         at = emitted if skipped is None else emitted + skipped
-        bins, inside = locate(at)
-        log_survival, log_stay, tail, beyond = self._answers[profiles, bins].T
-        rest: Column = tail + beyond * np.exp((WIDTHS[bins] - inside) * log_stay)
+        answers = self._answers.reshape(-1, self._answers.shape[2])
+        cells, inside = locate(profiles, at)
+        log_survival, log_stay, tail, beyond = answers[cells].T
+        rest: Column = tail + beyond * np.exp((WIDTHS[cells - profiles * BINS] - inside) * log_stay)
         if skipped is None:
             return rest
         log_reached: Column = log_survival + inside * log_stay
         started = emitted.nonzero()[0]
         if len(started):
-            bins, inside = locate(emitted[started])
-            log_survival, log_stay, _, _ = self._answers[profiles[started], bins].T
+            cells, inside = locate(profiles[started], emitted[started])
+            log_survival, log_stay, _, _ = answers[cells].T
             log_reached[started] = log_reached[started] - log_survival - inside * log_stay
         reached: Column = np.exp(log_reached) * rest
         return reached

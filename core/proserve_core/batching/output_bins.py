@@ -47,10 +47,10 @@ def exposure(emitted: Column) -> Table:
     return np.clip(emitted[:, None] - _BEFORE, 0.0, WIDTHS)
 
 
-def locate(emitted: Column) -> tuple[Index, Column]:
-    """Bin of the next token, and tokens emitted inside it."""
+def locate(rows: Index, emitted: Column) -> tuple[Index, Column]:
+    """Cell (row * BINS + bin) of the next token, and tokens emitted inside its bin."""
     bins = _BIN_OF[np.minimum(emitted, LAST_TOKEN).astype(np.intp)]
-    return bins, emitted - _BEFORE[bins]
+    return rows * BINS + bins, emitted - _BEFORE[bins]
 
 
 class Survival(msgspec.Struct, frozen=True):

@@ -23,8 +23,8 @@ def test_each_token_is_counted_in_the_bin_that_it_is_in(emitted: int) -> None:
 
 
 def test_a_request_is_in_the_bin_of_its_next_token() -> None:
-    bins, inside = locate(np.array([0.0, float(STARTS[40] + 1)]))
-    assert bins.tolist() == [0, 40]
+    cells, inside = locate(np.array([0, 2]), np.array([0.0, float(STARTS[40] + 1)]))
+    assert cells.tolist() == [0, 2 * BINS + 40]
     assert inside.tolist() == [0.0, 2.0]
 
 
