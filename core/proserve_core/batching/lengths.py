@@ -67,6 +67,8 @@ class LengthTable:
         self._events, self._exposure = np.zeros((64, BINS)), np.zeros((64, BINS))
         self._keep = np.zeros(64)
         """Share of a table's counts that is left when one more output ends."""
+        self._counted = np.zeros(64, dtype=np.bool_)
+        """Tables that anything was ever counted in."""
         self._profiles = RecentSlots[tuple[TableKey, ...]](MAX_PROFILES)
         self._chains = np.zeros((0, _LINKS), dtype=np.intp)
         """By profile: slots of its tables; links that it has not point to a table without counts."""
@@ -83,6 +85,7 @@ class LengthTable:
         for table in counts.tables if counts is not None else ():
             slot = self._table(tuple(table.key))
             self._events[slot], self._exposure[slot] = table.dense()
+            self._counted[slot] = True
         self.finished = int(self._events[1].sum())
         self._refreshed_finished = self.finished
         self._refreshed_s = -np.inf
@@ -123,11 +126,17 @@ class LengthTable:
 
     def saw_tokens(self, profiles: Index, since: Column, until: Column) -> None:
         """Requests have gone from `since` to `until` emitted tokens."""
-        tables, belongs = np.unique(self._chains[profiles], return_inverse=True)
-        chosen = np.zeros((len(tables), len(profiles)))
-        chosen[belongs.reshape(-1, _LINKS).T, np.arange(len(profiles))] = 1.0
-        self._exposure[tables] += chosen @ (exposure(until) - exposure(since))
+        seen = exposure(until) - exposure(since)
+        # Each has gone through few bins. A product of matrices would have BLAS start its threads, which costs more.
+        request, bins = seen.nonzero()
+        chains = self._chains[profiles[request]]
+        present = np.bincount(chains.ravel()) > 0
+        tables = present.nonzero()[0]
+        cells = (present.cumsum() - 1)[chains] * BINS + bins[:, None]
+        tokens = np.repeat(seen[request, bins], _LINKS)
+        self._exposure[tables] += np.bincount(cells.ravel(), tokens, len(tables) * BINS).reshape(-1, BINS)
         self._exposure[0] = 0.0
+        self._counted[tables[tables > 0]] = True
 
     def saw_end(self, profile: int, emitted: int) -> None:
         """An output ended after `emitted` tokens. An output that was cut off from outside is none: do not report it."""
@@ -140,6 +149,7 @@ class LengthTable:
         self._events[tables] *= keep
         self._exposure[tables] *= keep
         self._events[tables, last_bin(emitted)] += 1
+        self._counted[tables] = True
 
     def due(self, now_s: float) -> bool:
         """Whether all answers should be brought up to date: each second, and sooner while there is little knowledge."""
@@ -151,7 +161,7 @@ class LengthTable:
         """Bring answers up to date: of new profiles at once, of the others a part at a time, when they are due."""
         if self.due(now_s):
             self._refreshed_s, self._refreshed_finished = now_s, self.finished
-            self._to_answer = [row for row in range(len(self._profiles)) if self._profiles.users(row)]
+            self._to_answer = self._profiles.in_use()
         part, self._to_answer = self._to_answer[:_PART], self._to_answer[_PART:]
         rows = self._unanswered.union(part)
         if rows:
@@ -164,9 +174,8 @@ class LengthTable:
         With S the survival function it is sum over i >= emitted + skipped of S(i) / S(emitted).
         """
         at = emitted if skipped is None else emitted + skipped
-        answers = self._answers.reshape(-1, self._answers.shape[2])
         cells, inside = locate(profiles, at)
-        log_survival, log_stay, tail, beyond = answers[cells].T
+        log_survival, log_stay, tail, beyond = self._in_cells(cells)
         rest: Column = tail + beyond * np.exp((WIDTHS[cells - profiles * BINS] - inside) * log_stay)
         if skipped is None:
             return rest
@@ -174,10 +183,15 @@ class LengthTable:
         started = emitted.nonzero()[0]
         if len(started):
             cells, inside = locate(profiles[started], emitted[started])
-            log_survival, log_stay, _, _ = answers[cells].T
+            log_survival, log_stay, _, _ = self._in_cells(cells)
             log_reached[started] = log_reached[started] - log_survival - inside * log_stay
         reached: Column = np.exp(log_reached) * rest
         return reached
+
+    def _in_cells(self, cells: Index) -> Table:
+        """Answers by cell (`locate`): four rows, `_answers` has their order."""
+        # take, because indexing is ten times slower where each index stands for several numbers.
+        return self._answers.reshape(-1, 4).take(cells, axis=0).T
 
     def expected_length(self, profiles: Index) -> Column:
         """Expected tokens of requests that have emitted none: `expected_rest` of 0, looked up."""
@@ -207,7 +221,9 @@ class LengthTable:
             if slot >= len(self._keep):
                 self._events, self._exposure = _taller(self._events), _taller(self._exposure)
                 self._keep = np.append(self._keep, self._keep)
+                self._counted = np.append(self._counted, self._counted)
             self._events[slot] = self._exposure[slot] = 0.0
+            self._counted[slot] = False
             self._keep[slot] = 1 - 1 / (LONG_MEMORY if key[0] in _GENERAL else MEMORY)
         return slot
 
@@ -222,15 +238,22 @@ class LengthTable:
         self._whole = np.append(self._whole, np.zeros(rows - len(self._whole)))
 
     def _answer(self, rows: Index) -> None:
+        # A table without counts adds nothing, so profiles that differ only in such have one answer: most of those that
+        # are not answered yet, and of requests whose prefix has not run so far.
         chains = self._chains[rows]
-        hazard = np.repeat(general(self._events[1], self._exposure[1])[None], len(rows), axis=0)
+        places: dict[tuple[int, ...], int] = {}
+        counted = map(tuple, np.where(self._counted[chains], chains, 0).tolist())
+        answer_of = [places.setdefault(chain, len(places)) for chain in counted]
+        chains = np.array(list(places), dtype=np.intp)
+        hazard = np.repeat(general(self._events[1], self._exposure[1])[None], len(chains), axis=0)
         for link in range(1, _LINKS):
             tables = chains[:, link]
             if tables.any():
                 lean = of_kind if link <= _KIND_LINKS else of_sender
                 hazard = lean(hazard, self._events[tables], np.maximum(self._exposure[tables], 0.0))
         answer = survival(hazard)
-        self._answers[rows] = np.stack((answer.log_survival, answer.log_stay, answer.tail, answer.beyond), axis=-1)
+        answers = np.stack((answer.log_survival, answer.log_stay, answer.tail, answer.beyond), axis=-1)
+        self._answers[rows] = answers[answer_of]
         self._whole[rows] = self.expected_rest(rows, np.zeros(len(rows)))
 
 

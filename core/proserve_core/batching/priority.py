@@ -6,38 +6,26 @@ the lightest, latest residents are preempted, for a heavier waiting request too 
 residents). No time budget, no parameters. It starves light classes: that is what it is here to show.
 """
 
-from collections.abc import Iterator, Sequence
-from operator import attrgetter
-
 from proserve_core.batching.fill import FillOptions, fill
-from proserve_core.batching.state import BatchPlan, EngineState, RequestState
+from proserve_core.batching.ranking import Ranking
+from proserve_core.batching.request_columns import RequestColumns
+from proserve_core.batching.state import BatchPlan, EngineState
 
 _OPTIONS = FillOptions()
-_arrival = attrgetter("arrival_s")
 
 
 class Priority:
     """Policy `priority`."""
 
     def plan(self, state: EngineState) -> BatchPlan:
-        residents = state.requests.residents
+        if not state.requests:
+            return BatchPlan()
+        columns, ranking = RequestColumns(state), Ranking()
+        for weight in columns.weights():
+            ranking.add(columns.weight == weight, -columns.arrival_s)
         return fill(
             state,
-            order=_by_weight(state.requests),
-            residents=list(_by_weight(residents)),
+            order=columns.lazily(ranking.parts()),
+            residents=columns.requests(ranking.first(columns.residents)),
             options=_OPTIONS,
         )
-
-
-def _by_weight(requests: Sequence[RequestState]) -> Iterator[RequestState]:
-    """Lazy, because the fill often needs no waiting request and rarely the light ones."""
-    groups: dict[float, list[RequestState]] = {}
-    for request in requests:
-        weight = request.terms.weight
-        if weight in groups:
-            groups[weight].append(request)
-        else:
-            groups[weight] = [request]
-    for weight in sorted(groups, reverse=True):
-        # In order of arrival at the engine, nearly always the clients' too: the sort is a check.
-        yield from sorted(groups[weight], key=_arrival)

@@ -53,6 +53,10 @@ class RecentSlots(Generic[Key]):
     def users(self, slot: int) -> int:
         return self._uses[slot]
 
+    def in_use(self) -> list[int]:
+        """Slots that have users, in order."""
+        return [slot for slot, users in enumerate(self._uses) if users]
+
     def items(self) -> list[tuple[Key, int]]:
         """Keys and slots, the one asked for last at the end."""
         return list(self._slots.items())

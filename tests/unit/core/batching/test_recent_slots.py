@@ -22,3 +22,15 @@ def test_who_is_in_use_keeps_its_slot_and_the_limit_gives_way() -> None:
     assert slots.users(slot) == 0
     assert slots.give("c") == (0, "a")
     assert len(slots) == 2
+
+
+def test_slots_in_use_are_those_with_users() -> None:
+    slots = RecentSlots[str](4)
+    for key in "abc":
+        slots.give(key)
+    slots.use(0)
+    slots.use(2)
+    slots.use(2)
+    slots.leave(2)
+    slots.leave(0)
+    assert slots.in_use() == [2]
