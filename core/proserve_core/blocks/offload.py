@@ -84,7 +84,10 @@ def offload_threshold(candidate: OffloadCandidate, costs: OffloadCosts) -> int |
 
 
 def _threshold(candidate: OffloadCandidate, costs: OffloadCosts, loss: float) -> int | None:
-    return max(1, math.ceil(math.sqrt(2 * costs.call_s * candidate.growth / loss))) if loss > 0 else None
+    if loss <= 0:
+        return None
+    blocks = math.sqrt(2 * costs.call_s * candidate.growth / loss)
+    return max(1, math.ceil(blocks)) if blocks < math.inf else None
 
 
 def copy_worth(density: float, probability: float) -> float:
