@@ -4,7 +4,7 @@ Plans only; engine and simulator carry them out. docs/blocks.md has the rules an
 """
 
 from proserve_core.blocks.copy_budget import allot, ranked_budget, unlimited
-from proserve_core.blocks.gain_budget import BlockTerms, GainBudget, Return, gain_budget
+from proserve_core.blocks.gain_budget import GainBudget, Return, gain_budget
 from proserve_core.blocks.kv_layout import KV_LAYOUTS, KvLayout
 from proserve_core.blocks.ledger import BlockLedger, Copy, Eviction, Holding, LedgerError
 from proserve_core.blocks.offload import (
@@ -16,7 +16,7 @@ from proserve_core.blocks.offload import (
     plan_offloads,
 )
 from proserve_core.blocks.preemption_risk import BlockDemand, DemandRate, preemption_probability
-from proserve_core.blocks.restore import Overlap, Reload, Restorable, Split, best_split
+from proserve_core.blocks.restore import Overlap, Reload, Restorable, ResumeModel, Split, best_split
 from proserve_core.blocks.transfer import TRANSFERS, CopyCosts, Direction, LinkModel, TransferModel
 from proserve_core.blocks.transfer_fit import OnlineTransfer
 from proserve_core.blocks.victims import VictimCandidate, Victims, choose_victims, preemption_loss
@@ -26,7 +26,6 @@ __all__ = [
     "TRANSFERS",
     "BlockDemand",
     "BlockLedger",
-    "BlockTerms",
     "Copy",
     "CopyCosts",
     "DemandRate",
@@ -44,6 +43,7 @@ __all__ = [
     "Overlap",
     "Reload",
     "Restorable",
+    "ResumeModel",
     "Return",
     "Split",
     "TransferModel",

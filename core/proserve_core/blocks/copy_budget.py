@@ -17,7 +17,7 @@ Deviation: compute is the time of the whole step by our latency model, with its 
 
 from collections.abc import Sequence
 
-from proserve_core.blocks.restore import Restorable, turning_point
+from proserve_core.blocks.restore import Restorable, ResumeModel, turning_point
 from proserve_core.blocks.transfer import CopyCosts
 from proserve_core.latency import LatencyModel, StepWork
 
@@ -41,29 +41,20 @@ def unlimited(requests: Sequence[Restorable], *, block_size: int) -> int:
     return sum(request.usable(block_size) for request in requests)
 
 
-def ranked_budget(
-    requests: Sequence[Restorable],
-    *,
-    block_size: int,
-    costs: CopyCosts,
-    latency: LatencyModel,
-    base: StepWork,
-    budget_s: float,
-) -> int:
+def ranked_budget(requests: Sequence[Restorable], *, model: ResumeModel, base: StepWork, budget_s: float) -> int:
     """Blocks that the step may restore, by the published rule.
 
     Args:
         requests: those that would run in the step and have host blocks, most important first.
-        block_size: tokens per block.
-        costs: of restoring. `block_s` must be above 0.
-        latency: the step-time model.
+        model: of the engine; the rule has no use for its `overlap`.
         base: what else runs in the step.
         budget_s: the step's time budget.
     """
+    block_size, costs = model.block_size, model.costs
     total = unlimited(requests, block_size=block_size)
     if total == 0:
         return 0
-    step = _Step(latency, base)
+    step = _Step(model.latency, base)
     for request in requests:
         step.add(request, request.usable(block_size), block_size)
     compute_s = step.compute_s()

@@ -28,9 +28,8 @@ from itertools import accumulate
 
 import msgspec
 
-from proserve_core.blocks.restore import Overlap, Restorable, best_split, turning_point
-from proserve_core.blocks.transfer import CopyCosts
-from proserve_core.latency import LatencyModel, StepWork
+from proserve_core.blocks.restore import Restorable, ResumeModel, best_split, turning_point
+from proserve_core.latency import StepWork
 
 
 class Return(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,46 +50,27 @@ class GainBudget(msgspec.Struct, frozen=True, kw_only=True):
     gain_per_s: float
 
 
-class BlockTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """What copies and compute of this engine take."""
-
-    block_size: int
-    costs: CopyCosts
-    latency: LatencyModel
-    overlap: Overlap
-
-
-def gain_budget(returns: Sequence[Return], *, terms: BlockTerms, base: StepWork, base_gain: float) -> GainBudget:
+def gain_budget(returns: Sequence[Return], *, model: ResumeModel, base: StepWork, base_gain: float) -> GainBudget:
     """Choose who comes back in a step that runs `base` anyway, which brings `base_gain`."""
-    added = [
-        best_split(
-            entry.request,
-            block_size=terms.block_size,
-            costs=terms.costs,
-            latency=terms.latency,
-            overlap=terms.overlap,
-            base=base,
-        ).added_s
-        for entry in returns
-    ]
+    added = [best_split(entry.request, model=model, base=base).added_s for entry in returns]
     order = sorted(range(len(returns)), key=lambda i: -returns[i].gain / max(added[i], 1e-12))
     best: GainBudget | None = None
     if base.sequences > 0:
-        step_s = terms.latency.step_s(base)
+        step_s = model.latency.step_s(base)
         best = GainBudget(blocks={}, step_s=step_s, gain_per_s=base_gain / step_s)
     for count in range(1, len(order) + 1):
-        found = _all_of([returns[i] for i in order[:count]], terms, base, base_gain)
+        found = _all_of([returns[i] for i in order[:count]], model, base, base_gain)
         if best is not None and found.gain_per_s <= best.gain_per_s:
             if count < len(order):
-                everybody = _all_of(returns, terms, base, base_gain)
+                everybody = _all_of(returns, model, base, base_gain)
                 best = everybody if everybody.gain_per_s > best.gain_per_s else best
             break
         best = found
     return best if best is not None else GainBudget(blocks={}, step_s=0.0, gain_per_s=0.0)
 
 
-def _all_of(returns: Sequence[Return], terms: BlockTerms, base: StepWork, base_gain: float) -> GainBudget:
-    blocks, step_s = shortest_step(returns, terms=terms, base=base)
+def _all_of(returns: Sequence[Return], model: ResumeModel, base: StepWork, base_gain: float) -> GainBudget:
+    blocks, step_s = shortest_step(returns, model=model, base=base)
     gain = base_gain + sum(entry.gain for entry in returns)
     return GainBudget(
         blocks={entry.request.request_id: taken for entry, taken in zip(returns, blocks, strict=True)},
@@ -99,9 +79,9 @@ def _all_of(returns: Sequence[Return], terms: BlockTerms, base: StepWork, base_g
     )
 
 
-def shortest_step(returns: Sequence[Return], *, terms: BlockTerms, base: StepWork) -> tuple[tuple[int, ...], float]:
+def shortest_step(returns: Sequence[Return], *, model: ResumeModel, base: StepWork) -> tuple[tuple[int, ...], float]:
     """Blocks to restore of each request, in the order given, for the shortest step with all of them; its duration."""
-    size, latency = terms.block_size, terms.latency
+    size, latency = model.block_size, model.latency
     usable = [entry.request.usable(size) for entry in returns]
     # Cheapest to compute again first: a block costs more the more context there is before it.
     cheap = sorted(
@@ -136,10 +116,10 @@ def shortest_step(returns: Sequence[Return], *, terms: BlockTerms, base: StepWor
         return latency.sums_s(tokens, squares, base.decode_context, sequences) - latency.host_s
 
     def step_s(traded: int) -> float:
-        return latency.host_s + terms.overlap.both_s(terms.costs.copy_s(total - traded), forward_s(traded))
+        return latency.host_s + model.overlap.both_s(model.costs.copy_s(total - traded), forward_s(traded))
 
     def copies_longer(traded: int) -> bool:
-        return terms.costs.copy_s(total - traded) > forward_s(traded)
+        return model.costs.copy_s(total - traded) > forward_s(traded)
 
     def below_knee(traded: int) -> bool:
         return latency.linear_base_s + latency.linear_token_s * work(traded)[0] < latency.floor_s

@@ -29,6 +29,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from proserve_core.blocks.transfer import CopyCosts
+
 
 class OffloadCosts(msgspec.Struct, frozen=True, kw_only=True):
     """What copying to the host costs, in engine seconds."""
@@ -99,12 +101,15 @@ def copy_worth(density: float, probability: float) -> float:
 
 
 def plan_offloads(
-    candidates: Iterable[OffloadCandidate], *, costs: OffloadCosts, link_blocks: int
+    candidates: Iterable[OffloadCandidate], *, costs: OffloadCosts, link: CopyCosts, hidden_s: float
 ) -> tuple[Offload, ...]:
-    """Which blocks to copy in the coming step, at most `link_blocks` in all, dearest loss first.
+    """Which blocks to copy in the coming step, dearest loss first.
 
-    `link_blocks`: blocks that the link can move while the step computes (`CopyCosts.blocks_within`); what does not fit
-    waits for the next step. Ties keep the order of `candidates`.
+    Args:
+        candidates: residents; ties keep their order.
+        costs: what copies cost the engine.
+        link: what they take on the link.
+        hidden_s: time on the link that hides behind the step. What does not fit waits for the next one.
     """
     due: list[tuple[float, OffloadCandidate]] = []
     for candidate in candidates:
@@ -115,9 +120,9 @@ def plan_offloads(
     due.sort(key=lambda entry: -entry[0])
     offloads: list[Offload] = []
     for _, candidate in due:
-        blocks = min(candidate.uncopied, link_blocks)
+        blocks = min(candidate.uncopied, link.blocks_within(hidden_s))
         if blocks <= 0:
             break
         offloads.append(Offload(candidate.request_id, blocks))
-        link_blocks -= blocks
+        hidden_s -= link.copy_s(blocks)
     return tuple(offloads)

@@ -49,6 +49,17 @@ class Overlap(msgspec.Struct, frozen=True, kw_only=True):
         return slower_s + faster_s / self.layers
 
 
+class ResumeModel(msgspec.Struct, frozen=True, kw_only=True):
+    """What bringing requests back takes on one engine."""
+
+    block_size: int
+    """Tokens per block."""
+    costs: CopyCosts
+    """Of restoring, in the engine's way of copying; `block_s` is above 0."""
+    latency: LatencyModel
+    overlap: Overlap
+
+
 class Restorable(msgspec.Struct, frozen=True, kw_only=True):
     """A request that can come back."""
 
@@ -89,54 +100,35 @@ NOTHING = StepWork()
 """An otherwise empty step."""
 
 
-def best_split(
-    request: Restorable,
-    *,
-    block_size: int,
-    costs: CopyCosts,
-    latency: LatencyModel,
-    overlap: Overlap,
-    base: StepWork = NOTHING,
-) -> Split:
-    """The split that resumes soonest; of equals the one that computes least.
+def best_split(request: Restorable, *, model: ResumeModel, base: StepWork = NOTHING) -> Split:
+    """The split that resumes soonest, next to work `base` of the same step; of equals the one that computes least."""
+    size, costs, latency, overlap = model.block_size, model.costs, model.latency, model.overlap
 
-    Args:
-        request: who comes back.
-        block_size: tokens per block.
-        costs: of restoring, in the engine's way of copying.
-        latency: the step-time model.
-        overlap: see the module.
-        base: what else runs in the step.
-    """
-    most = request.usable(block_size)
+    def forward_s(blocks: int) -> float:
+        rest, attention = request.rest(blocks, size)
+        return (
+            latency.sums_s(base.new_tokens + rest, base.attention + attention, base.decode_context, base.sequences + 1)
+            - latency.host_s
+        )
+
+    most = request.usable(size)
     candidates = {0, most}
     if most:
-        below_knee = (base.new_tokens + request.rest(0, block_size)[0] - latency.knee_tokens) / block_size
-        knee = int(below_knee) if 0 < below_knee < most else 0
-        exposed = turning_point(
-            most, lambda blocks: costs.copy_s(blocks) <= _forward_s(request, blocks, block_size, latency, base)
-        )
+        to_knee = (base.new_tokens + request.rest(0, size)[0] - latency.knee_tokens) / size
+        knee = int(to_knee) if 0 < to_knee < most else 0
+        exposed = turning_point(most, lambda blocks: costs.copy_s(blocks) <= forward_s(blocks))
         candidates |= {1, knee, knee + 1, max(0, exposed - 1), min(most, exposed)}
     best, best_s = 0, math.inf
     for blocks in candidates:
-        found_s = latency.host_s + overlap.both_s(
-            costs.copy_s(blocks), _forward_s(request, blocks, block_size, latency, base)
-        )
-        if found_s < best_s or (found_s == best_s and blocks > best):
-            best, best_s = blocks, found_s
+        step_s = latency.host_s + overlap.both_s(costs.copy_s(blocks), forward_s(blocks))
+        if step_s < best_s or (step_s == best_s and blocks > best):
+            best, best_s = blocks, step_s
     return Split(
         blocks=best,
-        tokens=request.rest(best, block_size)[0],
+        tokens=request.rest(best, size)[0],
         resume_s=best_s,
         added_s=best_s - latency.step_s(base),
     )
-
-
-def _forward_s(request: Restorable, blocks: int, block_size: int, latency: LatencyModel, base: StepWork) -> float:
-    """Compute of the step without its host work."""
-    rest, attention = request.rest(blocks, block_size)
-    step_s = latency.sums_s(base.new_tokens + rest, base.attention + attention, base.decode_context, base.sequences + 1)
-    return step_s - latency.host_s
 
 
 def turning_point(most: int, holds: Callable[[int], bool]) -> int:

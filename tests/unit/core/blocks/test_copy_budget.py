@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine_builders import MILLISECOND_PER_TOKEN
-from proserve_core.blocks import CopyCosts, Restorable, allot, ranked_budget, unlimited
+from proserve_core.blocks import CopyCosts, Overlap, Restorable, ResumeModel, allot, ranked_budget, unlimited
 from proserve_core.latency import LatencyModel, StepWork
 
 SIZE = 10
@@ -15,14 +15,16 @@ FIRST = Restorable(request_id="first", tokens=31, host_blocks=3)
 LAST = Restorable(request_id="last", tokens=41, host_blocks=4)
 
 
+def resume_model(copying: CopyCosts, latency: LatencyModel) -> ResumeModel:
+    return ResumeModel(block_size=SIZE, costs=copying, latency=latency, overlap=Overlap())
+
+
 def budget(
     *requests: Restorable, block_s: float, start_s: float = 0.002, budget_s: float = LONG_S, base: StepWork = ALONE
 ) -> int:
     return ranked_budget(
         requests,
-        block_size=SIZE,
-        costs=CopyCosts(start_s=start_s, block_s=block_s),
-        latency=MILLISECOND_PER_TOKEN,
+        model=resume_model(CopyCosts(start_s=start_s, block_s=block_s), MILLISECOND_PER_TOKEN),
         base=base,
         budget_s=budget_s,
     )
@@ -133,7 +135,7 @@ bases = st.builds(StepWork, new_tokens=st.integers(0, 50), sequences=st.integers
 def test_is_what_trying_every_number_finds(
     requests: list[Restorable], copying: CopyCosts, latency: LatencyModel, base: StepWork
 ) -> None:
-    found = ranked_budget(requests, block_size=SIZE, costs=copying, latency=latency, base=base, budget_s=LONG_S)
+    found = ranked_budget(requests, model=resume_model(copying, latency), base=base, budget_s=LONG_S)
     total = unlimited(requests, block_size=SIZE)
     whole = [request.usable(SIZE) for request in requests]
     if copying.copy_s(total) <= compute_s(requests, whole, latency, base):
@@ -146,7 +148,7 @@ def test_is_what_trying_every_number_finds(
 def test_the_step_is_never_longer_than_with_all_copied_or_all_computed(
     requests: list[Restorable], copying: CopyCosts, latency: LatencyModel, base: StepWork
 ) -> None:
-    found = ranked_budget(requests, block_size=SIZE, costs=copying, latency=latency, base=base, budget_s=LONG_S)
+    found = ranked_budget(requests, model=resume_model(copying, latency), base=base, budget_s=LONG_S)
     taken = list(allot(requests, budget_blocks=found, block_size=SIZE))
     duration_s = step_s(requests, taken, copying, latency, base)
     assert duration_s <= step_s(requests, [r.usable(SIZE) for r in requests], copying, latency, base)
@@ -157,7 +159,7 @@ def test_the_step_is_never_longer_than_with_all_copied_or_all_computed(
 def test_a_full_step_keeps_its_time_budget(
     requests: list[Restorable], copying: CopyCosts, latency: LatencyModel, budget_s: float
 ) -> None:
-    found = ranked_budget(requests, block_size=SIZE, costs=copying, latency=latency, base=ALONE, budget_s=budget_s)
+    found = ranked_budget(requests, model=resume_model(copying, latency), base=ALONE, budget_s=budget_s)
     whole = [request.usable(SIZE) for request in requests]
     if compute_s(requests, whole, latency, ALONE) >= budget_s:
         assert copying.copy_s(found) <= budget_s

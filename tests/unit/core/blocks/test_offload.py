@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proserve_core.blocks import (
+    CopyCosts,
     DemandRate,
     Offload,
     OffloadCandidate,
@@ -19,6 +20,7 @@ from proserve_core.blocks import (
 )
 from proserve_core.blocks.offload import exposure_loss
 
+LINK = CopyCosts(start_s=0.001, block_s=0.001)
 CERTAIN = 1 - math.exp(-1.0)
 """With a horizon of 10 s this is 0.1 preemptions per second."""
 
@@ -140,15 +142,29 @@ def test_exposure_loss_by_hand() -> None:
 def test_who_loses_most_goes_first_and_the_link_ends_the_step() -> None:
     risky, safe = candidate("risky", probability=0.5), candidate("safe", probability=0.1)
     costs = OffloadCosts(call_s=1e-6)
-    assert plan_offloads([safe, risky], costs=costs, link_blocks=100) == (Offload("risky", 8), Offload("safe", 8))
-    assert plan_offloads([safe, risky], costs=costs, link_blocks=10) == (Offload("risky", 8), Offload("safe", 2))
-    assert plan_offloads([safe, risky], costs=costs, link_blocks=0) == ()
+    assert plan_offloads([safe, risky], costs=costs, link=LINK, hidden_s=1.0) == (
+        Offload("risky", 8),
+        Offload("safe", 8),
+    )
+    assert plan_offloads([safe, risky], costs=costs, link=LINK, hidden_s=0.0125) == (
+        Offload("risky", 8),
+        Offload("safe", 2),
+    )
+    assert plan_offloads([safe, risky], costs=costs, link=LINK, hidden_s=0.001) == ()
+
+
+@given(uncopied=st.lists(st.integers(0, 30), max_size=10), hidden_s=st.floats(0, 0.1))
+def test_copies_ahead_hide(uncopied: list[int], hidden_s: float) -> None:
+    candidates = [candidate(str(number), uncopied=blocks) for number, blocks in enumerate(uncopied)]
+    offloads = plan_offloads(candidates, costs=OffloadCosts(call_s=1e-6), link=LINK, hidden_s=hidden_s)
+    assert sum(LINK.copy_s(offload.blocks) for offload in offloads) <= hidden_s + 1e-12
+    assert all(1 <= offload.blocks <= uncopied[int(offload.request_id)] for offload in offloads)
 
 
 def test_below_the_threshold_nothing_is_copied() -> None:
     costs = OffloadCosts(call_s=1e-4)
-    assert plan_offloads([candidate(uncopied=4)], costs=costs, link_blocks=100) == ()
-    assert plan_offloads([candidate(uncopied=5)], costs=costs, link_blocks=100) == (Offload("a", 5),)
+    assert plan_offloads([candidate(uncopied=4)], costs=costs, link=LINK, hidden_s=1.0) == ()
+    assert plan_offloads([candidate(uncopied=5)], costs=costs, link=LINK, hidden_s=1.0) == (Offload("a", 5),)
 
 
 def test_the_lower_the_rank_the_sooner_a_copy_starts() -> None:
