@@ -1,6 +1,6 @@
 """The published budget: answers by hand, and against trying every number of blocks as its authors do."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_builders import MILLISECOND_PER_TOKEN
@@ -131,6 +131,7 @@ def enumerated(requests: list[Restorable], copying: CopyCosts, latency: LatencyM
 bases = st.builds(StepWork, new_tokens=st.integers(0, 50), sequences=st.integers(0, 50))
 
 
+@settings(max_examples=50)
 @given(requests=restorables, copying=costs, latency=latencies, base=bases)
 def test_is_what_trying_every_number_finds(
     requests: list[Restorable], copying: CopyCosts, latency: LatencyModel, base: StepWork
@@ -144,6 +145,7 @@ def test_is_what_trying_every_number_finds(
         assert found == enumerated(requests, copying, latency, base)
 
 
+@settings(max_examples=50)
 @given(requests=restorables, copying=costs, latency=latencies, base=bases)
 def test_the_step_is_never_longer_than_with_all_copied_or_all_computed(
     requests: list[Restorable], copying: CopyCosts, latency: LatencyModel, base: StepWork

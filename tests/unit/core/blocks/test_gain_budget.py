@@ -139,6 +139,7 @@ def least_step_s(some: list[Return], engine: ResumeModel, base: StepWork) -> flo
     return min(step_s(some, blocks, engine, base) for blocks in every)
 
 
+@settings(max_examples=50)
 @given(some=returns, engine=engines, base=bases)
 def test_the_shortest_step_is_close_to_the_best_of_all_splits(
     some: list[Return], engine: ResumeModel, base: StepWork
@@ -149,6 +150,7 @@ def test_the_shortest_step_is_close_to_the_best_of_all_splits(
     assert duration_s <= least_step_s(some, engine, base) * 1.25 + 1e-12
 
 
+@settings(max_examples=50)
 @given(some=returns, engine=engines, base=bases)
 def test_the_step_is_never_longer_than_with_all_copied_or_all_computed(
     some: list[Return], engine: ResumeModel, base: StepWork

@@ -1,7 +1,7 @@
 """Restore against recompute: by hand, and against trying every split."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_builders import MILLISECOND_PER_TOKEN
@@ -116,6 +116,7 @@ copy_costs = st.builds(CopyCosts, start_s=st.floats(0, 1e-2), block_s=st.floats(
 overlaps = st.builds(Overlap, reload=st.sampled_from(Reload), layers=st.integers(1, 80))
 
 
+@settings(max_examples=50)
 @given(
     tokens=st.integers(1, 900), host_blocks=st.integers(0, 60), device_blocks=st.integers(0, 5),
     costs=copy_costs, latency=latencies, overlap=overlaps, base=bases,

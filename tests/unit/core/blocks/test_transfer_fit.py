@@ -4,7 +4,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proserve_core.blocks import TRANSFERS, Direction, LinkModel, OnlineTransfer, TransferModel
@@ -87,6 +87,7 @@ def test_a_copy_without_bytes_or_time_teaches_nothing(size: int, calls: int, mea
     assert online.model is PRESET
 
 
+@settings(max_examples=50)
 @given(
     copies=st.lists(
         st.tuples(
