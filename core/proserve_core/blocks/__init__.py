@@ -15,7 +15,13 @@ from proserve_core.blocks.offload import (
     offload_threshold,
     plan_offloads,
 )
-from proserve_core.blocks.preemption_risk import BlockDemand, DemandRate, preemption_probability
+from proserve_core.blocks.preemption_risk import (
+    BlockDemand,
+    DemandRate,
+    RiskLevel,
+    chance_within,
+    preemption_probability,
+)
 from proserve_core.blocks.restore import Overlap, Reload, Restorable, ResumeModel, Split, best_split
 from proserve_core.blocks.transfer import TRANSFERS, CopyCosts, Direction, LinkModel, TransferModel
 from proserve_core.blocks.transfer_fit import OnlineTransfer
@@ -45,12 +51,14 @@ __all__ = [
     "Restorable",
     "ResumeModel",
     "Return",
+    "RiskLevel",
     "Split",
     "TransferModel",
     "VictimCandidate",
     "Victims",
     "allot",
     "best_split",
+    "chance_within",
     "choose_victims",
     "copy_worth",
     "gain_budget",

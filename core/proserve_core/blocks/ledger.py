@@ -121,7 +121,7 @@ class BlockLedger:
         self._holdings[request_id] = Holding(request_id=request_id)
 
     def set_worth(self, request_id: str, worth: float) -> None:
-        """Say what the request's host blocks are worth from now on."""
+        """Say what the request's host blocks are worth from now on; infinite: they are about to be restored."""
         self.holding(request_id).worth = worth
 
     def grow(self, request_id: str, blocks: int) -> None:

@@ -6,6 +6,10 @@ its cushion. The net consumption of blocks is watched (`BlockDemand`) and taken 
 blocks per second, with a variance that grows by `variance` per second. The probability that it reaches the cushion
 within a time has a closed form, the distribution of the first passage of Brownian motion with drift (inverse Gaussian).
 
+How far consumption reaches into the residents depends on the policy: most let waiting requests take free blocks only.
+So the walk gives the order of risks, and their level is learned: `RiskLevel` compares the preemptions that were
+predicted with those that happened, and scales the hazard of everybody by the ratio.
+
 The source of the idea is ProServe's priority-aware threshold (section 4.3: lower priority is likelier to be preempted);
 the paper names no probability. This one needs no table of classes: rank, free blocks and load are all in it.
 """
@@ -16,6 +20,10 @@ import msgspec
 
 MEMORY_S = 10.0
 """Consumption is averaged over about so long."""
+LEVEL_MEMORY_S = 60.0
+"""Preemptions are compared with predictions over about so long."""
+MOST = 0.999
+"""Highest probability before it is scaled: certainty has no hazard that could be."""
 LEAST_SPREAD = 1e-9
 _FAR = 25.0
 
@@ -57,6 +65,36 @@ class BlockDemand:
         if self._elapsed_s <= 0:
             return DemandRate(drift=0.0, variance=0.0)
         return DemandRate(drift=self._consumed / self._elapsed_s, variance=self._squares / self._elapsed_s)
+
+
+class RiskLevel:
+    """Compares predicted and real preemptions."""
+
+    def __init__(self) -> None:
+        self._predicted = 0.0
+        self._happened = 0.0
+
+    def observe(self, *, predicted: float, happened: int, elapsed_s: float) -> None:
+        """Note a step: preemptions predicted for it (the sum of `chance_within` over the residents), and real ones."""
+        keep = math.exp(-elapsed_s / LEVEL_MEMORY_S)
+        self._predicted = keep * self._predicted + predicted
+        self._happened = keep * self._happened + happened
+
+    @property
+    def factor(self) -> float:
+        """Real hazard over the predicted one; 1 while little was predicted and nothing happened."""
+        return (self._happened + 1) / (self._predicted + 1)
+
+    def scaled(self, probability: float) -> float:
+        """`probability` with its hazard scaled."""
+        return -math.expm1(math.log1p(-min(probability, MOST)) * self.factor)
+
+
+def chance_within(probability: float, *, horizon_s: float, elapsed_s: float) -> float:
+    """Probability of a preemption in `elapsed_s` if it is `probability` within `horizon_s`, at an even hazard."""
+    if horizon_s <= elapsed_s:
+        return probability
+    return -math.expm1(math.log1p(-min(probability, MOST)) * elapsed_s / horizon_s)
 
 
 def preemption_probability(*, cushion: float, horizon_s: float, demand: DemandRate) -> float:

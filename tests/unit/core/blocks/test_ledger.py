@@ -1,5 +1,7 @@
 """The ledger: what each transition does, and what it refuses."""
 
+import math
+
 import pytest
 
 from proserve_core.blocks import BlockLedger, Copy, Direction, Eviction, LedgerError
@@ -198,6 +200,14 @@ def test_nobody_is_evicted_for_less() -> None:
     ledger.finish_offload(copy)
     assert ledger.start_offload("new", 3) == (None, ())
     ledger.check()
+
+
+def test_what_is_about_to_be_restored_is_kept() -> None:
+    ledger = BlockLedger(device_blocks=100, host_blocks=10)
+    preempted(ledger, "back", host=10, worth=1.0)
+    ledger.set_worth("back", math.inf)
+    resident(ledger, "new", 5, worth=9.0)
+    assert ledger.start_offload("new", 5) == (None, ())
 
 
 def test_who_is_evicted_next_is_known_once_the_host_is_full() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proserve_core.blocks import BlockDemand, DemandRate, preemption_probability
+from proserve_core.blocks import BlockDemand, DemandRate, RiskLevel, chance_within, preemption_probability
 
 cushions = st.floats(0, 1e5)
 horizons = st.floats(0, 1e3)
@@ -90,3 +90,33 @@ def test_nothing_seen_is_no_demand() -> None:
     watched = BlockDemand()
     watched.observe(3.0, 0.0)
     assert watched.rate == DemandRate(drift=0.0, variance=0.0)
+
+
+def test_chances_of_steps_add_up_to_that_of_the_whole_time() -> None:
+    step = chance_within(0.6, horizon_s=10.0, elapsed_s=0.1)
+    assert 1 - (1 - step) ** 100 == pytest.approx(0.6)
+    assert chance_within(0.6, horizon_s=0.05, elapsed_s=0.1) == 0.6
+    assert 0 < chance_within(1.0, horizon_s=10.0, elapsed_s=0.1) < 0.1
+
+
+def test_the_level_of_risks_is_learned_from_what_happens() -> None:
+    """20 residents at 0.6 within 10 s, and a tenth of the preemptions which that makes."""
+    level = RiskLevel()
+    assert level.scaled(0.6) == pytest.approx(0.6)
+    predicted = 20 * chance_within(0.6, horizon_s=10.0, elapsed_s=0.1)
+    happening = 0.0
+    for _ in range(6000):
+        happening += predicted / 10
+        happened = int(happening)
+        happening -= happened
+        level.observe(predicted=predicted, happened=happened, elapsed_s=0.1)
+    assert level.factor == pytest.approx(0.1, rel=0.15)
+    assert level.scaled(0.6) == pytest.approx(1 - 0.4**level.factor)
+
+
+@given(probability=st.floats(0, 1), predicted=st.floats(0, 1e6), happened=st.integers(0, 10**6))
+def test_a_scaled_risk_is_a_probability(probability: float, predicted: float, happened: int) -> None:
+    level = RiskLevel()
+    level.observe(predicted=predicted, happened=happened, elapsed_s=1.0)
+    assert 0 <= level.scaled(probability) <= 1
+    assert level.scaled(probability / 2) <= level.scaled(probability)
