@@ -68,7 +68,8 @@ class _LinkFit:
             [[calls * (1 + PULL), mixed], [mixed, sizes * (1 + PULL)]],
             [self._target[0] + PULL * calls * scale, self._target[1] + PULL * sizes * scale],
         )
-        return LinkModel(call_s=values[0] * self._units[0], byte_s=values[1] * self._units[1])
+        # A byte always takes some time: budgets divide by it.
+        return LinkModel(call_s=values[0] * self._units[0], byte_s=max(values[1] * self._units[1], LEAST_BYTE_S))
 
 
 class OnlineTransfer:

@@ -68,6 +68,15 @@ def test_copies_of_one_size_leave_the_ratio_of_the_terms_to_the_preset() -> None
     assert online.model.restore.byte_s == pytest.approx(3 * PRESET.restore.byte_s, rel=0.05)
 
 
+def test_where_only_calls_take_time_a_byte_still_takes_some() -> None:
+    online = OnlineTransfer(PRESET)
+    for blocks in range(1, 60):
+        online.observe(Direction.OFFLOAD, size=blocks * MIB, calls=1, measured_s=0.01)
+    costs = online.model.costs(Direction.OFFLOAD, block_bytes=2 * MIB)
+    assert costs.start_s == pytest.approx(0.01, rel=0.05)
+    assert costs.block_s < PRESET.costs(Direction.OFFLOAD, block_bytes=2 * MIB).block_s
+
+
 def test_copies_beside_others_count_for_the_link_alone() -> None:
     online = OnlineTransfer(PRESET)
     for size in range(1, 50):
