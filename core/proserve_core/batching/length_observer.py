@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from proserve_core.batching.length_counts import LengthCounts
-from proserve_core.batching.lengths import LengthTable
 from proserve_core.batching.output_bins import Index
 from proserve_core.batching.request_columns import RequestColumns
 from proserve_core.batching.state import RequestState
+from proserve_core.batching.watched_lengths import WatchedLengths
 
 _PART = 128
 
@@ -20,7 +20,7 @@ class LengthObserver:
     """Keeps a `LengthTable` informed."""
 
     def __init__(self, counts: LengthCounts | None = None) -> None:
-        self.table = LengthTable(counts)
+        self.table = WatchedLengths(counts)
         self._profiles: dict[str, int] = {}
         self._counted: dict[str, int] = {}
         """Emitted tokens that the table knows of."""
