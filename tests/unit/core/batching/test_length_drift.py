@@ -1,5 +1,7 @@
 """Outputs that do not end as foreseen are noticed soon, those that do hardly ever raise an alarm."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -45,7 +47,7 @@ def test_lengths_as_foreseen_raise_no_alarm(off: float, outputs: int) -> None:
     # At most one in a million is stated if what is known is exact; 10% off either way make no great difference.
     drift = LengthDrift(1)
     ages = off * np.random.default_rng(2).exponential(size=outputs)
-    assert not any([output(drift, age) for age in ages.tolist()])
+    assert not any(output(drift, age) for age in ages.tolist())
 
 
 def test_false_alarms_are_as_rare_as_stated() -> None:
@@ -69,3 +71,11 @@ def test_after_an_alarm_all_begins_anew() -> None:
     drift = LengthDrift(1)
     alarms = [number for number in range(1, 91) if output(drift, 0.2)]
     assert alarms == [30, 60, 90]
+
+
+def test_it_keeps_two_sums_for_each_band_however_many_outputs_there_were() -> None:
+    drift = LengthDrift(8)
+    before = len(pickle.dumps(drift))
+    for number in range(1000):
+        output(drift, 1.0, band=number % 8)
+    assert len(pickle.dumps(drift)) == before
