@@ -35,7 +35,7 @@ from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import Index, Mask, RequestColumns
 from proserve_core.batching.standing import RankedStep
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
-from proserve_core.batching.step_length import DecodeStakes, step_length, unhurried_length
+from proserve_core.batching.step_length import DecodeStakes, step_length, time_price, unhurried_length
 
 URGENT_TPOTS = 5.0
 URGENCY = 0.3
@@ -126,12 +126,15 @@ class RecoverableGain:
             prefill_budget_s = np.inf
             stakes = DecodeStakes(
                 slack_s=columns.slack_s[running],
+                tpot_s=columns.tpot_s[running],
                 token_gain=columns.token_gain[running],
                 left=np.minimum(1.0, worth.value[running] / np.maximum(worth.full_value[running], 1e-300)),
             )
             budget_s = step_length(
                 stakes=stakes,
-                density=first_prompt_density,
+                price=time_price(
+                    density=first_prompt_density, delay_loss=_delay_loss(columns, prompts, pace.prefill_share)
+                ),
                 decode_step_s=decode_step_s,
                 tpot_s=tpot_s,
                 latency=latency,
@@ -187,6 +190,12 @@ class RecoverableGain:
             feasible = prompts_feasible(slack_s, columns.prefill_s[prompts], share)
         safe = self._gate.note(feasible, elapsed_s)
         return safe and len(prompts) >= 2 and len(running) + len(prompts) <= state.limits.max_sequences - CROWD
+
+
+def _delay_loss(columns: RequestColumns, prompts: Index, share: float) -> float:
+    """What late prompts lose together in a second without prompts; they wait for `1 / share` seconds to make it up."""
+    late = prompts[columns.slack_s[prompts] < columns.prefill_s[prompts] / share]
+    return float((columns.token_gain[late] / columns.tpot_s[late]).sum()) / share
 
 
 def _rank(

@@ -22,21 +22,21 @@ from proserve_lab.simulation.workload import SimulatedRequest
 
 
 def _fixed_step(
-    *, stakes: DecodeStakes, density: float, decode_step_s: float, tpot_s: float, latency: LatencyModel
+    *, stakes: DecodeStakes, price: float, decode_step_s: float, tpot_s: float, latency: LatencyModel
 ) -> float:
     """0.7 TPOT, or what all decodes take."""
-    del density
+    del price
     if not len(stakes.slack_s):
         return NO_DECODES_S
     return max(1.03 * decode_step_s + 1e-3, latency.host_s + latency.floor_s + 1e-3, 0.7 * tpot_s)
 
 
 def _tightest_slack(
-    *, stakes: DecodeStakes, density: float, decode_step_s: float, tpot_s: float, latency: LatencyModel
+    *, stakes: DecodeStakes, price: float, decode_step_s: float, tpot_s: float, latency: LatencyModel
 ) -> float:
     """Until the next deadline that can be met, at least 0.65 TPOT: the rule of SlideBatching."""
     shortest_s = _fixed_step(
-        stakes=stakes, density=density, decode_step_s=decode_step_s, tpot_s=0.65 / 0.7 * tpot_s, latency=latency
+        stakes=stakes, price=price, decode_step_s=decode_step_s, tpot_s=0.65 / 0.7 * tpot_s, latency=latency
     )
     met = stakes.slack_s[stakes.slack_s >= decode_step_s]
     return max(shortest_s, float(met.min())) if len(met) else shortest_s

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine_builders import MILLISECOND_PER_TOKEN
-from proserve_core.batching.step_length import NO_DECODES_S, DecodeStakes, step_length, unhurried_length
+from proserve_core.batching.step_length import NO_DECODES_S, DecodeStakes, step_length, time_price, unhurried_length
 
 DECODE_STEP_S = 0.015
 SHORTEST_S = 0.025  # a quarter of the TPOT
@@ -12,12 +12,17 @@ SHORTEST_S = 0.025  # a quarter of the TPOT
 
 def stakes(*slacks_s: float, gain: float = 1.0, left: float = 1.0) -> DecodeStakes:
     count = len(slacks_s)
-    return DecodeStakes(slack_s=np.array(slacks_s), token_gain=np.full(count, gain), left=np.full(count, left))
+    return DecodeStakes(
+        slack_s=np.array(slacks_s),
+        tpot_s=np.full(count, 0.1),
+        token_gain=np.full(count, gain),
+        left=np.full(count, left),
+    )
 
 
-def length(decodes: DecodeStakes, *, density: float = 0.0, decode_step_s: float = DECODE_STEP_S) -> float:
+def length(decodes: DecodeStakes, *, price: float = 0.0, decode_step_s: float = DECODE_STEP_S) -> float:
     return step_length(
-        stakes=decodes, density=density, decode_step_s=decode_step_s, tpot_s=0.1, latency=MILLISECOND_PER_TOKEN
+        stakes=decodes, price=price, decode_step_s=decode_step_s, tpot_s=0.1, latency=MILLISECOND_PER_TOKEN
     )
 
 
@@ -25,27 +30,54 @@ def test_without_decodes_the_step_has_a_fixed_length() -> None:
     assert length(stakes()) == NO_DECODES_S
 
 
-def test_a_dense_queue_and_nobody_due_make_the_longest_step() -> None:
-    assert length(stakes(1.0, 2.0), density=100.0) == pytest.approx(0.092)
+def test_cheap_time_and_nobody_due_make_a_step_just_below_the_tpot() -> None:
+    # At 92 ms the constant costs 30/s * 10 ms / 92 ms = 3.3 per second. At 150 ms it costs 2, and the leads of two
+    # decodes with 10 and 20 TPOTs in hand 0.5 * (exp(-10/12) + exp(-20/12)) / 150 ms = 2.1.
+    assert length(stakes(1.0, 2.0), price=30.0) == pytest.approx(0.092)
+
+
+def test_dear_time_and_decodes_far_ahead_make_a_step_of_several_tpots() -> None:
+    # 300/s * 10 ms = 3. With 50 TPOTs in hand a lead is worth exp(-50/12) = 0.016 tokens: 500 ms cost 3.06 / 0.5 = 6.1.
+    assert length(stakes(5.0), price=300.0) == pytest.approx(0.5)
+    # 3.4 / 300 ms = 11, 4.6 / 500 ms = 9 with 10 TPOTs in hand and one decode; with ten (3 + 10 * 0.43) / 150 ms / 2 is
+    # dearer than 3 / 92 ms = 33 by far.
+    assert length(stakes(*[1.0] * 20), price=300.0) == pytest.approx(0.092)
+
+
+def test_steps_are_not_long_when_no_prompt_waits() -> None:
+    assert length(stakes(50.0), price=0.0) <= 0.092
 
 
 def test_late_decodes_make_the_shortest_step() -> None:
-    # 0.3 * 100/s * 10 ms = 0.3 against 3 for the chance to catch up.
-    assert length(stakes(-0.1, 1.0), density=100.0) == pytest.approx(SHORTEST_S)
+    # 30/s * 10 ms = 0.3 against 3 for the chance to catch up.
+    assert length(stakes(-0.1, 1.0), price=30.0) == pytest.approx(SHORTEST_S)
+
+
+def test_a_late_decode_before_dear_time_does_not_make_the_step_short() -> None:
+    # 600/s * 10 ms = 6 is more than the 3 tokens of a chance to catch up, so fewer steps are better; the lead of a late
+    # one is worth T / TPOT - 1 tokens.
+    assert length(stakes(-0.1), price=600.0) > 0.09
 
 
 def test_a_late_decode_with_nothing_left_does_not_count() -> None:
-    assert length(stakes(-0.1, 1.0, left=0.0), density=100.0) == pytest.approx(0.092)
+    assert length(stakes(-0.1, left=0.0), price=30.0) == pytest.approx(0.5)
 
 
 def test_the_step_ends_before_a_deadline_that_is_worth_more_than_the_time() -> None:
     # At 55 ms: 0.3 / 55 ms = 5.5 per second; at 65 ms and more the decode due in 60 ms adds 1.
-    assert length(stakes(0.06, 1.0), density=100.0) == pytest.approx(0.055)
+    assert length(stakes(0.06, 1.0), price=30.0) == pytest.approx(0.055)
 
 
 def test_time_that_is_worth_more_than_a_deadline_makes_the_step_longer() -> None:
-    # 0.3 * 2000 * 10 ms = 6: 6/55 ms = 109 per second, (6 + 1)/92 ms = 76.
-    assert length(stakes(0.06, 1.0), density=2000.0) == pytest.approx(0.092)
+    # 6/55 ms = 109 per second, (6 + 1)/92 ms = 76.
+    assert length(stakes(0.06, *[1.0] * 20), price=600.0) == pytest.approx(0.092)
+
+
+def test_time_is_worth_what_late_prompts_lose_within_bounds() -> None:
+    assert time_price(density=100.0, delay_loss=0.0) == pytest.approx(30.0)
+    assert time_price(density=100.0, delay_loss=70.0) == 70.0
+    assert time_price(density=100.0, delay_loss=1000.0) == 100.0
+    assert time_price(density=0.0, delay_loss=0.0) == 0.0
 
 
 def test_no_step_is_shorter_than_all_decodes_need() -> None:
