@@ -33,8 +33,8 @@ CATCH_UP = 3.0
 
 Late by L in steps of t, a decode loses L / (TPOT - t) tokens; so a step is worth t / (TPOT - t): 3 for t = 3/4 TPOT.
 """
-LEAD_TPOTS = 12.0
-"""Lead, in TPOTs, for each of which a decode's lead is worth less by a factor e."""
+LEAD_TPOTS = 24.0
+"""Lead, in TPOTs, for each of which a decode's lead is worth less by a factor e. 12 to 48 make little difference."""
 LONG_TPOTS = (1.5, 2.0, 3.0)
 """Further candidates when all deadlines can be met."""
 NO_DECODES_S = 0.1
