@@ -18,6 +18,7 @@ from proserve_core.batching import BatchPlan, EngineState, PlanEntry
 from proserve_core.batching.recoverable_gain import RecoverableGain
 from proserve_core.batching.registry import POLICIES
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
+from proserve_engine.vllm.seams import WAITING_QUEUES
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -283,6 +284,24 @@ def test_plan_that_vllm_cannot_follow_is_followed_by_a_plain_step(tiny_model: st
     engine.submit("stuck", prompt=20, output=8, facts=HIGH)
     engine.run(limit=60)
     assert metric(engine, "refused_plans_total") >= 1
+    assert engine.wrong_outputs() == {}
+
+
+@every_scheduler
+def test_a_request_that_a_failed_transfer_left_with_nothing_waits_like_the_others(
+    scheduler: type, depth: int, tiny_model: str
+) -> None:
+    engine = engine_with(None, scheduler, model=tiny_model, depth=depth, sequences=1)
+    engine.submit("light", prompt=20, facts=LOW)
+    # Where it is when it is runnable again, but no block was free in that step.
+    vllm = engine.scheduler
+    aside = next(queue for name in WAITING_QUEUES if (queue := getattr(vllm, name, None)) is not None)
+    vllm.waiting.remove_request(vllm.requests["light"])
+    aside.add_request(vllm.requests["light"])
+    engine.submit("heavy", prompt=20, facts=HIGH)
+    engine.run(limit=60)
+    order = [name for step in engine.scheduled for name in step]
+    assert order.index("heavy") < order.index("light")
     assert engine.wrong_outputs() == {}
 
 

@@ -16,7 +16,7 @@ vLLM's own, so that a disagreement about resources never stalls the engine.
 
 import logging
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from typing import Any
 
 from proserve_core.batching import BatchPlan, EngineLimits, EngineState
@@ -240,11 +240,12 @@ class Adapter:
     def _order_waiting(self, admitted: list[Any]) -> None:
         """`admitted` first, in the plan's order; before them whom vLLM has to look at."""
         scheduler, tracker = self._scheduler, self.tracker
-        waiting, skipped = scheduler.waiting, getattr(scheduler, "skipped_waiting", None)
-        if skipped:
-            # Up to vLLM 0.30: requests passed over once are tried before all others, whatever they are worth.
-            back = [r for r in skipped if r.request_id in tracker.states and r.request_id not in tracker.hidden]
-            skipped.remove_requests(back)
+        waiting, aside = scheduler.waiting, self._set_aside()
+        if aside:
+            # vLLM tries these before all others, whatever they are worth. Some of them hold no blocks and can run like
+            # anybody: up to 0.30 all that it passed over once, since then those whose transfer failed.
+            back = [r for r in aside if r.request_id in tracker.states and r.request_id not in tracker.hidden]
+            aside.remove_requests(back)
             for request in back:
                 waiting.add_request(request)
         if tracker.hidden or len(tracker.states) < len(scheduler.requests):
@@ -254,9 +255,10 @@ class Adapter:
         else:
             waiting.bring_forward(admitted)
 
-    def _set_aside(self) -> Iterable[Any]:
+    def _set_aside(self) -> Any:
+        """vLLM's second waiting queue."""
         scheduler = self._scheduler
-        queue: Iterable[Any] | None = getattr(scheduler, "kv_holding_waiting", None)
+        queue = getattr(scheduler, "kv_holding_waiting", None)
         return scheduler.skipped_waiting if queue is None else queue
 
     def _cached_prefix(self, request: Any) -> int:
