@@ -305,6 +305,18 @@ def test_a_request_that_a_failed_transfer_left_with_nothing_waits_like_the_other
     assert engine.wrong_outputs() == {}
 
 
+@every_scheduler
+def test_requests_that_are_about_to_end_when_they_are_first_noted_do_not_stop_the_engine(
+    scheduler: type, depth: int, tiny_model: str
+) -> None:
+    engine = engine_with(RecoverableGain(), scheduler, model=tiny_model, depth=depth, sequences=32, step_tokens=1024)
+    engine.submit("long", prompt=20, output=20, facts=HIGH)
+    for number in range(20):
+        engine.submit(f"r{number}", prompt=20, output=1, facts=HIGH)
+    engine.run(limit=60)
+    assert engine.wrong_outputs() == {}
+
+
 def test_unusable_class_facts_cost_a_counter_and_a_log_line_not_the_request(
     tiny_model: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from proserve_core.batching.explain.explanation import Decision, ExplainedStep, Explanation
 from proserve_core.batching.protocol import BatchingPolicy
+from proserve_core.batching.request_table import RequestTable
 from proserve_core.batching.state import BatchPlan, EngineState, Reason, RequestState
 
 KEPT_REQUESTS = 4096
@@ -49,7 +50,7 @@ class DecisionLog:
         by_id = state.requests.by_id
         step = ExplainedStep(policy, state, plan)
         left = NOTED_PER_STEP
-        for request_id in self._changed(by_id, plan, admitted):
+        for request_id in self._changed(state.requests, plan, admitted):
             self._keep(request_id, step.explain(by_id[request_id]))
             left -= 1
             if not left:
@@ -91,7 +92,8 @@ class DecisionLog:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def _changed(self, by_id: dict[str, RequestState], plan: BatchPlan, admitted: set[str]) -> Iterator[str]:
+    def _changed(self, requests: RequestTable, plan: BatchPlan, admitted: set[str]) -> Iterator[str]:
+        by_id = requests.by_id
         yield from plan.preempt
         yield from admitted
         for request_id, reason in plan.waits.items():
@@ -100,12 +102,16 @@ class DecisionLog:
         for request_id in plan.order[len(plan.entries) :]:
             if request_id not in plan.waits and not self._known(request_id, plan.rest):
                 yield request_id
-        left = NEW_PER_STEP
+        left, seen = NEW_PER_STEP, requests.rows()
         while self._new and left:
             request_id = self._new.popleft()
             if request_id in by_id and request_id not in admitted and request_id not in self._kept:
                 left -= 1
-                yield request_id
+                if requests.row(request_id) in seen:
+                    yield request_id
+                else:
+                    # Hidden from the policy, which knows no place for it: tried again.
+                    self._new.append(request_id)
 
     def _known(self, request_id: str, reason: Reason) -> bool:
         """Whether this reason to wait or pause was noted since the request was last admitted or lost its blocks."""

@@ -2,9 +2,9 @@
 
 import pytest
 
-from engine_builders import H100_LLAMA_8B, decoding, engine_limits, service_terms
+from engine_builders import H100_LLAMA_8B, decoding, engine_limits, engine_state, service_terms, waiting
 from proserve_core.batching.explain import Decision, DecisionLog, decision_log
-from proserve_core.batching.registry import make_policy
+from proserve_core.batching.registry import POLICIES, make_policy
 from proserve_core.replica import Replica
 
 
@@ -119,6 +119,20 @@ def test_those_that_begin_to_wait_are_noted_some_at_a_time(monkeypatch: pytest.M
         logged.step()
         noted.append(len(logged.log))
     assert noted == [3, 5, 7, 9]
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_a_request_that_the_policy_does_not_see_is_noted_when_it_does(name: str) -> None:
+    policy, log = make_policy(name), DecisionLog()
+    state = engine_state(waiting("shown", 40), waiting("hidden", 50, terms=service_terms(2.0)))
+    state.requests.hide({"hidden"})
+    log.arrived("hidden")
+    log.arrived("shown")
+    log.note(policy, state, policy.plan(state))
+    first = len(log.decisions("shown")), len(log.decisions("hidden"))
+    state.requests.hide(set())
+    log.note(policy, state, policy.plan(state))
+    assert (first, len(log.decisions("hidden"))) == ((1, 0), 1)
 
 
 def test_blocks_that_the_engine_took_by_itself_are_told_apart() -> None:
