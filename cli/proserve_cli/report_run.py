@@ -25,10 +25,16 @@ def report_batching(*, folder: Path, jobs: int, only: Sequence[str], run: bool) 
     if not wanted:
         raise wrong_usage(f"--only: no cell matches {', '.join(only)}; a cell is called {cells[0].key}")
     try:
-        failures = _run_missing(wanted, store, jobs=jobs) if run else []
-        results = store.load()
+        missing = missing_cells(wanted, store.load())
+        Console(stderr=True).print(
+            f"{len(wanted) - len(missing)} of {len(wanted)} cells are up to date", highlight=False
+        )
+        failures = _run_missing(missing, store, jobs=jobs) if run and missing else []
+        stored = store.load()
+        # Cells that were dropped from the report are in the file until it is rewritten.
+        results = {cell.key: stored[cell.key] for cell in cells if cell.key in stored}
         if run:
-            store.rewrite([results[cell.key] for cell in cells if cell.key in results])
+            store.rewrite(list(results.values()))
         document = write_document(results, folder)
     except StoreError as error:
         raise wrong_usage(error) from error
@@ -42,12 +48,8 @@ def report_batching(*, folder: Path, jobs: int, only: Sequence[str], run: bool) 
         )
 
 
-def _run_missing(wanted: Sequence[Cell], store: ResultStore, *, jobs: int) -> list[Failure]:
+def _run_missing(missing: Sequence[Cell], store: ResultStore, *, jobs: int) -> list[Failure]:
     console = Console(stderr=True)
-    missing = missing_cells(wanted, store.load())
-    console.print(f"{len(wanted) - len(missing)} of {len(wanted)} cells are up to date", highlight=False)
-    if not missing:
-        return []
     columns = (
         BarColumn(),
         MofNCompleteColumn(),

@@ -64,10 +64,23 @@ def test_cells_of_outdated_code_are_run_again(tmp_path: Path) -> None:
 
 
 def test_nothing_is_run_when_only_the_document_is_wanted(tmp_path: Path) -> None:
-    code, _ = report(tmp_path, "--no-run")
+    code, output = report(tmp_path, "--no-run", *ONLY[:4])
     assert code == 0
+    assert "0 of 2 cells are up to date" in output
     assert not (tmp_path / "batching.jsonl").exists()
     assert (tmp_path / "batching.md").exists()
+
+
+def test_results_of_cells_that_the_report_no_longer_has_are_not_shown(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "batching.jsonl")
+    store.append(CellResult(key="h100/m-large/1.2/fcfs", fingerprint="any", rate=1.0, requests=1, tdg_ratio=0.321))
+    store.append(
+        CellResult(key="h100/m-large/1.2/fcfs[dropped]", fingerprint="any", rate=1.0, requests=1, tdg_ratio=0.987)
+    )
+    assert report(tmp_path, "--no-run", *ONLY[:4])[0] == 0
+    text = (tmp_path / "batching.md").read_text(encoding="utf-8")
+    assert "0.321" in text
+    assert "1 of" in text.split("cells have a result")[0]
 
 
 def test_a_failing_cell_makes_the_command_fail_after_the_others(
