@@ -156,13 +156,7 @@ class BlockLedger:
         if blocks == 0:
             return None, evictions
         self.free_host -= blocks
-        holding.offload = copy = Copy(
-            number=next(self._numbers),
-            request_id=request_id,
-            direction=Direction.OFFLOAD,
-            first=holding.ready,
-            blocks=blocks,
-        )
+        holding.offload = copy = self._begin_copy(holding, Direction.OFFLOAD, first=holding.ready, blocks=blocks)
         return copy, evictions
 
     def finish_offload(self, copy: Copy) -> int:
@@ -209,13 +203,7 @@ class BlockLedger:
         self.free_device -= blocks
         holding.device += blocks
         holding.used = next(self._clock)
-        holding.restore = copy = Copy(
-            number=next(self._numbers),
-            request_id=request_id,
-            direction=Direction.RESTORE,
-            first=holding.complete,
-            blocks=blocks,
-        )
+        holding.restore = copy = self._begin_copy(holding, Direction.RESTORE, first=holding.complete, blocks=blocks)
         return copy
 
     def finish_restore(self, copy: Copy) -> int:
@@ -310,6 +298,15 @@ class BlockLedger:
     def _leave_host(self, holding: Holding) -> None:
         self.free_host += holding.ready
         holding.ready = 0
+
+    def _begin_copy(self, holding: Holding, direction: Direction, *, first: int, blocks: int) -> Copy:
+        return Copy(
+            number=next(self._numbers),
+            request_id=holding.request_id,
+            direction=direction,
+            first=first,
+            blocks=blocks,
+        )
 
     def _end_copy(self, copy: Copy, direction: Direction) -> Holding:
         """Whose copy this is; the copy is no longer under way."""
