@@ -248,7 +248,9 @@ class Adapter:
             aside.remove_requests(back)
             for request in back:
                 waiting.add_request(request)
-        if tracker.hidden or len(tracker.states) < len(scheduler.requests):
+        # Most of the hidden are about to end and run: only for one that waits is the queue looked through.
+        hidden_waits = any(not tracker.states[request_id].resident for request_id in tracker.hidden)
+        if hidden_waits or len(tracker.states) < len(scheduler.requests):
             waiting.bring_forward(
                 [r for r in waiting if r.request_id not in tracker.states or needs_vllm(r)] + admitted
             )
