@@ -35,7 +35,7 @@ def adversary(
     except (PolicyError, LogError, CaseError, ValueError) as error:
         raise wrong_usage(error) from error
     except OSError as error:
-        raise failed(error) from error
+        raise failed(f"{error.filename}: {error.strerror}") from error
     if json:
         typer.echo(msgspec.json.encode([{"name": name, **msgspec.to_builtins(item)} for name, item in found]).decode())
     else:

@@ -16,7 +16,7 @@ def bound(
     rate: Annotated[float | None, typer.Option(help="Mean arrivals per second [default: as recorded].")] = None,
     limit: Annotated[int | None, typer.Option(help="Take the first N rows.", min=1)] = None,
     classes: Annotated[Path | None, typer.Option(help="YAML with PriorityClass documents and their shares.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides each request's class, as in `simulate`.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides each request's class, as in `simulate`.", min=0)] = 0,
     lengths: Annotated[
         Literal["known", "unknown"],
         typer.Option(help="unknown: for policies that know of an output only its prompt's length."),

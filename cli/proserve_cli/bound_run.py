@@ -1,28 +1,18 @@
 """What `proserve bound` does: the workload of `proserve simulate`, and the bound instead of a policy."""
 
 import time
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 from rich.console import Console
 
 from proserve_cli.failures import failed, needs_extra, wrong_usage
-from proserve_cli.simulate_run import load_mix, load_rows
-from proserve_core.latency.calibrations import load_calibration
-from proserve_lab.simulation.workload import make_workload
+from proserve_cli.trace_workload import WorkloadOptions, load_engine, load_workload
 
 
-class BoundOptions(msgspec.Struct, frozen=True, kw_only=True):
+class BoundOptions(WorkloadOptions, frozen=True, kw_only=True):
     """The command's options, under their names there."""
 
-    trace: Path
-    calibration: str
-    replicas: int
-    rate: float | None
-    limit: int | None
-    classes: Path | None
-    seed: int
     lengths: Literal["known", "unknown"]
     output: Literal["table", "json"]
 
@@ -47,12 +37,8 @@ def run(options: BoundOptions) -> None:
     with needs_extra("lab"):
         from proserve_lab.bound.fluid import BoundError, fluid_bound
         from proserve_lab.bound.master import SolverError
-    rows = load_rows(options.trace, limit=options.limit, rate=options.rate)
-    workload = make_workload(rows, mix=load_mix(options.classes), seed=options.seed)
-    try:
-        engine = load_calibration(options.calibration)
-    except ValueError as error:
-        raise wrong_usage(error) from error
+    engine = load_engine(options)
+    workload = load_workload(options, engine=engine, limits=engine.limits())
     started_s = time.perf_counter()
     with Console(stderr=True).status(f"bound of {options.trace.name}") as status:
         try:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from proserve_cli.bench import bench_app
 from proserve_cli.bound import bound
+from proserve_cli.command_line import OneLineGroup
 from proserve_cli.demo import demo
 from proserve_cli.emulate import emulate
 from proserve_cli.engine_commands import engine_app
@@ -24,6 +25,7 @@ from proserve_cli.up import up
 
 app = typer.Typer(
     name="proserve",
+    cls=OneLineGroup,
     help="Serves LLM requests of different importance on shared engines, so that important ones meet their targets.",
     no_args_is_help=True,
     add_completion=False,

@@ -27,7 +27,7 @@ def read_classes(file: Path) -> Resources:
     try:
         return parse_resources(_texts([file]))
     except ResourceErrors as errors:
-        raise wrong_usage(errors) from errors
+        raise wrong_usage(errors.errors[0] if len(errors.errors) == 1 else errors) from errors
 
 
 def _texts(files: Sequence[Path]) -> dict[str, str]:
@@ -37,7 +37,9 @@ def _texts(files: Sequence[Path]) -> dict[str, str]:
         try:
             texts[str(file)] = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            unreadable.append(f"  - {file}: cannot be read: {getattr(error, 'strerror', None) or error}")
+            unreadable.append(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}")
+    if len(unreadable) == 1:
+        raise wrong_usage(unreadable[0])
     if unreadable:
-        raise wrong_usage("\n".join(["resource files:", *unreadable]))
+        raise wrong_usage("\n".join(["resource files:", *(f"  - {line}" for line in unreadable)]))
     return texts

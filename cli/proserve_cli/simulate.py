@@ -18,7 +18,7 @@ def simulate(
     rate: Annotated[float | None, typer.Option(help="Mean arrivals per second [default: as recorded].")] = None,
     limit: Annotated[int | None, typer.Option(help="Take the first N rows.", min=1)] = None,
     classes: Annotated[Path | None, typer.Option(help="YAML with PriorityClass documents and their shares.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides each request's class.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides each request's class.", min=0)] = 0,
     kv_blocks: Annotated[
         int | None, typer.Option(help="KV blocks of an engine [default: as calibrated].", min=1)
     ] = None,

@@ -38,8 +38,15 @@ def test_wrong_usage_is_a_message_on_stderr_and_exit_code_2(args: tuple[str, ...
     result = proserve(*args)
     assert result.exit_code == 2
     assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
     assert not result.stdout
+
+
+def test_no_arguments_at_all_show_the_help() -> None:
+    for args in ((), ("bench",)):
+        result = proserve(*args)
+        assert result.exit_code == 2
+        assert "Usage: proserve" in result.output
 
 
 def test_a_missing_part_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

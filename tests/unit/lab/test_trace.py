@@ -1,6 +1,7 @@
 """Reading and rescaling request traces."""
 
 import gzip
+import random
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,14 @@ def test_compressed_traces_are_read_like_plain_ones(tmp_path: Path) -> None:
         (["arrival_s,prompt_tokens", "0,1"], "missing column output_tokens"),
         ([HEADER], "has no requests"),
         ([HEADER, "0,x,1"], ":2: prompt_tokens: expected a number, got 'x'"),
-        ([HEADER, "0,1"], ":2: output_tokens: expected a number, got None"),
         ([HEADER, "0,0,1"], ":2: prompt_tokens: expected a whole number from 1 on, got '0'"),
-        ([HEADER, "nan,1,1"], ":2: arrival_s: expected a finite number from 0 on"),
+        ([HEADER, "0,-1,1"], ":2: prompt_tokens: expected a number from 0 to 1e\\+10, got '-1'"),
+        ([HEADER, "nan,1,1"], ":2: arrival_s: expected a number from 0 to 1e\\+10, got 'nan'"),
+        ([HEADER, "0,1e300,1"], ":2: prompt_tokens: expected a number from 0 to 1e\\+10, got '1e300'"),
+        ([HEADER, "0,1,1,1"], ":2: expected 3 fields as in the header, got 4; .* quote"),
+        ([HEADER, "0,1,1", "0,1"], ":3: expected 3 fields as in the header, got 2"),
+        ([HEADER + ",prompt_tokens", "0,1,1,1"], ":1: the header names prompt_tokens more than once"),
+        ([HEADER, "0,1," + "3" * 200_000], "cannot read the trace: field larger than field limit"),
         ([HEADER + ",prefix_hash_ids", "0,1,1,3 x"], ":2: prefix_hash_ids: expected whole numbers separated by spaces"),
         ([HEADER, "5,1,1", "4,1,1"], ":3: arrival_s 4 is before the row above"),
     ],
@@ -56,11 +62,28 @@ def test_bad_traces_are_refused_with_the_line_and_the_value(tmp_path: Path, line
 
 
 def test_missing_and_damaged_files_are_trace_errors(tmp_path: Path) -> None:
-    damaged = tmp_path / "trace.csv.gz"
-    damaged.write_bytes(gzip.compress(b"x" * 1000)[:20])
-    for path in (tmp_path / "none.csv", damaged):
+    cut, damaged, latin = (tmp_path / name for name in ("cut.csv.gz", "damaged.csv.gz", "latin.csv"))
+    packed = gzip.compress(random.Random(0).randbytes(1000).hex().encode())
+    cut.write_bytes(packed[:20])
+    damaged.write_bytes(packed[:200] + bytes(200) + packed[400:])
+    latin.write_bytes(f"{HEADER},client\n0,1,1,ZÜRICH\n".encode("latin-1"))
+    for path in (tmp_path / "none.csv", tmp_path, cut, damaged, latin):
         with pytest.raises(TraceError, match="cannot read the trace"):
             read_trace(path)
+
+
+def test_a_byte_order_mark_and_empty_lines_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(f"{HEADER}\n\n0,1,1\n\n1,1,1\n", encoding="utf-8-sig")
+    assert len(read_trace(path)) == 2
+    assert len(read_trace(path, limit=1)) == 1
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), 1e-300])
+def test_impossible_rates_are_refused(rate: float) -> None:
+    rows = [TraceRow(arrival_s=at, prompt_tokens=1, output_tokens=1) for at in (10.0, 11.0)]
+    with pytest.raises(ValueError, match=r"rate: expected .* requests per second, got"):
+        rescale(rows, rate=rate)
 
 
 def test_rescaled_arrivals_keep_their_pattern_at_the_wanted_rate() -> None:
