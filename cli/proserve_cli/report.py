@@ -19,6 +19,10 @@ def batching(
         typer.Option(help="Run only cells that match: scenario/workload/load/policy with * and ?. Repeatable."),
     ] = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")] = True,
+    carry_over: Annotated[
+        int | None,
+        typer.Option(help="Run N outdated cells, and keep the others if no figure of those has changed.", min=1),
+    ] = None,
 ) -> None:
     """Simulate all batching policies over traces and loads, and write batching.md with its pictures.
 
@@ -34,4 +38,4 @@ def batching(
     from proserve_cli.report_run import report_batching
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    report_batching(folder=folder, jobs=jobs or cores, only=only or [], run=run)
+    report_batching(folder=folder, jobs=jobs or cores, only=only or [], run=run, carry_over=carry_over)

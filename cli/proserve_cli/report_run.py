@@ -1,14 +1,16 @@
 """What `proserve report batching` does: run what is missing, then write."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from proserve_cli.failures import failed, wrong_usage
-from proserve_lab.report.cell_result import ResultStore, StoreError
+from proserve_lab.report.carry_over import carried_over, differences, draw_sample, outdated_cells
+from proserve_lab.report.cell_result import CellResult, ResultStore, StoreError
 from proserve_lab.report.cells import Cell, all_cells, matching
 from proserve_lab.report.document import write_document
 from proserve_lab.report.runner import Failure, RunProgress, missing_cells, run_cells
@@ -17,19 +19,23 @@ _LINE_EVERY = 20
 """Cells between two lines of progress where no bar can be drawn."""
 
 
-def report_batching(*, folder: Path, jobs: int, only: Sequence[str], run: bool) -> None:
+def report_batching(*, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None = None) -> None:
     """Exit code 1 when a cell fails, after all others are done; 2 for options or files that must change first."""
     store = ResultStore(folder / "batching.jsonl")
     cells = all_cells()
     wanted = matching(cells, only)
     if not wanted:
         raise wrong_usage(f"--only: no cell matches {', '.join(only)}; a cell is called {cells[0].key}")
+    if carry_over and not run:
+        raise wrong_usage("--carry-over runs cells again: leave out --no-run")
     try:
+        if carry_over:
+            _carry_over(wanted, store, count=carry_over, jobs=jobs)
         missing = missing_cells(wanted, store.load())
         Console(stderr=True).print(
             f"{len(wanted) - len(missing)} of {len(wanted)} cells are up to date", highlight=False
         )
-        failures = _run_missing(missing, store, jobs=jobs) if run and missing else []
+        failures = _run(missing, store.append, jobs=jobs) if run and missing else []
         stored = store.load()
         # Cells that were dropped from the report are in the file until it is rewritten.
         results = {cell.key: stored[cell.key] for cell in cells if cell.key in stored}
@@ -42,13 +48,47 @@ def report_batching(*, folder: Path, jobs: int, only: Sequence[str], run: bool) 
         raise failed(f"{error.filename}: {error.strerror}") from error
     Console(stderr=True).print(f"wrote {document}", highlight=False)
     if failures:
+        raise _failed_cells(failures, len(wanted))
+
+
+def _carry_over(cells: Sequence[Cell], store: ResultStore, *, count: int, jobs: int) -> None:
+    """Make outdated results current if a sample of them comes out as before; exit code 1 if it does not."""
+    results = store.load()
+    outdated = outdated_cells(cells, results)
+    if not outdated:
+        return
+    sample = draw_sample(outdated, count)
+    again: dict[str, CellResult] = {}
+
+    def keep(result: CellResult) -> None:
+        again[result.key] = result
+
+    failures = _run(sample, keep, jobs=jobs)
+    if failures:
+        raise _failed_cells(failures, len(sample))
+    changed = {key: found for key, result in again.items() if (found := differences(results[key], result))}
+    if changed:
         raise failed(
-            f"{len(failures)} of {len(wanted)} cells failed:\n"
-            + "\n".join(f"  {failure.key}: {failure.error}" for failure in failures)
+            f"{len(changed)} of {len(sample)} cells came out differently, nothing is carried over:\n"
+            + "\n".join(f"  {key}: {', '.join(found)}" for key, found in changed.items())
         )
+    rest = [cell for cell in outdated if cell.key not in again]
+    results |= again | {result.key: result for result in carried_over(rest, results, checked=len(sample))}
+    store.rewrite(list(results.values()))
+    Console(stderr=True).print(
+        f"{len(sample)} of {len(outdated)} outdated cells came out as before, the others are carried over",
+        highlight=False,
+    )
 
 
-def _run_missing(missing: Sequence[Cell], store: ResultStore, *, jobs: int) -> list[Failure]:
+def _failed_cells(failures: Sequence[Failure], of: int) -> typer.Exit:
+    return failed(
+        f"{len(failures)} of {of} cells failed:\n"
+        + "\n".join(f"  {failure.key}: {failure.error}" for failure in failures)
+    )
+
+
+def _run(cells: Sequence[Cell], keep: Callable[[CellResult], None], *, jobs: int) -> list[Failure]:
     console = Console(stderr=True)
     columns = (
         BarColumn(),
@@ -58,7 +98,7 @@ def _run_missing(missing: Sequence[Cell], store: ResultStore, *, jobs: int) -> l
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(missing))
+        task = bar.add_task("", total=len(cells))
 
         def progress(made: RunProgress) -> None:
             bar.update(task, completed=made.done, description=made.last)
@@ -67,9 +107,8 @@ def _run_missing(missing: Sequence[Cell], store: ResultStore, *, jobs: int) -> l
                 console.print(f"{made.done}/{made.total} {made.last} {state}", highlight=False)
 
         try:
-            return run_cells(missing, store, jobs=jobs, progress=progress)
+            return run_cells(cells, keep, jobs=jobs, progress=progress)
         except BrokenProcessPool as error:
             raise failed(
-                "a simulating process was killed, perhaps for lack of memory; results so far are kept: run the command "
-                "again, with fewer --jobs"
+                "a simulating process was killed, perhaps for lack of memory: run the command again, with fewer --jobs"
             ) from error

@@ -1,7 +1,8 @@
 """Made-up results of the report: the same gain in every cell of a policy."""
 
-from proserve_lab.report.cell_result import CellResult, Moment
+from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import BOUND, OURS, Cell, all_cells
+from proserve_lab.report.urgent_probe import Moment
 from proserve_lab.simulation.result import ClassFigures, PlanFigures
 
 GAINS = {OURS: 0.9, "slide-batching": 0.8, "qoserve": 0.7, BOUND: 0.95}

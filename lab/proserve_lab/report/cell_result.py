@@ -9,6 +9,7 @@ import msgspec
 
 from proserve_core.batching.sliding_serve.predictor import Fidelity
 from proserve_lab.report.latency_probe import Correction
+from proserve_lab.report.urgent_probe import Moment
 from proserve_lab.simulation.result import ClassFigures, PlanFigures
 
 _LONGEST_LINE = 1_000_000
@@ -19,22 +20,15 @@ class StoreError(ValueError):
     """The results file is damaged; the message names file and line."""
 
 
-class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    """A second of a run."""
-
-    second: int
-    requests: float
-    """In the engine, mean over its steps."""
-    urgent_share: float
-    """Of those."""
-
-
 class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Figures of one cell."""
 
     key: str
     fingerprint: str
     """Of the code and data that decided them."""
+    carried: int = 0
+    """0: computed by this code. Else by an earlier version of it, and so many cells that were computed again, chosen at
+    random, had the figures that they had before (`carry_over`)."""
     rate: float
     """Requests per second."""
     requests: int

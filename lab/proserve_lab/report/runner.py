@@ -11,7 +11,7 @@ from multiprocessing import get_context
 
 import msgspec
 
-from proserve_lab.report.cell_result import CellResult, ResultStore
+from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import Cell
 from proserve_lab.report.run_cell import fingerprint, run_cell
 
@@ -41,13 +41,13 @@ def missing_cells(cells: Iterable[Cell], results: dict[str, CellResult]) -> list
 
 def run_cells(
     cells: Sequence[Cell],
-    store: ResultStore,
+    keep: Callable[[CellResult], None],
     *,
     jobs: int,
     progress: Callable[[RunProgress], None],
     run: Callable[[Cell], CellResult] = run_cell,
 ) -> list[Failure]:
-    """Run `cells` in order over `jobs` processes, store each result; the failures.
+    """Run `cells` in order over `jobs` processes, keep each result as it comes; the failures.
 
     Raises:
         BrokenProcessPool: a process was killed.
@@ -59,7 +59,7 @@ def run_cells(
         nonlocal done
         failed = True
         try:
-            store.append(outcome())
+            keep(outcome())
             failed = False
         except BrokenProcessPool:
             raise

@@ -1,11 +1,22 @@
 """The share of Urgent over time: what slides in SlideBatching."""
 
+import msgspec
+
 from proserve_core.batching import BatchPlan, EngineState
 from proserve_core.batching.slide_batching import SlideBatching
-from proserve_lab.report.cell_result import Moment
 
 URGENT = ("urgent", "urgent decode", "starved")
 """Names of the policy's groups."""
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """A second of a run."""
+
+    second: int
+    requests: float
+    """In the engine, mean over its steps."""
+    urgent_share: float
+    """Of those."""
 
 
 class UrgentProbe:

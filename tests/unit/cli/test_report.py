@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -61,6 +62,48 @@ def test_cells_of_outdated_code_are_run_again(tmp_path: Path) -> None:
     _, output = report(tmp_path, *ONLY)
     assert "1 of 2 cells are up to date" in output
     assert store.load()[key].tdg_ratio == honest[key].tdg_ratio
+
+
+def outdate(store: ResultStore, **figures: object) -> None:
+    """Make all results those of other code, with other figures."""
+    store.rewrite([msgspec.structs.replace(item, fingerprint="older", **figures) for item in store.load().values()])
+
+
+def test_outdated_cells_are_carried_over_when_a_sample_comes_out_as_before(tmp_path: Path) -> None:
+    loads = ("--only", "h100/azure-conv/*/fcfs", "--jobs", "1")
+    report(tmp_path, *loads)
+    store = ResultStore(tmp_path / "batching.jsonl")
+    before = store.load()
+    outdate(store)
+    code, output = report(tmp_path, *loads, "--carry-over", "2")
+    assert code == 0
+    assert "2 of 6 outdated cells came out as before, the others are carried over" in output
+    assert "6 of 6 cells are up to date" in output
+    after = store.load()
+    assert sorted(item.carried for item in after.values()) == [0, 0, 2, 2, 2, 2]
+    assert {key: item.fingerprint for key, item in after.items()} == {
+        key: item.fingerprint for key, item in before.items()
+    }
+    assert "4 of them were computed by an earlier version" in (tmp_path / "batching.md").read_text(encoding="utf-8")
+
+
+def test_nothing_is_carried_over_when_a_figure_has_changed(tmp_path: Path) -> None:
+    report(tmp_path, *ONLY)
+    store = ResultStore(tmp_path / "batching.jsonl")
+    outdate(store, steps=17)
+    stored = store.load()
+    code, output = report(tmp_path, *ONLY, "--carry-over", "1")
+    assert code == 1
+    assert "2 of 2 cells came out differently, nothing is carried over" in output
+    assert "(was 17)" in output
+    assert "h100/azure-conv/1.2/fcfs: steps" in output
+    assert store.load() == stored
+
+
+def test_carrying_over_without_running_is_wrong_usage(tmp_path: Path) -> None:
+    code, output = report(tmp_path, "--no-run", "--carry-over", "2", *ONLY)
+    assert code == 2
+    assert "leave out --no-run" in output
 
 
 def test_nothing_is_run_when_only_the_document_is_wanted(tmp_path: Path) -> None:

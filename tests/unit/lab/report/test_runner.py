@@ -34,7 +34,7 @@ def test_only_missing_and_stale_cells_are_run_again() -> None:
 def test_a_failing_cell_is_reported_and_the_others_are_done(tmp_path: Path, jobs: int) -> None:
     store = ResultStore(tmp_path / "r.jsonl")
     seen: list[RunProgress] = []
-    failures = run_cells(CELLS, store, jobs=jobs, progress=seen.append, run=run_or_fail)
+    failures = run_cells(CELLS, store.append, jobs=jobs, progress=seen.append, run=run_or_fail)
     assert [failure.key for failure in failures] == [CELLS[1].key]
     assert failures[0].error == "ValueError: too much"
     assert set(store.load()) == {CELLS[0].key, CELLS[2].key}
@@ -50,7 +50,7 @@ def run_or_fail(cell: Cell) -> CellResult:
 
 def test_a_killed_process_ends_the_run_with_an_error(tmp_path: Path) -> None:
     with pytest.raises(BrokenProcessPool):
-        run_cells(CELLS, ResultStore(tmp_path / "r.jsonl"), jobs=2, progress=lambda _: None, run=die)
+        run_cells(CELLS, ResultStore(tmp_path / "r.jsonl").append, jobs=2, progress=lambda _: None, run=die)
 
 
 def die(_: Cell) -> CellResult:
@@ -65,5 +65,5 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on_there(tmp_path: Path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_cells(CELLS, store, jobs=1, progress=interrupt, run=result)
+        run_cells(CELLS, store.append, jobs=1, progress=interrupt, run=result)
     assert missing_cells(CELLS, store.load()) == [CELLS[2]]
