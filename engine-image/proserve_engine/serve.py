@@ -13,11 +13,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from proserve_core.batching.registry import make_policy
 from proserve_engine.cpu_features import has_bf16
+from proserve_engine.kv.settings import KvOffload
 from proserve_engine.tiny_model import MODELS, URI_SCHEME, ModelError
 from proserve_engine.vllm.settings import EngineSettings
 
@@ -123,6 +125,19 @@ def serve_command(
     # A vLLM that is compiled anew by each of its processes takes two minutes to start.
     complete.pop("PYTHONDONTWRITEBYTECODE", None)
     return Command([*argv, *added, *vllm_arguments], complete)
+
+
+def kv_transfer_config(settings: KvOffload) -> dict[str, Any]:
+    """vLLM's `--kv-transfer-config` for these settings."""
+    return {
+        "kv_connector": "ProServeConnector",
+        "kv_connector_module_path": "proserve_engine.vllm.kv_connector",
+        # Of a consumer vLLM keeps preempted requests' blocks until the steps in flight are over, because its transfers
+        # write whenever they like. Ours are ordered with the steps.
+        "kv_role": "kv_producer",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": settings.to_mapping(),
+    }
 
 
 def run(command: Command) -> None:

@@ -9,12 +9,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from vllm import LLM, SamplingParams
+from vllm.config import KVTransferConfig
+from vllm.distributed.kv_transfer import kv_transfer_state
 
 from engine_harness import HIGH, LOW
 from proserve_core.facts import encode_facts
-from proserve_engine.serve import UNIPROC_EXECUTOR
+from proserve_engine.kv.settings import KvOffload
+from proserve_engine.serve import SYNC_CLASS, UNIPROC_EXECUTOR, kv_transfer_config
 
 REAL_BLOCK = 32
+HOST_BLOCKS = 256
+BLOCK_BYTES = 2 * 2 * 64 * 4 * REAL_BLOCK
+"""Two layers, keys and values of one head of 64, in float32."""
+
+
+def kv_settings(blocks: int = HOST_BLOCKS, **settings: Any) -> KvOffload:
+    """Settings with room for `blocks` blocks on the host."""
+    return KvOffload(host_memory=str(blocks * BLOCK_BYTES), **settings)
 
 
 class RealEngine:
@@ -32,13 +43,39 @@ class RealEngine:
             max_num_batched_tokens=256,
             distributed_executor_backend=UNIPROC_EXECUTOR,
             disable_log_stats=False,
+            scheduler_cls=SYNC_CLASS,
+            kv_transfer_config=KVTransferConfig(**kv_transfer_config(kv_settings())),
         )
+        # vLLM has one connector per process, and calls it in each step if it is there.
+        self._connector: Any = kv_transfer_state.get_kv_transfer_group()
+        self._transfer = self._llm.llm_engine.vllm_config.kv_transfer_config
         self.core = self._llm.llm_engine.engine_core.engine_core
 
-    def use(self, scheduler_class: type, *, blocks: int = 512, policy: Any = None, prefix_caching: bool = True) -> Any:
-        """Put another scheduler in charge, with an empty cache of `blocks` blocks."""
+    @property
+    def copier(self) -> Any:
+        """What copies KV blocks."""
+        return self._connector.worker.copier
+
+    def use(
+        self,
+        scheduler_class: type,
+        *,
+        blocks: int = 512,
+        policy: Any = None,
+        prefix_caching: bool = True,
+        kv: KvOffload | None = None,
+    ) -> Any:
+        """Put another scheduler in charge, with an empty cache of `blocks` blocks and `kv` for preempted requests."""
         old = self.core.scheduler
         assert not old.requests
+        config = old.vllm_config
+        config.scheduler_config.scheduler_cls = scheduler_class
+        config.kv_transfer_config = None
+        kv_transfer_state._KV_CONNECTOR_AGENT = None
+        if kv is not None:
+            self._transfer.kv_connector_extra_config = kv.to_mapping()
+            config.kv_transfer_config = self._transfer
+            kv_transfer_state._KV_CONNECTOR_AGENT = self._connector
         old.kv_cache_config.num_blocks = blocks
         old.cache_config.num_gpu_blocks = blocks
         old.cache_config.enable_prefix_caching = prefix_caching

@@ -11,6 +11,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
+from proserve_engine.vllm.kv_connector import ProServeConnector
 from proserve_engine.vllm.runtime import EngineRuntime
 from proserve_engine.vllm.seams import check_classes, check_scheduler, check_version, installed_version
 from proserve_engine.vllm.settings import EngineSettings
@@ -26,6 +27,9 @@ _Scheduler: Any = object
 class ProServeMixin(_Scheduler):
     """Puts a batching policy in front of vLLM's `schedule()`, measures, and publishes capacity."""
 
+    announces_preemptions = True
+    """`ProServeConnector` is told of them."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         version = installed_version()
         check_version(version, os.environ)
@@ -33,6 +37,9 @@ class ProServeMixin(_Scheduler):
         super().__init__(*args, **kwargs)
         check_scheduler(self, version)
         self._proserve = EngineRuntime(self, EngineSettings.from_environment(os.environ))
+        self._kv = self.connector.scheduling if isinstance(self.connector, ProServeConnector) else None
+        if self._kv is not None:
+            self._kv.attach(self)
 
     def add_request(self, request: Request) -> None:
         super().add_request(request)
@@ -47,6 +54,10 @@ class ProServeMixin(_Scheduler):
 
     def update_from_output(self, scheduler_output: "SchedulerOutput", model_runner_output: "ModelRunnerOutput") -> Any:
         self._proserve.step_done(scheduler_output)
+        if self._kv is not None and (connector_output := model_runner_output.kv_connector_output) is not None:
+            metadata = connector_output.kv_connector_worker_meta
+            if metadata is not None:
+                self._kv.take_in(metadata.report)
         result = super().update_from_output(scheduler_output, model_runner_output)
         self._proserve.after_update()
         return result
@@ -60,8 +71,20 @@ class ProServeMixin(_Scheduler):
         return super()._free_request(request, *args, **kwargs)
 
     def _preempt_request(self, request: Request, timestamp: float, drop_stale_output: bool = False) -> None:
+        if self._kv is not None:
+            self._kv.preempting(request)
         super()._preempt_request(request, timestamp, drop_stale_output=drop_stale_output)
         self._proserve.adapter.preempted(request)
+
+    def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        if self._kv is None:
+            return bool(super().reset_prefix_cache(reset_running_requests, reset_connector))
+        # Copies are a request's own KV kept for it: they are as stale as what is on the device.
+        self._kv.discard()
+        try:
+            return bool(super().reset_prefix_cache(reset_running_requests, reset_connector))
+        finally:
+            self._kv.keep()
 
     def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
         tokens: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
