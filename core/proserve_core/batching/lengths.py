@@ -58,7 +58,8 @@ class LengthTable:
     """Learns from tokens and ends, answers for columns of requests.
 
     A request's kind is known by a number, its profile: `profile` gives it, once for each request that arrives, and
-    `left` takes it back. Answers change only with `refresh`.
+    `left` takes it back. Answers change only with `refresh`: until then a profile that `profile` gives to a kind new to
+    the table has the answers of whoever had its row before, so refresh before asking (`LengthObserver.observe` does).
     """
 
     def __init__(self, counts: LengthCounts | None = None) -> None:

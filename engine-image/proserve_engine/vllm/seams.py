@@ -130,16 +130,16 @@ def check_scheduler(scheduler: object, version: str) -> None:
     """Check what only an instance has.
 
     Raises:
-        SeamError: names everything that is missing, or a queue that cannot be reordered.
+        SeamError: names everything that is missing, or a policy of vLLM's own beside ours.
     """
     name = type(scheduler).__name__
     missing = [f"{name}.{path}" for path in SCHEDULER_ATTRIBUTES if not _has(scheduler, path)]
     if not any(hasattr(scheduler, queue) for queue in WAITING_QUEUES):
         missing.append(f"{name}.{' or '.join(WAITING_QUEUES)}")
     _refuse(missing, version)
-    if not all(hasattr(scheduler.waiting, method) for method in ("clear", "extend")):  # type: ignore[attr-defined]
+    if getattr(scheduler.policy, "value", None) == "priority":  # type: ignore[attr-defined]
         raise SeamError(
-            "vLLM's own `--scheduling-policy priority` keeps requests in a heap that cannot be reordered: "
+            "under vLLM's own `--scheduling-policy priority` vLLM chooses victims and the order of requests itself: "
             "leave it out, ProServe's policies (PROSERVE_POLICY) take its place"
         )
 

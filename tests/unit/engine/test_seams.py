@@ -88,8 +88,8 @@ def test_missing_attribute_is_named(path: str) -> None:
         check_scheduler(scheduler(without=path), "0.32.0")
 
 
-def test_queue_that_cannot_be_reordered_is_refused() -> None:
+def test_a_policy_of_vllm_beside_ours_is_refused() -> None:
     instance = scheduler()
-    instance.waiting = object()
+    instance.policy = SimpleNamespace(value="priority")
     with pytest.raises(SeamError, match="scheduling-policy priority"):
         check_scheduler(instance, "0.32.0")
