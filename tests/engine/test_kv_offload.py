@@ -15,7 +15,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from engine_policies import RandomPolicy
 from proserve_core.blocks import Reload
-from proserve_engine.kv.settings import CopyBudget, Offload
+from proserve_engine.kv.settings import CopyBudget, KvOffload, Offload
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 from real_engine import RealEngine, kv_settings
 
@@ -31,7 +31,7 @@ ON_PREEMPT = kv_settings(offload=Offload.ON_PREEMPT, reload=Reload.BLOCKING, cop
 def requests() -> list[tuple[list[int], int]]:
     draw = random.Random(11)
     return [
-        ([draw.randrange(300, 1000) for _ in range(draw.randrange(40, 260))], 40 + 7 * number) for number in range(10)
+        ([draw.randrange(300, 1000) for _ in range(draw.randrange(40, 260))], 40 + 7 * number) for number in range(7)
     ]
 
 
@@ -47,20 +47,35 @@ def _policy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROSERVE_POLICY", "priority")
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("scheduler", [ProServeScheduler, ProServeAsyncScheduler])
+def count(scheduler: Any, name: str, **labels: str) -> float:
+    return float(scheduler._proserve.metrics.registry.get_sample_value(f"proserve_engine_kv_{name}", labels))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "settings"),
+    [
+        pytest.param(ProServeScheduler, ON_PREEMPT, id="on-preempt"),
+        pytest.param(ProServeAsyncScheduler, kv_settings(copy_budget=CopyBudget.UNLIMITED), id="ahead-pipelined"),
+        pytest.param(
+            ProServeScheduler,
+            kv_settings(offload=Offload.ON_PREEMPT, copy_budget=CopyBudget.FIXED, copy_blocks=3),
+            id="in-part",
+        ),
+        pytest.param(ProServeAsyncScheduler, kv_settings(12), id="host-full-adaptive"),
+    ],
+)
 def test_outputs_survive_preemption_and_restore(
     real_engine: RealEngine,
     requests: list[tuple[list[int], int]],
     uninterrupted: list[list[int]],
     scheduler: type,
-    seed: int,
+    settings: KvOffload,
 ) -> None:
-    in_charge = real_engine.use(
-        scheduler, blocks=FEW_BLOCKS, policy=RandomPolicy(seed), prefix_caching=False, kv=ON_PREEMPT
-    )
+    in_charge = real_engine.use(scheduler, blocks=FEW_BLOCKS, policy=RandomPolicy(0), prefix_caching=False, kv=settings)
     assert real_engine.generate(requests, facts=True) == uninterrupted
-    assert in_charge._proserve.adapter.preemptions > 3
+    assert count(in_charge, "restores_total") > 3
+    assert count(in_charge, "copied_blocks_total", direction="restore") > 3
+    assert count(in_charge, "copy_failures_total", direction="restore") == 0
 
 
 def test_blocks_that_come_back_empty_change_the_output(

@@ -16,7 +16,7 @@ vLLM's own, so that a disagreement about resources never stalls the engine.
 
 import logging
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
 from proserve_core.batching import BatchPlan, EngineLimits, EngineState
@@ -47,6 +47,8 @@ class Adapter:
         self.plan: BatchPlan | None = None
         """Plan of the present step; None when vLLM schedules alone."""
         self.decisions = DecisionLog()
+        self.kept_prefix: Callable[[Any, int], int] = _nothing_kept
+        """Tokens that a request would start from, its blocks on the host included; given those on the device."""
         self._scheduler = scheduler
         scheduler.waiting = PlannedQueue(scheduler.waiting)
         self._metrics = metrics
@@ -263,8 +265,12 @@ class Adapter:
         queue = getattr(scheduler, "kv_holding_waiting", None)
         return scheduler.skipped_waiting if queue is None else queue
 
-    def _cached_prefix(self, request: Any) -> int:
+    def device_prefix(self, request: Any) -> int:
+        """Tokens of a waiting request that the prefix cache gives back."""
         return int(self._scheduler.kv_cache_manager.get_computed_blocks(request)[1])
+
+    def _cached_prefix(self, request: Any) -> int:
+        return self.kept_prefix(request, self.device_prefix(request))
 
     def _report_bad_facts(self, request_id: str, error: FactsError) -> None:
         self._metrics.bad_facts.inc()
@@ -279,3 +285,8 @@ class Adapter:
             max_sequences=max(0, slots),
             max_step_tokens=scheduler.max_num_scheduled_tokens,
         )
+
+
+def _nothing_kept(_request: Any, device_tokens: int) -> int:
+    """Without a connector of ours, what is not on the device is gone."""
+    return device_tokens

@@ -53,14 +53,19 @@ class ProServeConnector(KVConnectorBase_V1, SupportsHMA):
         super().__init__(vllm_config, role, kv_cache_config)
         self.settings = kv_offload(vllm_config.kv_transfer_config.kv_connector_extra_config)
         _check(vllm_config, kv_cache_config)
-        self._host_blocks = host_blocks(self.settings, vllm_config, kv_cache_config)
+        block_bytes = block_bytes_of(vllm_config, kv_cache_config)
+        self._host_blocks = host_blocks(self.settings, block_bytes)
         self.scheduling: KvScheduling | None = None
         """The scheduler's half; None in a worker."""
         self.worker: Any = None
         """The worker's half, as soon as it knows its KV caches."""
         if role == KVConnectorRole.SCHEDULER:
             self.scheduling = KvScheduling(
-                settings=self.settings, config=vllm_config, kv_cache=kv_cache_config, host_blocks=self._host_blocks
+                settings=self.settings,
+                config=vllm_config,
+                kv_cache=kv_cache_config,
+                host_blocks=self._host_blocks,
+                block_bytes=block_bytes,
             )
 
     # vLLM would drop the output of a preempted request for a connector that hands blocks on. This one only keeps them.
@@ -116,8 +121,8 @@ class ProServeConnector(KVConnectorBase_V1, SupportsHMA):
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         self._here.admitted(request, blocks.get_block_ids()[0], num_external_tokens)
 
-    def build_connector_meta(self, scheduler_output: Any) -> StepMetadata:  # noqa: ARG002
-        return StepMetadata(self._here.step())
+    def build_connector_meta(self, scheduler_output: Any) -> StepMetadata:
+        return StepMetadata(self._here.step(scheduler_output))
 
     def request_finished(self, request: Any, block_ids: Any) -> tuple[bool, None]:  # noqa: ARG002
         self._here.ended(request)
@@ -142,20 +147,24 @@ class ProServeConnector(KVConnectorBase_V1, SupportsHMA):
         return self.scheduling
 
 
-def host_blocks(settings: KvOffload, config: Any, kv_cache: Any) -> int:
+def block_bytes_of(config: Any, kv_cache: Any) -> int:
+    """Bytes of a KV block on all workers together."""
+    group = kv_cache.kv_cache_groups[0]
+    return int(group.kv_cache_spec.page_size_bytes * len(group.layer_names) * config.parallel_config.world_size)
+
+
+def host_blocks(settings: KvOffload, block_bytes: int) -> int:
     """Blocks that the host's memory has room for.
 
     Raises:
         KvOffloadError: for none.
     """
-    group = kv_cache.kv_cache_groups[0]
-    block_bytes = group.kv_cache_spec.page_size_bytes * len(group.layer_names) * config.parallel_config.world_size
     blocks = settings.host_bytes // block_bytes
     if blocks < 1:
         raise KvOffloadError(
             f"kvOffload: hostMemory: {settings.host_memory} is less than one KV block of {block_bytes} bytes: give more"
         )
-    return int(blocks)
+    return blocks
 
 
 def _check(config: Any, kv_cache: Any) -> None:

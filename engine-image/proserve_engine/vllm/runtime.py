@@ -5,15 +5,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+from proserve_core.blocks import TRANSFERS
 from proserve_core.capacity import MAX_ROWS, CapacitySnapshot
 from proserve_core.capacity_rows import class_totals, request_row
+from proserve_core.latency import LatencyModel
 from proserve_core.latency.calibrations import load_calibration
 from proserve_core.latency.online import OnlineLatency
 from proserve_engine.capacity_board import CapacityBoard
 from proserve_engine.capacity_server import CapacityApp, CapacityServer
+from proserve_engine.kv.counters import CopyCounters
 from proserve_engine.length_file import LengthFile
 from proserve_engine.metrics import EngineMetrics
 from proserve_engine.vllm.adapter import Adapter
+from proserve_engine.vllm.kv_scheduling import KvScheduling
 from proserve_engine.vllm.publisher import Publisher
 from proserve_engine.vllm.settings import EngineSettings
 from proserve_engine.vllm.step_log import StepLog
@@ -38,7 +42,9 @@ class EngineRuntime:
         self._lengths = self._length_file(settings.lengths_file) if settings.lengths_file else None
         self._log = StepLog(Path(settings.step_log)) if settings.step_log else None
         self._publisher = Publisher(self.board, self.metrics)
-        self._latency = OnlineLatency(load_calibration(settings.calibration or DEFAULT_CALIBRATION).latency)
+        calibration = load_calibration(settings.calibration or DEFAULT_CALIBRATION)
+        self._latency = OnlineLatency(calibration.latency)
+        self._gpu = calibration.gpu
         self._began_s = 0.0
         self._schedule_start_s = 0.0
         self._publishing = False
@@ -46,6 +52,22 @@ class EngineRuntime:
         if settings.capacity_port is not None:
             self._server = self._serve(settings.capacity_host, settings.capacity_port)
         self._publish_if_idle()
+
+    @property
+    def latency(self) -> LatencyModel:
+        """How long steps take, as far as is known."""
+        return self._latency.model
+
+    def drive(self, kv: KvScheduling) -> None:
+        """The engine has a connector of ours: give it what its plans need."""
+        kv.attach(
+            self._scheduler,
+            adapter=self.adapter,
+            counters=CopyCounters(self.metrics.registry),
+            latency=self.latency,
+            transfer=TRANSFERS[self._gpu],
+        )
+        self.adapter.kept_prefix = kv.prefix_tokens
 
     def before_schedule(self) -> None:
         """Plan the step. A snapshot shows the state before the step, so residents are brought up to date for it."""

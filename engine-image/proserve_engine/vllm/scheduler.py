@@ -39,7 +39,7 @@ class ProServeMixin(_Scheduler):
         self._proserve = EngineRuntime(self, EngineSettings.from_environment(os.environ))
         self._kv = self.connector.scheduling if isinstance(self.connector, ProServeConnector) else None
         if self._kv is not None:
-            self._kv.attach(self)
+            self._proserve.drive(self._kv)
 
     def add_request(self, request: Request) -> None:
         super().add_request(request)
@@ -48,6 +48,8 @@ class ProServeMixin(_Scheduler):
     def schedule(self, throttle_prefills: bool = False) -> "SchedulerOutput":
         runtime = self._proserve
         runtime.before_schedule()
+        if self._kv is not None:
+            self._kv.before_step(runtime.adapter.plan, runtime.latency)
         output = super().schedule(throttle_prefills)
         runtime.after_schedule(output)
         return output

@@ -117,6 +117,12 @@ class Tracker:
         self._delicate[request.request_id] = request
         self._stale_prefixes[request.request_id] = request
 
+    def look_again(self, request: Any) -> None:
+        """What a waiting request would start from has changed."""
+        state = self.states.get(request.request_id)
+        if state is not None and not state.resident:
+            self._look_up_prefix(state, request)
+
     def admitted(self, request_id: str) -> None:
         """vLLM has scheduled the request; `refresh` would find out one step later."""
         state = self.states.get(request_id)
@@ -194,11 +200,14 @@ class Tracker:
         del self._stale_prefixes[request_id]
         state = self.states[request_id]
         if not state.resident:
-            cached = self._cached_prefix(request)
-            if cached != state.computed_tokens:
-                state.computed_tokens = cached
-                self.table.update(state)
+            self._look_up_prefix(state, request)
             self._stale_prefixes[request_id] = request
+
+    def _look_up_prefix(self, state: RequestState, request: Any) -> None:
+        cached = self._cached_prefix(request)
+        if cached != state.computed_tokens:
+            state.computed_tokens = cached
+            self.table.update(state)
 
     def _facts(self, request: Any) -> RequestFacts | None:
         parameters = request.sampling_params
