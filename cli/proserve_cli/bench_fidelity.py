@@ -17,7 +17,7 @@ def fidelity(
     *,
     engine: Annotated[EngineKind, typer.Option(help="What is compared with the simulator.")] = EngineKind.EMULATED,
     policies: Annotated[str, typer.Option(help="Batching policies, with commas.")] = POLICIES,
-    runs: Annotated[int, typer.Option(help="Replays per policy; the median difference counts.", min=1, max=50)] = 1,
+    runs: Annotated[int, typer.Option(help="Replays per policy; the mean difference counts.", min=1, max=50)] = 1,
     load: Annotated[float, typer.Option(help="Offered load over what the engine can do.")] = 1.5,
     seconds: Annotated[float, typer.Option(help="Time over which the requests of a replay arrive.")] = 20.0,
     calibration: Annotated[str, typer.Option(help="Of the emulated engine.")] = "h100-llama-3.1-8b",

@@ -51,18 +51,19 @@ def print_result(result: FidelityResult) -> None:
         title=f"Gain on the {result.engine} engine and in the simulator: {result.requests} requests of {result.trace} "
         f"at {result.rate:.1f}/s ({result.load:g} of saturation), {result.runs} run(s)"
     )
-    for heading in ("policy", "class", "engine", "simulator", "difference", "of each run", "target"):
+    for heading in ("policy", "class", "engine", "simulator", "difference", "runs", "target"):
         table.add_column(heading, justify="left" if heading in ("policy", "class") else "right")
     for each in result.policies:
         for name, gain in each.gain.items():
             differences = [100 * (a - b) for a, b in zip(gain.measured, gain.simulated, strict=True)]
+            error = "" if gain.standard_error_points is None else f" ± {gain.standard_error_points:.2f}"
             table.add_row(
                 each.policy,
                 name,
                 _mean(gain.measured),
                 _mean(gain.simulated),
-                f"{gain.difference_points:+.2f}",
-                f"{min(differences):+.2f} .. {max(differences):+.2f}",
+                f"{gain.difference_points:+.2f}{error}",
+                " ".join(f"{one:+.1f}" for one in differences),
                 f"{gain.target_points:g}, {'within' if gain.within else 'beyond'}",
                 end_section=name == list(each.gain)[-1],
             )
@@ -70,10 +71,12 @@ def print_result(result: FidelityResult) -> None:
     for each in result.policies:
         if each.step_errors is not None:
             errors = each.step_errors
+            decodes = "" if errors.decode_bias is None else f" (without prompts {errors.decode_bias:+.1%})"
             console.print(
                 f"{each.policy}: step times off by {errors.mape:.1%} (mean), 95% by at most "
-                f"{errors.p95_s * 1e3:.1f} ms, all together by {errors.bias:+.1%}; {errors.steps} steps, the engine "
-                f"did not run in {errors.waited:.1%} of their time",
+                f"{errors.p95_s * 1e3:.1f} ms, all together by {errors.bias:+.1%}{decodes}; from one moment to another "
+                f"the machine took {errors.factors[0]:.2f} to {errors.factors[1]:.2f} of that; the engine did not run "
+                f"in {errors.waited:.1%} of the time of {errors.steps} steps",
                 highlight=False,
             )
     for note in result.notes:

@@ -30,11 +30,9 @@ from proserve_core.latency.calibrations import load_calibration
 from proserve_core.latency.step_log import LoggedStep, decode_steps
 from proserve_core.objectives import PriorityClass, ServiceObjectives
 from proserve_core.pools import EnginePool, EngineSettings, ModelOrigin, ModelSource, PoolModel
-from proserve_core.replica import Replica
 from proserve_core.routing.registry import make_router
 from proserve_lab.fidelity import (
     agreements,
-    at_speed_of,
     calibrate,
     measured_gain,
     simulated_gain,
@@ -42,6 +40,7 @@ from proserve_lab.fidelity import (
     step_errors,
 )
 from proserve_lab.judgement import judge
+from proserve_lab.machine_speed import MachineSpeed, TimedReplica
 from proserve_lab.replay import ReplayRecord, ReplayRequest, replay
 from proserve_lab.report.saturation import saturation_rate
 from proserve_lab.simulation.run import simulate
@@ -107,6 +106,7 @@ class _Replayed(msgspec.Struct, frozen=True, kw_only=True):
     """One replay on an engine."""
 
     began_s: float
+    """Zero of the records' clock, on the system's monotonic one."""
     records: list[ReplayRecord]
     steps: list[LoggedStep]
 
@@ -122,8 +122,15 @@ class _Session:
         self._read = 0
 
     async def replay(self, requests: Sequence[ReplayRequest]) -> None:
-        began_s = time.perf_counter()
-        records = await replay(requests, url=self._spec.base_url, model=NAME, timeout_s=REQUEST_TIMEOUT_S, facts=True)
+        began_s = time.monotonic()
+        records = await replay(
+            requests,
+            url=self._spec.base_url,
+            model=NAME,
+            timeout_s=REQUEST_TIMEOUT_S,
+            facts=True,
+            first_seed=sum(len(each.records) for each in self.replays),
+        )
         errors = {record.error for record in records if record.error is not None}
         if errors:
             raise FidelityError(f"requests failed: {'; '.join(sorted(errors))}")
@@ -131,24 +138,34 @@ class _Session:
         self.replays.append(_Replayed(began_s=began_s, records=records, steps=self._new_steps()))
 
     def simulate(self, number: int, latency: LatencyModel) -> dict[str, float]:
-        """Gain of replay `number` in the simulator, after all replays before it."""
+        """Gain of replay `number` in the simulator, after all replays before it, on a machine as fast as it was."""
         requests: list[SimulatedRequest] = []
+        steps: list[LoggedStep] = []
+        zero_s = self.replays[0].began_s
         for index, each in enumerate(self.replays[: number + 1]):
-            offset_s = each.began_s - self.replays[0].began_s
-            first_s = each.records[0].request.arrival_s
-            requests += [
-                simulated_request(
-                    record.request, arrival_s=offset_s + record.request.arrival_s - first_s, prefix=f"{index}-"
-                )
-                for record in each.records
-            ]
-        replica = Replica(
+            steps += each.steps
+            requests += sorted(
+                (
+                    simulated_request(
+                        record.request, arrival_s=each.began_s - zero_s + record.sent_s, prefix=f"{index}-"
+                    )
+                    for record in each.records
+                ),
+                key=lambda request: request.arrival_s,
+            )
+        replica = TimedReplica(
             policy=make_policy(self._spec.policy),
             policy_name=self._spec.policy,
             limits=self.limits,
             latency=latency,
         )
-        run = simulate(requests, replicas=[replica], router=make_router("round-robin"))
+        speed = MachineSpeed(latency, steps)
+        run = simulate(
+            requests,
+            replicas=[replica],
+            router=make_router("round-robin"),
+            noise=lambda: speed.factor(zero_s + replica.began_s),
+        )
         return simulated_gain(run.outcomes[-len(self.replays[number].records) :])
 
     def _new_steps(self) -> list[LoggedStep]:
@@ -246,13 +263,7 @@ class FidelityRunner:
         return PolicyResult(
             policy=policy,
             gain=agreements(
-                [
-                    (
-                        _gain(session.replays[n]),
-                        session.simulate(n, at_speed_of(models[n], session.replays[n].steps)),
-                    )
-                    for n in judged
-                ],
+                [(_gain(session.replays[n]), session.simulate(n, models[n])) for n in judged],
                 target_points=TARGET_POINTS[options.engine],
             ),
             step_errors=step_errors([(models[n], session.replays[n].steps) for n in judged]),
@@ -290,7 +301,7 @@ class FidelityRunner:
             model=PoolModel(name=NAME, source=ModelSource(origin=ModelOrigin.GENERATED, location=MODEL)),
             replicas=1,
             calibration=self._options.calibration,
-            # Prompts repeat from replay to replay, and the simulator has no prefix cache.
+            # The simulator has no prefix cache.
             engine=EngineSettings(args=("--no-enable-prefix-caching",)),
         )
 

@@ -2,20 +2,23 @@
 
 A simulation needs the engine's step times. An emulated engine has them by definition; those of a real one are fitted to
 its own steps (`calibrate`) right before and after the replay that is judged. From that replay itself comes only how
-fast the machine was meanwhile, a factor and a constant (`at_speed_of`); errors of single steps are reported without it.
+fast the machine was meanwhile (`machine_speed`); errors of single steps are reported without it.
 """
 
 from collections.abc import Mapping, Sequence
-from statistics import linear_regression, median
+from statistics import fmean, stdev
 
 import msgspec
+import numpy as np
 
+from proserve_core.clues import LengthClues
 from proserve_core.gain import GainTotals
 from proserve_core.latency import LatencyModel
-from proserve_core.latency.errors import error_stats
+from proserve_core.latency.errors import Stratum, error_stats, quantile, stratum_of
 from proserve_core.latency.fit import StepSample, fit_latency
 from proserve_core.latency.step_log import LoggedStep
 from proserve_lab.judgement import ReplayReport
+from proserve_lab.machine_speed import MachineSpeed
 from proserve_lab.replay import ReplayRequest
 from proserve_lab.simulation.run import Outcome
 from proserve_lab.simulation.workload import SimulatedRequest
@@ -29,9 +32,12 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     measured: list[float]
     simulated: list[float]
     difference_points: float
-    """Median over the runs of measured minus simulated, in points of 100."""
+    """Mean over the runs of measured minus simulated, in points of 100."""
+    standard_error_points: float | None
+    """Of that mean, by how the runs differ; None for a single run."""
     target_points: float
     within: bool
+    """The mean is."""
 
 
 class StepErrors(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +50,10 @@ class StepErrors(msgspec.Struct, frozen=True, kw_only=True):
     """95% of absolute errors are at most this."""
     bias: float
     """All predicted times together over all measured ones, minus 1: how much the machine's speed changed."""
+    decode_bias: float | None
+    """The same of steps without a prompt; None if there were none."""
+    factors: tuple[float, float]
+    """How much longer the machine took from one moment to another (`MachineSpeed`): 5% and 95% of the steps."""
     waited: float
     """Share of the time in which the engine's thread did not run: waiting, or other programs had the core."""
 
@@ -57,50 +67,64 @@ def calibrate(steps: Sequence[LoggedStep]) -> LatencyModel:
     Raises:
         ValueError: too few steps.
     """
-    model, _ = fit_latency([StepSample(step.work, step.cpu_s) for step in steps])
-    return at_speed_of(model, steps)
+    shape, _ = fit_latency([StepSample(step.work, step.cpu_s) for step in steps])
+    return _at_wall_level(shape, steps)
 
 
-def at_speed_of(model: LatencyModel, steps: Sequence[LoggedStep]) -> LatencyModel:
+def _at_wall_level(shape: LatencyModel, steps: Sequence[LoggedStep]) -> LatencyModel:
     """The model with all constants scaled by one factor and one more constant per step, as fits `steps` best.
 
-    Least squares on the times themselves: `steps` together then take as long as they did, and long ones, which decide
-    how a queue grows, are met best; a fit on relative errors finds the typical step and misses both. What the thread
-    waits for is a constant per step, and the speed of a machine that others use too changes from minute to minute.
+    What the thread waits for is a constant per step. Squared errors count over the predicted time, as if a step's noise
+    were a sum over its parts: `steps` together then take as long as they did, and the mean step too is as predicted.
+    Weighed all alike, noise of the long steps made decodes twice as long as they were; by relative errors, long steps,
+    which decide how a queue grows, would be off.
     """
-    predicted = [model.step_s(step.work) for step in steps]
-    measured = [step.wall_s for step in steps]
-    factor, constant_s = linear_regression(predicted, measured)
+    predicted = np.array([shape.step_s(step.work) for step in steps])
+    measured = np.array([step.wall_s for step in steps])
+    weight = 1 / np.sqrt(predicted)
+    terms = np.stack([predicted, np.ones(len(steps))], axis=1)
+    factor, constant_s = np.linalg.lstsq(terms * weight[:, None], measured * weight, rcond=None)[0].tolist()
     if constant_s < 0 or factor <= 0:
-        factor, constant_s = sum(measured) / sum(predicted), 0.0
-    scaled = {name: value * factor for name, value in msgspec.structs.asdict(model).items()}
+        factor, constant_s = float(measured.sum() / predicted.sum()), 0.0
+    scaled = {name: value * factor for name, value in msgspec.structs.asdict(shape).items()}
     return LatencyModel(**scaled | {"host_s": scaled["host_s"] + constant_s})
 
 
 def step_errors(replays: Sequence[tuple[LatencyModel, Sequence[LoggedStep]]]) -> StepErrors | None:
     """Errors of each replay's model on its steps; None without steps."""
-    pairs = [(model.step_s(step.work), step.wall_s) for model, steps in replays for step in steps]
-    stats = error_stats(pairs)
+    pairs = [(model.step_s(step.work), step) for model, steps in replays for step in steps]
+    stats = error_stats([(predicted_s, step.wall_s) for predicted_s, step in pairs])
     if stats is None:
         return None
-    wall_s = sum(measured_s for _, measured_s in pairs)
+    decodes = [pair for pair in pairs if stratum_of(pair[1].work) is Stratum.DECODE]
+    factors: list[float] = []
+    for model, steps in replays:
+        speed = MachineSpeed(model, steps)
+        factors += [speed.factor(step.ended_s) for step in steps]
     return StepErrors(
         steps=stats.steps,
         mape=stats.mape,
         p95_s=stats.p95_s,
-        bias=sum(predicted_s for predicted_s, _ in pairs) / wall_s - 1,
-        waited=1 - sum(step.cpu_s for _, steps in replays for step in steps) / wall_s,
+        bias=_bias(pairs),
+        decode_bias=_bias(decodes) if decodes else None,
+        factors=(quantile(sorted(factors), 0.05), quantile(sorted(factors), 0.95)),
+        waited=1 - sum(step.cpu_s for _, step in pairs) / sum(step.wall_s for _, step in pairs),
     )
 
 
+def _bias(pairs: Sequence[tuple[float, LoggedStep]]) -> float:
+    return sum(predicted_s for predicted_s, _ in pairs) / sum(step.wall_s for _, step in pairs) - 1
+
+
 def simulated_request(request: ReplayRequest, *, arrival_s: float, prefix: str = "") -> SimulatedRequest:
-    """The request as the simulator takes it."""
+    """The request as the simulator takes it: with the clues to its length that the engine gets."""
     return SimulatedRequest(
         id=f"{prefix}{request.id}",
         terms=request.terms,
         arrival_s=arrival_s,
         prompt_tokens=request.prompt_tokens,
         output_tokens=request.output_tokens,
+        clues=LengthClues(max_tokens=request.output_tokens),
     )
 
 
@@ -126,12 +150,14 @@ def agreements(
     for name in sorted(pairs[0][1], key=lambda each: (each == TOTAL, each)):
         measured = [run[name] for run, _ in pairs]
         simulated = [run[name] for _, run in pairs]
-        difference = 100 * median(a - b for a, b in zip(measured, simulated, strict=True))
+        differences = [100 * (a - b) for a, b in zip(measured, simulated, strict=True)]
+        mean = fmean(differences)
         found[name] = Agreement(
             measured=measured,
             simulated=simulated,
-            difference_points=difference,
+            difference_points=mean,
+            standard_error_points=stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else None,
             target_points=target_points,
-            within=abs(difference) <= target_points,
+            within=abs(mean) <= target_points,
         )
     return found

@@ -136,6 +136,7 @@ async def replay(
     model: str,
     timeout_s: float,
     facts: bool = False,
+    first_seed: int = 0,
     on_done: Callable[[ReplayRecord], None] = lambda _: None,
 ) -> list[ReplayRecord]:
     """Send every request at its time and wait for all answers.
@@ -146,13 +147,14 @@ async def replay(
         model: Name that the server serves.
         timeout_s: Limit of one request; a slower one is recorded as an error.
         facts: Tell the server each request's terms as a gateway would: for engines without one in front.
+        first_seed: Prompt of the first request, the others count up: replays with prompts of their own share none.
         on_done: Called with each record as it is finished.
 
     Returns:
         One record per request, in the order of `requests`. Failures are records with an error, never missing.
     """
     replayer = Replayer(url=url, model=model, timeout_s=timeout_s, facts=facts)
-    bodies = [replayer.body(request, seed=number) for number, request in enumerate(requests)]
+    bodies = [replayer.body(request, seed=seed) for seed, request in enumerate(requests, start=first_seed)]
     begin_s = replayer.now_s
 
     async def send(request: ReplayRequest, body: bytes) -> ReplayRecord:

@@ -22,6 +22,8 @@ class LoggedStep(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float
     """CPU time of the engine's thread over the same span: on a CPU engine with one thread the work itself, without
     what other programs took."""
+    ended_s: float
+    """When its result was in, on the system's monotonic clock, which all processes on a machine share."""
 
 
 _encoder = msgspec.json.Encoder()

@@ -35,7 +35,11 @@ class StepLog:
         cpu = self._cpu.result(output, time.thread_time())
         if step is not None and cpu is not None:
             logged = LoggedStep(
-                work=step.work, predicted_s=step.predicted_s, wall_s=step.duration_s, cpu_s=cpu.duration_s
+                work=step.work,
+                predicted_s=step.predicted_s,
+                wall_s=step.duration_s,
+                cpu_s=cpu.duration_s,
+                ended_s=time.monotonic(),
             )
             self._file.write(encode_step(logged))
 

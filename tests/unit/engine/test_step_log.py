@@ -1,5 +1,6 @@
 """The engine's log of its steps."""
 
+import time
 from pathlib import Path
 
 from proserve_core.latency import StepWork
@@ -17,10 +18,12 @@ def test_each_step_is_a_line_as_soon_as_its_result_is_in(tmp_path: Path) -> None
     log.scheduled(output, WORK)
     assert path.read_bytes() == b""
     sum(range(20_000))
+    before_s = time.monotonic()
     log.result(output, FinishedStep(WORK, 0.5, 0.4))
     (step,) = decode_steps(path.read_bytes().splitlines(keepends=True))
     assert (step.work, step.predicted_s, step.wall_s) == (WORK, 0.5, 0.4)
     assert step.cpu_s > 0
+    assert before_s <= step.ended_s <= time.monotonic()
     log.close()
 
 
