@@ -24,12 +24,20 @@ def serve(
     calibration: Annotated[
         str | None, typer.Option(help="Step times to begin with, until the engine has measured its own.")
     ] = None,
+    kv_offload: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep KV blocks of preempted requests in host memory: JSON, see docs/blocks.md.", metavar="JSON"
+        ),
+    ] = None,
     step_log: Annotated[
         Path | None, typer.Option(help="Append each step to this file: its work, its time and the prediction.")
     ] = None,
 ) -> None:
     """Serve MODEL with vLLM under a ProServe policy. All other options go to `vllm serve` as they are."""
     from proserve_core.batching.registry import PolicyError
+    from proserve_engine.kv.settings import KvOffloadError
+    from proserve_engine.kv.settings import kv_offload as read_kv_offload
     from proserve_engine.serve import ServeError, run, serve_command
     from proserve_engine.tiny_model import ModelError
     from proserve_engine.vllm.settings import EngineSettings
@@ -39,8 +47,11 @@ def serve(
         step_log=None if step_log is None else str(step_log.resolve()),
     )  # fmt: skip
     try:
-        command = serve_command(model, context.args, settings=settings)
-    except (ServeError, ModelError, PolicyError) as error:
+        command = serve_command(
+            model, context.args, settings=settings,
+            kv_offload=None if kv_offload is None else read_kv_offload(kv_offload),
+        )  # fmt: skip
+    except (ServeError, ModelError, PolicyError, KvOffloadError) as error:
         raise wrong_usage(error) from error
     run(command)
 

@@ -33,6 +33,7 @@ OWN_ARGUMENTS = {
     "--scheduler-cls": "ProServe's scheduler is what this command is for: run `vllm serve` for another one",
     "--scheduling-policy": "vLLM's priority queue excludes ProServe's policies: choose one with --policy",
 }
+KV_TRANSFER = ("--kv-transfer-config", "-kvt")
 
 
 class Device(StrEnum):
@@ -66,6 +67,7 @@ def serve_command(
     device: Device = Device.AUTO,
     python: str | None = None,
     environment: Mapping[str, str] | None = None,
+    kv_offload: KvOffload | None = None,
 ) -> Command:
     """The process that serves `model`.
 
@@ -74,6 +76,7 @@ def serve_command(
         vllm_arguments: handed to `vllm serve` as they are; they win over what is added here.
         settings: policy and capacity server.
         python: interpreter of the engine environment; default `$PROSERVE_ENGINE_PYTHON`, else the present one.
+        kv_offload: what is done about the KV blocks of preempted requests; None: they are computed again.
 
     Raises:
         ServeError: an argument that ProServe must set itself, an unknown model or interpreter.
@@ -113,6 +116,11 @@ def serve_command(
         add("--served-model-name", model.removeprefix(URI_SCHEME))
         # vLLM would halve it, and not every CPU can compute in 16 bits.
         add("--dtype", "float32")
+
+    if kv_offload is not None:
+        if not given.isdisjoint(KV_TRANSFER):
+            raise ServeError("--kv-offload is a --kv-transfer-config of its own: give one of the two")
+        added.extend((KV_TRANSFER[0], msgspec.json.encode(kv_transfer_config(kv_offload)).decode()))
 
     variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if model.startswith(URI_SCHEME) or Path(model).is_dir():

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("vllm", reason="the engine environment is missing: make engine")
 
 import random
+import threading
 from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -21,6 +22,8 @@ from real_engine import RealEngine, kv_settings
 
 pytestmark = pytest.mark.timeout(240)
 
+LIMIT_S = 30
+"""Of waits that end at once unless something is broken."""
 FEW_BLOCKS = 24
 """Two or three of the requests below fit at a time."""
 
@@ -99,3 +102,57 @@ def test_blocks_that_come_back_empty_change_the_output(
     real_engine.use(ProServeScheduler, blocks=FEW_BLOCKS, policy=RandomPolicy(0), prefix_caching=False, kv=ON_PREEMPT)
     assert real_engine.generate(requests, facts=True) != uninterrupted
     assert emptied > 0
+
+
+def test_damaged_and_failed_copies_end_in_recompute(
+    real_engine: RealEngine,
+    requests: list[tuple[list[int], int]],
+    uninterrupted: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copier = real_engine.copier
+    copy_in, calls = copier.copy_in, 0
+
+    def fail(number: int, device: Any, host: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % 5 == 0:
+            raise RuntimeError("the link is down")
+        if calls % 3 == 0:
+            copier.host.layers[number][0][host] = 0
+        return copy_in(number, device, host)
+
+    monkeypatch.setattr(copier, "copy_in", fail)
+    in_charge = real_engine.use(ProServeScheduler, blocks=FEW_BLOCKS, policy=RandomPolicy(0), kv=ON_PREEMPT)
+    assert real_engine.generate(requests, facts=True) == uninterrupted
+    assert count(in_charge, "copy_failures_total", direction="restore") > 1
+    assert count(in_charge, "copied_blocks_total", direction="restore") > 1
+
+
+def test_a_layer_computes_while_the_next_one_arrives(
+    real_engine: RealEngine,
+    requests: list[tuple[list[int], int]],
+    uninterrupted: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copier, connector = real_engine.copier, real_engine.connector
+    copy_in, overlapped = copier.copy_in, 0
+    first_layer_done = threading.Event()
+
+    def after_the_first_layer(number: int, device: Any, host: Any) -> Any:
+        nonlocal overlapped
+        if number == 0:
+            first_layer_done.clear()
+        else:
+            overlapped += first_layer_done.wait(LIMIT_S)
+        return copy_in(number, device, host)
+
+    monkeypatch.setattr(copier, "copy_in", after_the_first_layer)
+    # vLLM calls this behind each layer's attention.
+    monkeypatch.setattr(connector, "save_kv_layer", lambda *_: first_layer_done.set())
+    settings = kv_settings(offload=Offload.ON_PREEMPT, copy_budget=CopyBudget.UNLIMITED)
+    in_charge = real_engine.use(
+        ProServeScheduler, blocks=FEW_BLOCKS, policy=RandomPolicy(1), prefix_caching=False, kv=settings
+    )
+    assert real_engine.generate(requests, facts=True) == uninterrupted
+    assert count(in_charge, "restores_total") >= overlapped > 0

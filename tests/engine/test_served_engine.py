@@ -21,6 +21,7 @@ from proserve_cli.addresses import free_port
 from proserve_core.capacity import CapacitySnapshot, decode_snapshot
 from proserve_core.facts import encode_facts
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
+from proserve_engine.kv.settings import KvOffload
 from proserve_engine.serve import serve_command
 from proserve_engine.vllm.settings import EngineSettings
 
@@ -80,7 +81,13 @@ class ServedEngine:
 def start(tmp_path: Path, python: str, settings: EngineSettings, *arguments: str) -> ServedEngine:
     port = free_port()
     command = serve_command(
-        "generated://tiny", arguments, settings=settings, host="127.0.0.1", port=port, python=python
+        "generated://tiny",
+        arguments,
+        settings=settings,
+        host="127.0.0.1",
+        port=port,
+        python=python,
+        kv_offload=KvOffload(host_memory="64Mi"),
     )
     log = tmp_path / "engine.log"
     paths = [*sys.path, command.environment.get("PYTHONPATH", "")]
@@ -234,6 +241,12 @@ def test_step_times_and_prediction_errors_are_exported(engine: ServedEngine) -> 
     error = engine.capacity().latency_error
     assert error is not None
     assert error > 0
+
+
+def test_copies_of_kv_blocks_are_counted(engine: ServedEngine) -> None:
+    assert engine.metric("kv_free_host_blocks") >= 0
+    assert engine.metric('kv_copied_blocks_total{direction="offload"}') >= 0
+    assert engine.metric('kv_copy_failures_total{direction="offload"}') == 0
 
 
 def test_aborted_request_leaves_the_engine(engine: ServedEngine) -> None:

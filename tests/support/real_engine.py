@@ -47,14 +47,14 @@ class RealEngine:
             kv_transfer_config=KVTransferConfig(**kv_transfer_config(kv_settings())),
         )
         # vLLM has one connector per process, and calls it in each step if it is there.
-        self._connector: Any = kv_transfer_state.get_kv_transfer_group()
+        self.connector: Any = kv_transfer_state.get_kv_transfer_group()
         self._transfer = self._llm.llm_engine.vllm_config.kv_transfer_config
         self.core = self._llm.llm_engine.engine_core.engine_core
 
     @property
     def copier(self) -> Any:
         """What copies KV blocks."""
-        return self._connector.worker.copier
+        return self.connector.worker.copier
 
     def use(
         self,
@@ -75,7 +75,7 @@ class RealEngine:
         if kv is not None:
             self._transfer.kv_connector_extra_config = kv.to_mapping()
             config.kv_transfer_config = self._transfer
-            kv_transfer_state._KV_CONNECTOR_AGENT = self._connector
+            kv_transfer_state._KV_CONNECTOR_AGENT = self.connector
         old.kv_cache_config.num_blocks = blocks
         old.cache_config.num_gpu_blocks = blocks
         old.cache_config.enable_prefix_caching = prefix_caching

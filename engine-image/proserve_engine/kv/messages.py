@@ -25,6 +25,11 @@ class StepCopies(msgspec.Struct, frozen=True, kw_only=True):
     """To the device, for this step."""
     reload: Reload = Reload.PIPELINED
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether the step waits for some of them."""
+        return bool(self.flushes or self.restores)
+
 
 class CopyResult(msgspec.Struct, frozen=True, kw_only=True):
     """How a copy ended."""

@@ -106,14 +106,15 @@ class EngineRuntime:
         if self._publishing:
             self._publisher.publish(self._snapshot, idle=False)
 
-    def step_done(self, output: Any) -> None:
-        """The step's result is in."""
+    def step_done(self, output: Any, *, waited: bool = False) -> None:
+        """The step's result is in; `waited`: for copies, so that its time is not that of its work."""
         step = self._steps.result(output, time.perf_counter())
         if self._log is not None:
             self._log.result(output, step)
         if step is not None:
             self.metrics.step_seconds.observe(step.duration_s)
-            self._latency.observe(step.work, step.duration_s)
+            if not waited:
+                self._latency.observe(step.work, step.duration_s)
             if self._latency.mape is not None:
                 self.metrics.latency_error.set(self._latency.mape)
 

@@ -13,7 +13,13 @@ from vllm.v1.request import Request
 
 from proserve_engine.vllm.kv_connector import ProServeConnector
 from proserve_engine.vllm.runtime import EngineRuntime
-from proserve_engine.vllm.seams import check_classes, check_scheduler, check_version, installed_version
+from proserve_engine.vllm.seams import (
+    check_classes,
+    check_kv_offload,
+    check_scheduler,
+    check_version,
+    installed_version,
+)
 from proserve_engine.vllm.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -39,6 +45,7 @@ class ProServeMixin(_Scheduler):
         self._proserve = EngineRuntime(self, EngineSettings.from_environment(os.environ))
         self._kv = self.connector.scheduling if isinstance(self.connector, ProServeConnector) else None
         if self._kv is not None:
+            check_kv_offload(self, version)
             self._proserve.drive(self._kv)
 
     def add_request(self, request: Request) -> None:
@@ -55,7 +62,8 @@ class ProServeMixin(_Scheduler):
         return output
 
     def update_from_output(self, scheduler_output: "SchedulerOutput", model_runner_output: "ModelRunnerOutput") -> Any:
-        self._proserve.step_done(scheduler_output)
+        copies = scheduler_output.kv_connector_metadata.copies if self._kv is not None else None
+        self._proserve.step_done(scheduler_output, waited=copies is not None and copies.waited_for)
         if self._kv is not None and (connector_output := model_runner_output.kv_connector_output) is not None:
             metadata = connector_output.kv_connector_worker_meta
             if metadata is not None:

@@ -50,6 +50,16 @@ SCHEDULER_ATTRIBUTES = (
 )
 """Attributes of a scheduler instance, dotted where a part of them is used."""
 
+KV_ATTRIBUTES = (
+    "kv_cache_manager.block_pool.blocks",
+    "kv_cache_manager.block_pool.free_blocks",
+    "kv_cache_manager.block_pool.touch",
+    "kv_cache_manager.evict_blocks",
+    "kv_cache_manager.get_block_ids",
+    "prev_step_scheduled_req_ids",
+)
+"""What a scheduler needs besides if KV blocks go to the host."""
+
 WAITING_QUEUES = ("kv_holding_waiting", "skipped_waiting")
 """The second waiting queue: `kv_holding_waiting` from 0.31 on, `skipped_waiting` before. One of them must exist."""
 
@@ -59,6 +69,7 @@ REQUEST_ATTRIBUTES = (
     "max_tokens",
     "next_decode_eligible_step",
     "num_computed_tokens",
+    "num_in_flight_tokens",
     "num_output_placeholders",
     "num_output_tokens",
     "num_prompt_tokens",
@@ -142,6 +153,15 @@ def check_scheduler(scheduler: object, version: str) -> None:
             "under vLLM's own `--scheduling-policy priority` vLLM chooses victims and the order of requests itself: "
             "leave it out, ProServe's policies (PROSERVE_POLICY) take its place"
         )
+
+
+def check_kv_offload(scheduler: object, version: str) -> None:
+    """Check what ProServe's KV connector needs of the scheduler beside it.
+
+    Raises:
+        SeamError: names everything that is missing.
+    """
+    _refuse([f"{type(scheduler).__name__}.{path}" for path in KV_ATTRIBUTES if not _has(scheduler, path)], version)
 
 
 def _has(root: object, path: str) -> bool:

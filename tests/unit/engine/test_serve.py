@@ -1,11 +1,13 @@
 """The command line that starts a real engine."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from proserve_core.batching.registry import PolicyError
+from proserve_engine.kv.settings import CopyBudget, KvOffload, kv_offload
 from proserve_engine.serve import ASYNC_CLASS, SYNC_CLASS, Device, ServeError, detect_device, serve_command
 from proserve_engine.tiny_model import ModelError
 from proserve_engine.vllm.settings import EngineSettings, SettingsError
@@ -143,3 +145,21 @@ def test_a_cpu_without_bfloat16_computes_in_float32(
     argv = command(device=Device.CPU)
     assert [part for part in argv if part in ("--dtype", "float32")] == expected
     assert "--dtype" not in command(device=Device.GPU)
+
+
+def test_kv_offload_becomes_a_transfer_config_with_all_its_settings() -> None:
+    offload = KvOffload(host_memory="2Gi", copy_budget=CopyBudget.FIXED)
+    argv = serve_command(
+        "org/model", settings=SETTINGS, device=Device.GPU, python="python", environment={}, kv_offload=offload
+    ).argv
+    transfer = json.loads(after(argv, "--kv-transfer-config"))
+    assert kv_offload(transfer["kv_connector_extra_config"]) == offload
+    assert transfer["kv_connector_module_path"] == "proserve_engine.vllm.kv_connector"
+
+
+def test_kv_offload_beside_another_transfer_config_is_refused() -> None:
+    with pytest.raises(ServeError, match="give one of the two"):
+        serve_command(
+            "org/model", ["--kv-transfer-config={}"], settings=SETTINGS, device=Device.GPU, python="python",
+            environment={}, kv_offload=KvOffload(host_memory="2Gi"),
+        )  # fmt: skip
