@@ -1,7 +1,7 @@
 """`proserve bench adversary`: a search for workloads on which a policy earns less than another one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
@@ -78,7 +78,8 @@ def _replay(files: list[Path], policy: str) -> "list[tuple[str, Regret]]":
 def _print(policy: str, found: "list[tuple[str, Regret]]") -> None:
     table = Table(title=f"{policy} against the best other policy, TDG ratio")
     for heading in ("workload", "best other", policy, "best", "regret", "+-", "lost more by"):
-        table.add_column(heading, justify="left" if heading in {"workload", "best other", "lost more by"} else "right")
+        justify: Literal["left", "right"] = "left" if heading in {"workload", "best other", "lost more by"} else "right"
+        table.add_column(heading, justify=justify, overflow="fold")
     for name, item in found:
         causes = sorted(item.lost, key=lambda cause: -item.lost[cause])[:2]
         table.add_row(

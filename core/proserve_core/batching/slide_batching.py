@@ -19,7 +19,7 @@ three draws of the classes); `lateness`, the code's rule, puts every prompt that
 can still be met: .435 at 1.2 in one draw, where `wait` gives .559 and `off` .890. Beside `off` the other switches are
 within noise (three draws: deadline from the first token .998 / .891 / .783, skipping .999 / .894 / .781, urgency 0.8
 .999 / .894 / .780; one draw at 1.2: one urgent list .890), so they stay as in the code, with deadlines as gain counts
-them. Other traces and longer outputs were not measured.
+them. Other traces, without such draws: the ablations in docs/results/batching.md.
 """
 
 import math

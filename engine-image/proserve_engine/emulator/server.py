@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import socket
 import time
@@ -52,7 +53,7 @@ def build_replica(options: EmulatorOptions) -> Replica:
         PolicyError: there is no such policy.
         ValueError: a number is out of range.
     """
-    if options.speed <= 0:
+    if not 0 < options.speed < math.inf:
         raise ValueError(f"speed: expected a number above 0, got {options.speed:g}")
     for name, value in (("kv-blocks", options.kv_blocks), ("max-sequences", options.max_sequences)):
         if value is not None and value < 1:

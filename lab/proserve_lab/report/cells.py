@@ -60,6 +60,10 @@ EXTRA = (
     Circumstances(scenario="noise", workloads=("azure-conv", "mooncake-conversation", "m-large"), loads=OVERLOADS),
     Circumstances(scenario="blocks", workloads=("azure-conv", "mooncake-conversation", "r1"), loads=(1.2,)),
     Circumstances(scenario="length-shift", workloads=("m-large", "r1", "azure-conv"), loads=OVERLOADS),
+    Circumstances(scenario="h100-14b", workloads=("azure-conv", "mooncake-conversation"), loads=OVERLOADS),
+    Circumstances(scenario="a100-14b", workloads=("azure-conv",), loads=OVERLOADS),
+    Circumstances(scenario="noise-15", workloads=("azure-conv",), loads=OVERLOADS),
+    Circumstances(scenario="short", workloads=("m-small",), loads=OVERLOADS),
 )
 
 STUDY_ONLY = (Circumstances(scenario="a100", workloads=TRACES, loads=(0.8,)),)
@@ -67,6 +71,8 @@ STUDY_ONLY = (Circumstances(scenario="a100", workloads=TRACES, loads=(0.8,)),)
 
 ABLATION_SCENARIO = "h100"
 ABLATION_WORKLOADS = ("azure-conv", "mooncake-conversation", "m-large")
+SLIDE_ONLY = (Circumstances(scenario="weight-8", workloads=ABLATION_WORKLOADS, loads=OVERLOADS),)
+"""What a paper shows of `slide-batching` alone."""
 ALPHAS = (0.01, 0.1, 0.3, 0.5, 0.8, 1.2, 2.0)
 """Beside the default, 1."""
 
@@ -80,6 +86,8 @@ VARIANTS: dict[str, dict[str, _Options]] = {
         "skip over": (("skip", True),),
         "budget floor 0.3": (("budget_floor", 0.3),),
         "budget floor 1.0": (("budget_floor", 1.0),),
+        "no time budget": (("budget_floor", 1000.0),),
+        "density only": (("urgency", 1e9),),
         **{f"alpha {alpha:g}": (("urgency", alpha),) for alpha in ALPHAS},
         **{
             f"alpha {alpha:g}, starvation: wait 10 s": (("urgency", alpha), ("starvation", "wait"))
@@ -150,12 +158,12 @@ def unknown_bound_cells(grid: Sequence[Circumstances]) -> Iterator[Cell]:
                     yield Cell(scenario=item.scenario, workload=workload, load=load, policy=BOUND, variant=UNKNOWN)
 
 
-def study_cells() -> Iterator[Cell]:
-    """Our own policy where only the study has figures."""
-    for item in STUDY_ONLY:
+def single_cells(policy: str, circumstances: Sequence[Circumstances]) -> Iterator[Cell]:
+    """One policy where only that one is of interest."""
+    for item in circumstances:
         for workload in item.workloads:
             for load in item.loads:
-                yield Cell(scenario=item.scenario, workload=workload, load=load, policy=OURS)
+                yield Cell(scenario=item.scenario, workload=workload, load=load, policy=policy)
 
 
 def all_cells() -> list[Cell]:
@@ -165,10 +173,11 @@ def all_cells() -> list[Cell]:
         *contender_cells(GRID[:1]),
         *bound_cells(GRID[:1]),
         *unknown_bound_cells(GRID[:1]),
-        *study_cells(),
+        *single_cells(OURS, STUDY_ONLY),
         *contender_cells(GRID[1:]),
         *contender_cells(EXTRA),
         *ablation_cells(),
+        *single_cells("slide-batching", SLIDE_ONLY),
         *bound_cells(with_bounds),
         *unknown_bound_cells(with_bounds),
     ]

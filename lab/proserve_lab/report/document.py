@@ -149,9 +149,8 @@ def document_text(by_key: Mapping[str, CellResult]) -> str:
                 "the cells of this report (H100; overload: loads from 1.2 on); reasons are ours. A relative gain is "
                 "quoted only over a baseline that earns something.",
                 claims.claims_table(results),
-                "Not checked here: ProServe's router and block management, its scaling of weights and its ablation of "
-                "the latency-aware budget; SlidingServe's transient load; QoServe's dynamic chunks by themselves and "
-                "its comparison with separate clusters.",
+                "Not checked here: ProServe's router and block management; SlidingServe's transient load; QoServe's "
+                "dynamic chunks by themselves and its comparison with separate clusters.",
             ],
         ),
     ]

@@ -66,11 +66,6 @@ def _figures() -> dict[Place, StudyFigures]:
 _STUDY = _figures()
 
 
-def study_places() -> list[Place]:
-    """All places that the study has figures of."""
-    return list(_STUDY)
-
-
 def study_figures(place: Place) -> StudyFigures | None:
     """The study's figures for the place; None if it was not in the study."""
     group = _SAME_AS.get(place.scenario, place.scenario)

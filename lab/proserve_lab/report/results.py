@@ -54,6 +54,11 @@ class Results:
         figures = None if found is None else found.classes.get(name)
         return None if figures is None else figures.tdg_ratio
 
+    def class_slo(self, place: Place, policy: str, name: str) -> float | None:
+        found = self.find(place, policy)
+        figures = None if found is None else found.classes.get(name)
+        return None if figures is None else figures.slo_attainment
+
     def bound(self, place: Place, variant: str = "") -> float | None:
         """An upper bound of what any policy earns in the place."""
         scenario = _BOUND_OF.get(place.scenario, place.scenario)

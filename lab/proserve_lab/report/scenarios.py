@@ -8,7 +8,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import count
 
 import msgspec
@@ -82,11 +82,11 @@ def _biggest_client_heavy(requests: list[SimulatedRequest]) -> list[SimulatedReq
     ]
 
 
-def _mix(heavy_share: float, *, first_token_gain: int = 1) -> Mix:
-    """The two default classes with other shares or another worth of first tokens."""
+def _mix(heavy_share: float, *, heavy_weight: int = 2, first_token_gain: int = 1) -> Mix:
+    """The two default classes with other shares, another weight or another worth of first tokens."""
     return tuple(
-        (msgspec.structs.replace(item, first_token_gain=first_token_gain), share)
-        for (item, _), share in zip(DEFAULT_MIX, (heavy_share, 1 - heavy_share), strict=True)
+        (msgspec.structs.replace(item, weight=weight, first_token_gain=first_token_gain), share)
+        for (item, _), weight, share in zip(DEFAULT_MIX, (heavy_weight, 1), (heavy_share, 1 - heavy_share), strict=True)
     )
 
 
@@ -100,14 +100,14 @@ def _no_noise() -> Noise:
     return lambda: 1.0
 
 
-def _drifting_noise() -> Noise:
-    """10% either way, as much of a drift that comes and goes in 2,000 steps, one step in 200 three times as long."""
+def _drifting_noise(share: float) -> Noise:
+    """`share` either way, as much of a drift that comes and goes in 2,000 steps, a step in 200 three times as long."""
     draw = random.Random(SEED)
     steps = count()
 
     def factor() -> float:
-        drift = 1 + 0.1 * math.sin(2 * math.pi * next(steps) / 2000)
-        return drift * draw.lognormvariate(0.0, 0.1) * (3.0 if draw.random() < 1 / 200 else 1.0)
+        drift = 1 + share * math.sin(2 * math.pi * next(steps) / 2000)
+        return drift * draw.lognormvariate(0.0, share) * (3.0 if draw.random() < 1 / 200 else 1.0)
 
     return factor
 
@@ -144,8 +144,17 @@ SCENARIOS: dict[str, Scenario] = {
     "long-a100": Scenario(title="A100, long outputs", calibration="a100-llama-3.1-8b"),
     "burst": Scenario(title="H100, a burst after 30 s of idleness", arrivals=_burst),
     "noise": Scenario(
-        title="H100, steps off by 10%, with drift and outliers that policies are not told", noise=_drifting_noise
+        title="H100, steps off by 10%, with drift and outliers that policies are not told",
+        noise=partial(_drifting_noise, 0.1),
     ),
+    "noise-15": Scenario(
+        title="H100, the same with steps off by 15%",
+        noise=partial(_drifting_noise, 0.15),
+    ),
+    "h100-14b": Scenario(title="H100, Qwen2.5-14B", calibration="h100-qwen2.5-14b"),
+    "a100-14b": Scenario(title="A100, Qwen2.5-14B", calibration="a100-qwen2.5-14b"),
+    "short": Scenario(title="H100, prompts and answers of a small model"),
+    "weight-8": Scenario(title="H100, heavy requests with weight 8 instead of 2", mix=_mix(0.5, heavy_weight=8)),
     "blocks": Scenario(title="H100 with 150k KV tokens instead of 460k", blocks=9375),
     "length-shift": Scenario(
         title=f"H100, halfway the outputs of each client or prompt band become {FACTOR} times longer or shorter",

@@ -39,6 +39,7 @@ WORKLOADS: dict[str, Workload] = {
     "mooncake-synthetic": Workload(trace="mooncake-synthetic", rows=1000),
     "m-large": Workload(trace="servegen-m-large", rows=2000),
     "r1": Workload(trace="servegen-deepseek-r1", rows=1200),
+    "m-small": Workload(trace="servegen-m-small", rows=4000),
     "r1 x10": Workload(trace="servegen-deepseek-r1", rows=150, output_factor=10, all_work=True),
     "azure-conv x8": Workload(trace="azure-conv-2023", rows=900, output_factor=8),
 }

@@ -30,6 +30,10 @@ def test_version_is_one_line_on_stdout() -> None:
             ("emulate", "--calibration", "cpu-tiny", "--policy", "fcfs", "--speed", "0"),
             "speed: expected a number above",
         ),
+        (
+            ("emulate", "--calibration", "cpu-tiny", "--policy", "fcfs", "--speed", "nan"),
+            "speed: expected a number above 0, got nan",
+        ),
         (("emulate", "--calibration", "cpu-tiny"), "Missing option '--policy'"),
         (("nonsense",), "No such command 'nonsense'"),
     ],

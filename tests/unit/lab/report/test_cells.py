@@ -13,6 +13,7 @@ from proserve_lab.report.cells import (
     EXTRA,
     GRID,
     OURS,
+    SLIDE_ONLY,
     STUDY_ONLY,
     Cell,
     all_cells,
@@ -29,7 +30,7 @@ def test_every_policy_of_the_registry_is_in_every_place() -> None:
     cells = [cell for cell in all_cells() if not cell.variant and cell.policy != BOUND]
     run = Counter(Place(cell.scenario, cell.workload, cell.load) for cell in cells)
     assert set(policy_names()) == set(POLICIES)
-    assert {run.pop(spot) for spot in places(STUDY_ONLY)} == {1}
+    assert {run.pop(spot) for spot in places((*STUDY_ONLY, *SLIDE_ONLY))} == {1}
     assert set(run) == set(places((*GRID, *EXTRA)))
     assert set(run.values()) == {len(POLICIES)}
 

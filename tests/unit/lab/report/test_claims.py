@@ -1,9 +1,12 @@
 """Claims of the papers get the verdict that the figures support, and no relative gain over next to nothing."""
 
+import msgspec
+
 from proserve_lab.report.claim import Finding, Verdict
 from proserve_lab.report.claims import CLAIMS, claims_table
 from proserve_lab.report.proserve_claims import BASELINES
 from proserve_lab.report.results import Results
+from proserve_lab.simulation.result import ClassFigures
 from report_results import results
 
 BEST_BASELINE, PUBLISHED = "SlideBatching: gain over the best baseline", "the same with the published starvation rule"
@@ -62,6 +65,41 @@ def test_capacity_is_read_between_loads() -> None:
     assert ahead is not None
     assert "azure-conv more than 4.0 times (load 2.00 against below 0.5)" in ahead.ours
     assert ahead.verdict is Verdict.REPRODUCED
+
+
+def finding_with(what: str, changed: dict[str, dict[str, object]]) -> Finding | None:
+    """`slide-batching` earns 0.8 everywhere, but for cells whose key has a part that is given other figures."""
+    found = results({"slide-batching": 0.8})
+    for part, figures in changed.items():
+        found |= {key: msgspec.structs.replace(item, **figures) for key, item in found.items() if part in key}
+    return next(claim for claim in CLAIMS if claim.what == what).check(Results(found))
+
+
+def test_the_part_of_slide_batching_that_is_missed_most_decides() -> None:
+    what = "of its parts SlideBatching misses the time budget most"
+    parts: dict[str, dict[str, object]] = {"[alpha 0.01]": {"tdg_ratio": 0.6}, "[density only]": {"tdg_ratio": 0.7}}
+    found = finding_with(what, {**parts, "[no time budget]": {"tdg_ratio": 0.5}})
+    assert found == Finding(
+        "nearly deadlines only 0.600, density only 0.700, no time budget 0.500; whole 0.800; mean of 6 overloads",
+        Verdict.REPRODUCED,
+    )
+    later = finding_with(what, {**parts, "[no time budget]": {"tdg_ratio": 0.65}})
+    assert later is not None
+    assert later.verdict is Verdict.PARTLY
+
+
+def test_a_heavier_weight_must_lift_its_class_and_leave_the_total() -> None:
+    what = "a heavier weight lifts the heavy class, the total stays"
+
+    def at_8(heavy: float, total: float, gain: float = 0.8) -> Verdict | None:
+        classes = {"high": ClassFigures(requests=50, tdg_ratio=gain, slo_attainment=heavy)}
+        found = finding_with(what, {"weight-8/": {"classes": classes, "slo_attainment": total}})
+        return None if found is None else found.verdict
+
+    assert at_8(0.9, 0.69) is Verdict.REPRODUCED  # of 0.8 and 0.7
+    assert at_8(0.9, 0.5) is Verdict.PARTLY
+    assert at_8(0.8, 0.7, gain=0.9) is Verdict.PARTLY
+    assert at_8(0.8, 0.7) is Verdict.NOT
 
 
 def test_every_claim_that_was_run_has_a_reason() -> None:
