@@ -10,7 +10,7 @@ Parameter: `step_tokens`, 512, new tokens in a step; larger steps make decodes l
 
 import numpy as np
 
-from proserve_core.batching.fill import FillOptions, fill
+from proserve_core.batching.fill import FillOptions, fill_ranked
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
@@ -31,13 +31,7 @@ class Density:
     def plan(self, state: EngineState) -> BatchPlan:
         columns, ranking = RequestColumns(state), Ranking()
         ranking.add(columns.everybody, columns.next_gain / np.maximum(columns.next_token_s, _NO_TIME_S))
-        return fill(
-            state,
-            order=columns.lazily(ranking.parts()),
-            residents=columns.requests(ranking.first(columns.residents)),
-            options=_OPTIONS,
-            step_tokens=self.options.step_tokens,
-        )
+        return fill_ranked(state, columns, ranking, options=_OPTIONS, step_tokens=self.options.step_tokens)
 
 
 def density(request: RequestState, latency: LatencyModel) -> float:

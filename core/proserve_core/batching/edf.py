@@ -14,7 +14,7 @@ the gain on azure-conv-2023 (H100, Llama-3.1-8B, saturation), .486 / .493 / .475
 mooncake-conversation at 0.8 and 1.0.
 """
 
-from proserve_core.batching.fill import FillOptions, fill
+from proserve_core.batching.fill import FillOptions, fill_ranked
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState
@@ -38,10 +38,4 @@ class Edf:
     def plan(self, state: EngineState) -> BatchPlan:
         columns, ranking = RequestColumns(state), Ranking()
         ranking.add(columns.everybody, -columns.slack_s)
-        return fill(
-            state,
-            order=columns.lazily(ranking.parts()),
-            residents=columns.requests(ranking.first(columns.residents)),
-            options=_OPTIONS,
-            step_tokens=self.options.step_tokens,
-        )
+        return fill_ranked(state, columns, ranking, options=_OPTIONS, step_tokens=self.options.step_tokens)

@@ -11,7 +11,7 @@ No parameters.
 
 import math
 
-from proserve_core.batching.fill import FillOptions, fill
+from proserve_core.batching.fill import FillOptions, fill_ranked
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState
@@ -39,10 +39,4 @@ class FairBatching:
         ranking.add(urgent, -slack_s)
         ranking.add(~decode, -slack_s)
         ranking.add(decode & ~urgent, -slack_s)
-        return fill(
-            state,
-            order=columns.lazily(ranking.parts()),
-            residents=columns.requests(ranking.first(columns.residents)),
-            options=_OPTIONS,
-            budget_s=budget_s,
-        )
+        return fill_ranked(state, columns, ranking, options=_OPTIONS, budget_s=budget_s)

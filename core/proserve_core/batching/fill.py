@@ -1,7 +1,8 @@
 """Fills one step: walks requests in a policy's order and takes them in while limits and time budget allow.
 
 Policies are an order, a time budget and `FillOptions`; everything about resources is here, so that no policy can plan
-more than the engine has. Each entry costs O(1): the step time is predicted from running sums.
+more than the engine has. Each entry costs O(1): the step time is predicted from running sums. The decodes that an order
+begins with are taken together (`decode_head`).
 
 Rules that hold for every policy: at least one request runs whenever one can; a resident that does not run pauses (it
 keeps its blocks and its sequence slot); a victim comes from the tail of the order and never runs in the same step; a
@@ -10,10 +11,15 @@ tokens are there, as in vLLM (`scheduler_reserve_full_isl`), though only its chu
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 
 import msgspec
+import numpy as np
 
+from proserve_core.batching.decode_head import NOBODY, DecodeHead, decode_head
+from proserve_core.batching.ranking import Ranking
+from proserve_core.batching.request_columns import Index, Mask, RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState, PlanEntry, Reason, RequestState
 from proserve_core.latency import LatencyModel, StepWork
 
@@ -50,6 +56,58 @@ def first_chunk(latency: LatencyModel, min_chunk: int) -> int:
     return max(min_chunk, math.ceil(constant_tokens), math.ceil(knee_tokens) if knee_tokens < math.inf else 0)
 
 
+def fill_ranked(
+    state: EngineState,
+    columns: RequestColumns,
+    ranking: Ranking,
+    *,
+    options: FillOptions,
+    budget_s: float = math.inf,
+    step_tokens: float = math.inf,
+    prefill_budget_s: float = math.inf,
+    kept: Mask | None = None,
+) -> BatchPlan:
+    """Plan one step in the order of a ranking of all requests; the other arguments are those of `fill`.
+
+    Args:
+        kept: by resident in the order of `columns`; nobody up to the last of these makes room for a waiting request.
+    """
+    resident_order = ranking.first(columns.residents)
+    residents = columns.requests(resident_order)
+    protected = 0
+    if kept is not None:
+        last = kept.take(resident_order)[::-1]
+        protected = len(last) - int(last.argmax()) if last.any() else 0
+    parts = ranking.parts()
+    decodes, parts = _decodes_first(columns, parts)
+    head = decode_head(residents[: len(decodes)], state, step_tokens=step_tokens, budget_s=budget_s)
+    return fill(
+        state,
+        order=columns.lazily(chain((decodes[head.count :],), parts)),
+        residents=residents,
+        options=options,
+        budget_s=budget_s,
+        step_tokens=step_tokens,
+        prefill_budget_s=prefill_budget_s,
+        protected=protected,
+        head=head,
+    )
+
+
+def _decodes_first(columns: RequestColumns, parts: Iterator[Index]) -> tuple[Index, Iterator[Index]]:
+    """The decodes that an order begins with, and what follows, read only as far as it must be."""
+    decodes: list[Index] = []
+    for part in parts:
+        decode = columns.decode.take(part)
+        first = int(decode.argmin())
+        if not decode[first]:
+            decodes.append(part[:first])
+            parts = chain((part[first:],), parts)
+            break
+        decodes.append(part)
+    return np.concatenate(decodes), parts
+
+
 def fill(
     state: EngineState,
     *,
@@ -60,23 +118,25 @@ def fill(
     step_tokens: float = math.inf,
     prefill_budget_s: float = math.inf,
     protected: int = 0,
+    head: DecodeHead = NOBODY,
 ) -> BatchPlan:
     """Plan one step.
 
     Args:
         order: requests, most important first; read only as far as the fill gets, so it may be lazy. Each has at least
-            one pending token.
-        residents: the residents of `order`, in the same order; victims are taken from its end.
+            one pending token. Without those that are in `head`.
+        residents: all residents, those of `order` in the same order; victims are taken from its end.
         options: see `FillOptions`.
         budget_s: predicted duration that the step must not exceed; the first entry runs even if it does.
         step_tokens: new tokens that the step must not exceed, where the engine's limit is not the tighter one.
         prefill_budget_s: marginal time that all prompt chunks together must not exceed, with the same exception.
         protected: residents, counted from the first, from whom no waiting request takes blocks or slots.
+        head: the first residents, who run before all others.
     """
     limits, latency = state.limits, state.latency
     block_size = limits.block_size
-    free = state.free_blocks
-    tokens_left = limits.max_step_tokens if limits.max_step_tokens < step_tokens else int(step_tokens)
+    free = state.free_blocks - head.blocks
+    tokens_left = (limits.max_step_tokens if limits.max_step_tokens < step_tokens else int(step_tokens)) - head.count
     slots = limits.max_sequences - len(residents)
     timed = budget_s < math.inf
     prefill_left_s = prefill_budget_s
@@ -86,13 +146,14 @@ def fill(
     attention_s, context_s, sequence_s = latency.attention_s, latency.context_s, latency.sequence_s
 
     # Sums over the entries so far: what the latency model needs.
-    new_tokens = attention = context = sequences = 0
-    entries: list[PlanEntry] = []
+    new_tokens = sequences = head.count
+    attention, context = 0, head.context
+    entries = [PlanEntry(request.id, 1) for request in islice(residents, head.count)]
     preempt: list[str] = []
     paused: list[str] = []
     waits: dict[str, Reason] = {}
     rest = Reason.BEHIND
-    reached = 0  # residents the walk has come to
+    reached = head.count  # residents the walk has come to
     tail = len(residents)  # residents from here on are preempted
 
     walk = iter(order)

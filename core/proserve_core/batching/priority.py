@@ -6,7 +6,7 @@ the lightest, latest residents are preempted, for a heavier waiting request too 
 residents). No time budget, no parameters. It starves light classes: that is what it is here to show.
 """
 
-from proserve_core.batching.fill import FillOptions, fill
+from proserve_core.batching.fill import FillOptions, fill_ranked
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState
@@ -23,9 +23,4 @@ class Priority:
         columns, ranking = RequestColumns(state), Ranking()
         for weight in columns.weights():
             ranking.add(columns.weight == weight, -columns.arrival_s)
-        return fill(
-            state,
-            order=columns.lazily(ranking.parts()),
-            residents=columns.requests(ranking.first(columns.residents)),
-            options=_OPTIONS,
-        )
+        return fill_ranked(state, columns, ranking, options=_OPTIONS)

@@ -37,6 +37,7 @@ from itertools import chain
 import msgspec
 import numpy as np
 
+from proserve_core.batching.decode_head import decode_head
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.prompt_work import decode_work, with_prompts
 from proserve_core.batching.ranking import Ranking
@@ -110,12 +111,15 @@ class QoServe:
         ranking.add(~columns.decode & relegated, last_first)
         step_tokens = self._step_tokens(state, decodes, columns.lazily(ranking.parts()))
         prompts = columns.requests(ranking.first(columns.residents))
+        step_tokens = max(len(decodes), step_tokens)
+        head = decode_head(decodes, state, step_tokens=step_tokens)
         plan = fill(
             state,
-            order=chain(decodes, columns.lazily(ranking.parts())),
+            order=chain(decodes[head.count :], columns.lazily(ranking.parts())),
             residents=decodes + prompts,
             options=_OPTIONS,
-            step_tokens=max(len(decodes), step_tokens),
+            step_tokens=step_tokens,
+            head=head,
         )
         if plan.predicted_s > 0:
             self._last = state.now_s, sum(entry.tokens for entry in plan.entries) / plan.predicted_s

@@ -18,20 +18,25 @@ class Ranking:
     def __init__(self) -> None:
         self._groups: list[tuple[Index, Column]] = []
         self._names: list[tuple[str, ...]] = []
+        self._sorted: dict[int, Index] = {}
+        """Small groups by number, in order: they are read twice."""
 
     def add(self, chosen: Mask, key: Column, *names: str) -> None:
         """Append the chosen positions as a group; `names` are for `group_of`."""
-        self.add_places(np.flatnonzero(chosen), key, *names)
+        self.add_places(chosen.nonzero()[0], key, *names)
 
     def add_places(self, places: Index, key: Column, *names: str) -> None:
         """`add` of positions instead of a mask."""
         if len(places):
-            self._groups.append((places, -key[places]))
+            self._groups.append((places, -key.take(places)))
             self._names.append(names)
 
     def parts(self) -> Iterator[Index]:
         """Positions, most important first, some at a time."""
-        for places, key in self._groups:
+        for number, (places, key) in enumerate(self._groups):
+            if len(places) <= 2 * _PART:
+                yield self._in_order(number)
+                continue
             while len(places) > 2 * _PART:
                 near = key <= np.partition(key, _PART)[_PART]
                 yield _sorted(places[near], key[near])
@@ -61,11 +66,22 @@ class Ranking:
     def first(self, count: int) -> Index:
         """Positions below `count` only, most important first."""
         parts = []
-        for places, key in self._groups:
-            mine = places < count
-            parts.append(_sorted(places[mine], key[mine]))
+        for number, (places, key) in enumerate(self._groups):
+            if len(places) <= 2 * _PART:
+                in_order = self._in_order(number)
+                parts.append(in_order[in_order < count])
+            else:
+                mine = (places < count).nonzero()[0]
+                parts.append(_sorted(places.take(mine), key.take(mine)))
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.intp)
+
+    def _in_order(self, number: int) -> Index:
+        """The places of a group."""
+        found = self._sorted.get(number)
+        if found is None:
+            found = self._sorted[number] = _sorted(*self._groups[number])
+        return found
 
 
 def _sorted(places: Index, key: Column) -> Index:
-    return places[np.argsort(key, kind="stable")]
+    return places.take(key.argsort(kind="stable"))

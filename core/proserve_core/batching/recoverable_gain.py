@@ -26,7 +26,7 @@ faster than its TPOT needs its slot only part of the time (1-2 points of gain at
 
 import numpy as np
 
-from proserve_core.batching.fill import FillOptions, fill
+from proserve_core.batching.fill import FillOptions, fill_ranked
 from proserve_core.batching.gain_density import Pace, Prospects, decode_share, prefill_share, prospects
 from proserve_core.batching.length_counts import LengthCounts
 from proserve_core.batching.length_observer import LengthObserver
@@ -141,22 +141,20 @@ class RecoverableGain:
             )
             if unhurried:
                 budget_s = unhurried_length(budget_s, stakes=stakes, decode_step_s=decode_step_s, tpot_s=tpot_s)
-        resident_order = ranking.first(residents)
         kept_for_itself = valuable[:residents]
         if residents >= state.limits.max_sequences:
             context = columns.context[:residents]
             again_s = (latency.linear_token_s + latency.attention_s * context) * context
             ahead_s = LEND_TPOTS * columns.tpot_s[:residents] + again_s / pace.prefill_share
             kept_for_itself = kept_for_itself & ~(decode & (columns.slack_s[:residents] > ahead_s))
-        kept = kept_for_itself[resident_order].nonzero()[0]
-        return fill(
+        return fill_ranked(
             state,
-            order=columns.lazily(ranking.parts()),
-            residents=columns.requests(resident_order),
+            columns,
+            ranking,
             options=_FILL,
             budget_s=budget_s,
             prefill_budget_s=prefill_budget_s,
-            protected=int(kept[-1]) + 1 if len(kept) else 0,
+            kept=kept_for_itself,
         )
 
     def _elapsed(self, now_s: float, *, stepped: bool) -> float:

@@ -55,7 +55,7 @@ class RequestColumns:
 
     def requests(self, places: Index) -> list[RequestState]:
         """The requests of some entries."""
-        return list(map(self._table.at, self._rows[places].tolist()))
+        return self._table.requests(self._rows.take(places))
 
     def notes(self, owner: object) -> Column:
         """What `owner` noted of each request, -1 for nothing."""

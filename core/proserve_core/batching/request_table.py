@@ -10,7 +10,7 @@ together, in a table that is twice as large if more than half of them are in use
 """
 
 from collections.abc import Iterable, Iterator, Sequence, Set
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,11 +104,15 @@ class RequestTable(Sequence["RequestState"]):
         self._hidden = set(request_ids)
         self._forget()
 
+    def sees(self, request_id: str) -> bool:
+        """Whether the policy sees the request: it is here and not hidden."""
+        return request_id in self.by_id and request_id not in self._hidden
+
     @property
     def residents(self) -> "list[RequestState]":
         """Those that hold a sequence slot, in order of arrival. Not to be changed."""
         if self._residents is None:
-            self._residents = list(map(self.at, np.flatnonzero(self._place == _RESIDENT).tolist()))
+            self._residents = self.requests(np.flatnonzero(self._place == _RESIDENT))
         return self._residents
 
     @property
@@ -153,6 +157,14 @@ class RequestTable(Sequence["RequestState"]):
         if request is None:
             raise LookupError(f"row {row} is empty: the table has changed since rows() was called")
         return request
+
+    def requests(self, rows: Index) -> "list[RequestState]":
+        """The requests in some rows."""
+        objects = self._objects
+        requests = [objects[row] for row in rows.tolist()]
+        if not all(requests):
+            raise LookupError("a row is empty: the table has changed since rows() was called")
+        return cast("list[RequestState]", requests)
 
     def __len__(self) -> int:
         return len(self.by_id) - len(self._hidden)

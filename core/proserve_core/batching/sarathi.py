@@ -10,6 +10,7 @@ Parameter: `step_tokens`, 512 as in its code. Deviation: its limit of 128 sequen
 
 from itertools import chain
 
+from proserve_core.batching.decode_head import decode_head
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.stages import stages
 from proserve_core.batching.state import BatchPlan, EngineState
@@ -27,10 +28,12 @@ class Sarathi:
     def plan(self, state: EngineState) -> BatchPlan:
         parts = stages(state.requests)
         residents = parts.decodes + parts.prefills
+        head = decode_head(parts.decodes, state, step_tokens=self.options.step_tokens)
         return fill(
             state,
-            order=chain(residents, state.requests.waiting),
+            order=chain(residents[head.count :], state.requests.waiting),
             residents=residents,
             options=_OPTIONS,
             step_tokens=self.options.step_tokens,
+            head=head,
         )

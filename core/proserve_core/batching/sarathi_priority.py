@@ -7,7 +7,7 @@ resident is preempted. Light prompts starve while heavy ones keep coming.
 Parameter: `step_tokens`, see `sarathi`.
 """
 
-from proserve_core.batching.fill import FillOptions, fill
+from proserve_core.batching.fill import FillOptions, fill_ranked
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState
@@ -28,10 +28,4 @@ class SarathiPriority:
         for group in (columns.decode, started, ~columns.resident):
             for weight in columns.weights():
                 ranking.add(group & (columns.weight == weight), -columns.arrival_s)
-        return fill(
-            state,
-            order=columns.lazily(ranking.parts()),
-            residents=columns.requests(ranking.first(columns.residents)),
-            options=_OPTIONS,
-            step_tokens=self.options.step_tokens,
-        )
+        return fill_ranked(state, columns, ranking, options=_OPTIONS, step_tokens=self.options.step_tokens)

@@ -28,7 +28,7 @@ from enum import StrEnum
 import msgspec
 import numpy as np
 
-from proserve_core.batching.fill import FillOptions, fill
+from proserve_core.batching.fill import FillOptions, fill_ranked
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import Column, Mask, RequestColumns
 from proserve_core.batching.standing import RankedStep
@@ -120,13 +120,7 @@ class SlideBatching:
         self.ranked = RankedStep(
             columns=columns, ranking=ranking, figures={"remaining_s": remaining_s, "cost_s": est_s}
         )
-        return fill(
-            state,
-            order=columns.lazily(ranking.parts()),
-            residents=columns.requests(ranking.first(columns.residents)),
-            options=self._fill,
-            budget_s=budget_s,
-        )
+        return fill_ranked(state, columns, ranking, options=self._fill, budget_s=budget_s)
 
     def _rank(self, columns: RequestColumns, remaining_s: Column, est_s: Column, urgent: Mask, now_s: float) -> Ranking:
         """Those brought forward, urgent decodes, starved prompts, urgent prompts, then the normal ones."""

@@ -7,7 +7,7 @@ rest the further it is and may still be overtaken by a shorter one.
 Parameter: `step_tokens`, 512, new tokens in a step.
 """
 
-from proserve_core.batching.fill import FillOptions, fill
+from proserve_core.batching.fill import FillOptions, fill_ranked
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState
@@ -26,10 +26,4 @@ class Srpf:
         columns, ranking = RequestColumns(state), Ranking()
         ranking.add(columns.decode, -columns.pending)
         ranking.add(~columns.decode, -columns.pending)
-        return fill(
-            state,
-            order=columns.lazily(ranking.parts()),
-            residents=columns.requests(ranking.first(columns.residents)),
-            options=_OPTIONS,
-            step_tokens=self.options.step_tokens,
-        )
+        return fill_ranked(state, columns, ranking, options=_OPTIONS, step_tokens=self.options.step_tokens)

@@ -9,7 +9,7 @@ Written by the thread that plans, read by any: what is kept about a request is r
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from proserve_core.batching.explain.explanation import Decision, ExplainedStep, Explanation
 from proserve_core.batching.protocol import BatchingPolicy
@@ -34,6 +34,8 @@ class DecisionLog:
         """Requests in the engine that are not resident."""
         self._new: deque[str] = deque(maxlen=KEPT_REQUESTS)
         """Arrived, and nothing noted yet."""
+        self._noted: Mapping[str, Reason] = {}
+        """Who was left out of the step before, and why, when all of that is noted."""
 
     def arrived(self, request_id: str) -> None:
         """A request has come to the engine."""
@@ -50,17 +52,21 @@ class DecisionLog:
         by_id = state.requests.by_id
         step = ExplainedStep(policy, state, plan)
         left = NOTED_PER_STEP
+        noted: Mapping[str, Reason] = plan.waits
         for request_id in self._changed(state.requests, plan, admitted):
             self._keep(request_id, step.explain(by_id[request_id]))
             left -= 1
             if not left:
+                noted = {}
                 break
+        self._noted = noted
         self._waiting -= admitted
         self._waiting.update(plan.preempt)
 
     def lost_blocks(self, request: RequestState, now_s: float) -> None:
         """The engine took a request's blocks although no plan said so."""
         self._waiting.add(request.id)
+        self._noted = {}
         self._keep(
             request.id,
             Explanation(
@@ -96,18 +102,22 @@ class DecisionLog:
         by_id = requests.by_id
         yield from plan.preempt
         yield from admitted
+        noted = self._noted.get
         for request_id, reason in plan.waits.items():
-            if reason is not Reason.PREEMPTED and not self._known(request_id, reason):
+            # Most pause for long: who is left out as in the step before costs no more than this.
+            if noted(request_id) is reason or reason is Reason.PREEMPTED:
+                continue
+            if not self._known(request_id, reason):
                 yield request_id
         for request_id in plan.order[len(plan.entries) :]:
             if request_id not in plan.waits and not self._known(request_id, plan.rest):
                 yield request_id
-        left, seen = NEW_PER_STEP, requests.rows()
+        left = NEW_PER_STEP
         while self._new and left:
             request_id = self._new.popleft()
             if request_id in by_id and request_id not in admitted and request_id not in self._kept:
                 left -= 1
-                if requests.row(request_id) in seen:
+                if requests.sees(request_id):
                     yield request_id
                 else:
                     # Hidden from the policy, which knows no place for it: tried again.

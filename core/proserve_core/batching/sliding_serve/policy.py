@@ -22,6 +22,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from proserve_core.batching.decode_head import decode_head
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.request_columns import RequestColumns
 from proserve_core.batching.sliding_serve.batch_constructor import MAX_ITEMS, choose
@@ -108,12 +109,15 @@ class SlidingServe:
         decodes = columns.requests(np.flatnonzero(columns.decode))
         load = DecodeLoad.of(columns, state.now_s)
         prompts = self._prompts(state, columns, load)
+        step_tokens = len(decodes) + prompts.tokens
+        head = decode_head(decodes, state, step_tokens=step_tokens)
         plan = fill(
             state,
-            order=chain(decodes, prompts.order),
+            order=chain(decodes[head.count :], prompts.order),
             residents=decodes + prompts.residents,
             options=_OPTIONS,
-            step_tokens=len(decodes) + prompts.tokens,
+            step_tokens=step_tokens,
+            head=head,
         )
         # A step that preempts may leave out decodes: rare, and not worth adding them up one by one.
         if self.options.own_predictor and plan.entries and not plan.preempt:

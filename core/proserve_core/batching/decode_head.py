@@ -1,0 +1,56 @@
+"""The decodes that an order begins with, taken into a step together.
+
+Most of what runs are decodes that come before everything else, and to walk hundreds of them one by one costs more than
+the rest of many plans. A step only grows with each of them (no coefficient of a latency model is negative), so a binary
+search finds how many fit; `fill` begins behind them.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+import msgspec
+
+from proserve_core.batching.state import EngineState, RequestState
+
+
+class DecodeHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The first entries of a step."""
+
+    count: int = 0
+    context: int = 0
+    """Sum of their computed tokens."""
+    blocks: int = 0
+    """Free blocks that they take."""
+
+
+NOBODY = DecodeHead()
+FEWEST = 32
+"""Fewer are walked as quickly."""
+
+
+def decode_head(
+    decodes: Sequence[RequestState],
+    state: EngineState,
+    *,
+    step_tokens: float = math.inf,
+    budget_s: float = math.inf,
+) -> DecodeHead:
+    """Those of `decodes`, the first ones of an order, that fit. The other arguments are those of `fill`."""
+    count = min(len(decodes), state.limits.max_step_tokens)
+    if step_tokens < count:
+        count = int(step_tokens)
+    if count < FEWEST:
+        return NOBODY
+    decodes = decodes[:count]
+    block_size, sums_s = state.limits.block_size, state.latency.sums_s
+    contexts = list(accumulate([request.computed_tokens for request in decodes]))
+    wanted = [request.computed_tokens // block_size + 1 - request.blocks for request in decodes]
+    # Who has more blocks than it needs gives none back.
+    blocks = list(accumulate([need if need > 0 else 0 for need in wanted]))
+    if blocks[-1] > state.free_blocks:
+        count = bisect_right(blocks, state.free_blocks)
+    if count and sums_s(count, 0, contexts[count - 1], count) > budget_s:
+        count = bisect_right(range(count), budget_s, key=lambda place: sums_s(place + 1, 0, contexts[place], place + 1))
+    return DecodeHead(count=count, context=contexts[count - 1], blocks=blocks[count - 1]) if count else NOBODY
