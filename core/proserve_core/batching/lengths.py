@@ -24,7 +24,7 @@ import numpy as np
 
 from proserve_core.batching.hazards import general, of_kind, of_sender
 from proserve_core.batching.length_counts import LengthCounts, TableCounts
-from proserve_core.batching.output_bins import BINS, WIDTHS, Column, Index, Table, exposure, last_bin, locate, survival
+from proserve_core.batching.output_bins import BINS, WIDTHS, Column, Index, Table, last_bin, locate, passed, survival
 from proserve_core.batching.recent_slots import RecentSlots
 from proserve_core.batching.state import RequestState
 
@@ -127,14 +127,13 @@ class LengthTable:
 
     def saw_tokens(self, profiles: Index, since: Column, until: Column) -> None:
         """Requests have gone from `since` to `until` emitted tokens."""
-        seen = exposure(until) - exposure(since)
         # Each has gone through few bins. A product of matrices would have BLAS start its threads, which costs more.
-        request, bins = seen.nonzero()
+        request, bins, passed_tokens = passed(since, until)
         chains = self._chains[profiles[request]]
         present = np.bincount(chains.ravel()) > 0
         tables = present.nonzero()[0]
         cells = (present.cumsum() - 1)[chains] * BINS + bins[:, None]
-        tokens = np.repeat(seen[request, bins], _LINKS)
+        tokens = np.repeat(passed_tokens, _LINKS)
         self._exposure[tables] += np.bincount(cells.ravel(), tokens, len(tables) * BINS).reshape(-1, BINS)
         self._exposure[0] = 0.0
         self._counted[tables[tables > 0]] = True

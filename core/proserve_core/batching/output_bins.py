@@ -42,9 +42,22 @@ def last_bin(emitted: int) -> int:
     return int(_BIN_OF[min(emitted, LAST_TOKEN) - 1])
 
 
-def exposure(emitted: Column) -> Table:
-    """Tokens by bin of outputs with `emitted` tokens; one row each."""
-    return np.clip(emitted[:, None] - _BEFORE, 0.0, WIDTHS)
+def passed(since: Column, until: Column) -> tuple[Index, Index, Column]:
+    """Tokens by output and bin where outputs went from `since` to `until` emitted tokens: output, bin, tokens.
+
+    An output that turned out shorter than it was counted goes back: its tokens are negative.
+    """
+    moved = (until != since).nonzero()[0]
+    least, most = np.minimum(since, until)[moved], np.maximum(since, until)[moved]
+    first = _BIN_OF[np.minimum(least, LAST_TOKEN).astype(np.intp)]
+    last = _BIN_OF[np.minimum(most - 1, LAST_TOKEN).astype(np.intp)]
+    count = last - first + 1
+    ends = count.cumsum()
+    output = moved.repeat(count)
+    bins = np.arange(len(output)) + (first - ends + count).repeat(count)
+    before, width = _BEFORE[bins], WIDTHS[bins]
+    tokens = np.clip(until[output] - before, 0.0, width) - np.clip(since[output] - before, 0.0, width)
+    return output, bins, tokens
 
 
 def locate(rows: Index, emitted: Column) -> tuple[Index, Column]:

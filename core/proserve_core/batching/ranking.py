@@ -38,9 +38,10 @@ class Ranking:
                 yield self._in_order(number)
                 continue
             while len(places) > 2 * _PART:
-                near = key <= np.partition(key, _PART)[_PART]
-                yield _sorted(places[near], key[near])
-                places, key = places[~near], key[~near]
+                is_near = key <= np.partition(key, _PART)[_PART]
+                near, far = is_near.nonzero()[0], (~is_near).nonzero()[0]
+                yield _sorted(places.take(near), key.take(near))
+                places, key = places.take(far), key.take(far)
             yield _sorted(places, key)
 
     def group_of(self, position: int) -> tuple[int, tuple[str, ...], float]:

@@ -166,13 +166,11 @@ class Adapter:
         self.plan = plan
         # The plan decides how much of a sequence must fit, not vLLM's admission gate.
         scheduler.scheduler_reserve_full_isl = False
-        caps: dict[str, int] = {}
-        residents: list[Any] = []
+        caps = {entry.id: entry.tokens for entry in plan.entries}
+        residents = [requests[request_id] for request_id in caps if states[request_id].resident]
         admitted: list[Any] = []
-        for entry in plan.entries:
-            request_id = entry.id
-            caps[request_id] = entry.tokens
-            (residents if states[request_id].resident else admitted).append(requests[request_id])
+        if len(residents) < len(caps):
+            admitted = [requests[request_id] for request_id in caps if not states[request_id].resident]
         if scheduler.num_spec_tokens:
             # A decode with drafts is one unit: it runs whole or not at all.
             caps |= {i: self._limits.max_step_tokens for i in caps if states[i].is_decode}

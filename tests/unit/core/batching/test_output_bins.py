@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proserve_core.batching.output_bins import BINS, LAST_TOKEN, STARTS, exposure, last_bin, locate, survival
+from proserve_core.batching.output_bins import BINS, LAST_TOKEN, STARTS, last_bin, locate, passed, survival
 
 
 def test_bins_grow_from_single_tokens() -> None:
@@ -14,12 +14,28 @@ def test_bins_grow_from_single_tokens() -> None:
     assert (last_bin(1), last_bin(10**6)) == (0, BINS - 1)
 
 
-@given(emitted=st.integers(0, 3 * LAST_TOKEN))
-def test_each_token_is_counted_in_the_bin_that_it_is_in(emitted: int) -> None:
-    row = exposure(np.array([float(emitted)]))[0]
-    assert row.sum() == emitted
-    if emitted:
-        assert last_bin(emitted) == np.flatnonzero(row)[-1]
+_emitted = st.integers(0, 3 * LAST_TOKEN)
+
+
+@given(steps=st.lists(st.tuples(_emitted, _emitted), max_size=5))
+def test_each_token_is_counted_in_the_bin_that_it_is_in(steps: list[tuple[int, int]]) -> None:
+    since, until = np.array(steps, dtype=float).reshape(-1, 2).T
+    table = np.zeros((len(steps), BINS))
+    output, bins, tokens = passed(since, until)
+    table[output, bins] += tokens
+    want = np.zeros_like(table)
+    for row, (begin, end) in enumerate(steps):
+        places = np.arange(min(begin, end), max(begin, end)) + 1
+        in_bins = np.minimum(np.searchsorted(STARTS, places, side="right") - 1, BINS - 1)
+        want[row] = (1 if end > begin else -1) * np.bincount(in_bins, minlength=BINS)
+    assert (table == want).all()
+    assert tokens.all()
+
+
+def test_the_last_token_is_in_the_bin_that_was_entered_last() -> None:
+    for emitted in (1, 10, 500, 3 * LAST_TOKEN):
+        _, bins, _ = passed(np.zeros(1), np.array([float(emitted)]))
+        assert last_bin(emitted) == bins[-1]
 
 
 def test_a_request_is_in_the_bin_of_its_next_token() -> None:

@@ -1,8 +1,10 @@
 """What the log keeps of a request's decisions."""
 
 import pytest
+from msgspec.structs import replace
 
 from engine_builders import H100_LLAMA_8B, decoding, engine_limits, engine_state, service_terms, waiting
+from proserve_core.batching import BatchPlan, Reason
 from proserve_core.batching.explain import Decision, DecisionLog, decision_log
 from proserve_core.batching.registry import POLICIES, make_policy
 from proserve_core.replica import Replica
@@ -143,3 +145,29 @@ def test_blocks_that_the_engine_took_by_itself_are_told_apart() -> None:
     last = logged.log.decisions("r")["r"][-1]
     assert (last.decision, last.age_s) == (Decision.LOSES_BLOCKS, 1.5)
     assert "no plan chose this request" in last.reason
+
+
+def test_who_is_left_out_step_after_step_is_noted_once_and_again_after_a_loss() -> None:
+    policy, log = make_policy("priority"), DecisionLog()
+    requests = [decoding(f"r{number}") for number in range(12)]
+    state = engine_state(*requests)
+    plan = BatchPlan(
+        order=tuple(request.id for request in requests),
+        waits={request.id: Reason.STEP_TIME for request in requests},
+        rest=Reason.STEP_TIME,
+    )
+    noted = []
+    for _ in range(3):
+        log.note(policy, state, plan)
+        noted.append(len(log))
+    log.lost_blocks(requests[0], now_s=0.0)
+    log.note(policy, state, plan)
+    assert noted == [decision_log.NOTED_PER_STEP, 12, 12]
+    assert [each.decision for each in log.decisions("r0")["r0"]] == [
+        Decision.PAUSES,
+        Decision.LOSES_BLOCKS,
+        Decision.PAUSES,
+    ]
+    assert len(log.decisions("r1")["r1"]) == 1
+    log.note(policy, state, replace(plan, waits=dict.fromkeys(plan.waits, Reason.BLOCKS)))
+    assert [each.reason for each in log.decisions("r1")["r1"]] == [Reason.STEP_TIME, Reason.BLOCKS]
