@@ -96,7 +96,7 @@ def fill_ranked(
 
 def _decodes_first(columns: RequestColumns, parts: Iterator[Index]) -> tuple[Index, Iterator[Index]]:
     """The decodes that an order begins with, and what follows, read only as far as it must be."""
-    decodes: list[Index] = []
+    decodes: list[Index] = [np.empty(0, dtype=np.intp)]
     for part in parts:
         decode = columns.decode.take(part)
         first = int(decode.argmin())
