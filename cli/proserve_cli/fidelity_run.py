@@ -60,7 +60,7 @@ SCALES = {
 MODEL = "tiny"
 """Generated model of the real engine."""
 BURST = 48
-"""Requests that are sent at once to a fresh engine: steps of all sizes, from which the first calibration is made."""
+"""Requests that are sent at once to a fresh engine: steps of all sizes, for a first idea of how fast it is."""
 TYPICAL_DECODES = 16
 TPOT_FACTOR = 12.0
 """TPOT objective of a real engine over a step of `TYPICAL_DECODES`. Steps with a prompt of 2,000 tokens stay below it:
@@ -248,14 +248,15 @@ class FidelityRunner:
             await session.replay(burst)
             await session.replay(burst)
             if self._plan is None:
-                latency = calibrate(session.replays[1].steps)
-                self._plan = self._make_plan(latency, _objectives(latency, burst))
+                # A burst is over in seconds: the plan made from it only serves to see the engine under its real load.
+                await session.replay(self._planned(calibrate(session.replays[-1].steps), burst).calibrating)
+                self._plan = self._planned(calibrate(session.replays[-1].steps), burst)
             await session.replay(self._plan.calibrating)
+            judged = range(len(session.replays), len(session.replays) + 2 * options.runs, 2)
             for run in range(1, options.runs + 1):
                 await session.replay(self._plan.judged)
                 await session.replay(self._plan.calibrating)
                 self._say(f"{policy}: run {run} of {options.runs} done")
-        judged = range(3, len(session.replays), 2)
         models = {
             number: calibrate(session.replays[number - 1].steps + session.replays[number + 1].steps)
             for number in judged
@@ -304,6 +305,10 @@ class FidelityRunner:
             # The simulator has no prefix cache.
             engine=EngineSettings(args=("--no-enable-prefix-caching",)),
         )
+
+    def _planned(self, latency: LatencyModel, typical: Sequence[ReplayRequest]) -> _Plan:
+        """The plan for a real engine."""
+        return self._make_plan(latency, _objectives(latency, typical))
 
     def _make_plan(self, latency: LatencyModel, objectives: ServiceObjectives) -> _Plan:
         options, rows = self._options, self._rows

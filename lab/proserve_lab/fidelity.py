@@ -72,20 +72,22 @@ def calibrate(steps: Sequence[LoggedStep]) -> LatencyModel:
 
 
 def _at_wall_level(shape: LatencyModel, steps: Sequence[LoggedStep]) -> LatencyModel:
-    """The model with all constants scaled by one factor and one more constant per step, as fits `steps` best.
+    """The model with all constants scaled by one factor and one more constant per step, so that `steps` take as long.
 
-    What the thread waits for is a constant per step. Squared errors count over the predicted time, as if a step's noise
-    were a sum over its parts: `steps` together then take as long as they did, and the mean step too is as predicted.
-    Weighed all alike, noise of the long steps made decodes twice as long as they were; by relative errors, long steps,
-    which decide how a queue grows, would be off.
+    The factor is the thread's time for all steps over the predicted one, and a part for what the thread waits for; the
+    constant is waiting too. Waiting is fitted alone: next to the noise of the steps themselves it is little, and a
+    constant found through that noise made short steps twice as long as they were. Squared errors count over the
+    predicted time, as if waiting were a sum over a step's parts: then all of it comes out as measured.
     """
     predicted = np.array([shape.step_s(step.work) for step in steps])
-    measured = np.array([step.wall_s for step in steps])
+    busy_s = np.array([step.cpu_s for step in steps])
+    waited_s = np.array([step.wall_s for step in steps]) - busy_s
     weight = 1 / np.sqrt(predicted)
     terms = np.stack([predicted, np.ones(len(steps))], axis=1)
-    factor, constant_s = np.linalg.lstsq(terms * weight[:, None], measured * weight, rcond=None)[0].tolist()
-    if constant_s < 0 or factor <= 0:
-        factor, constant_s = float(measured.sum() / predicted.sum()), 0.0
+    share, constant_s = np.linalg.lstsq(terms * weight[:, None], waited_s * weight, rcond=None)[0].tolist()
+    if constant_s < 0 or share < 0:
+        share, constant_s = float(waited_s.sum() / predicted.sum()), 0.0
+    factor = float(busy_s.sum() / predicted.sum()) + share
     scaled = {name: value * factor for name, value in msgspec.structs.asdict(shape).items()}
     return LatencyModel(**scaled | {"host_s": scaled["host_s"] + constant_s})
 
