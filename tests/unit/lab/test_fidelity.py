@@ -56,9 +56,9 @@ def test_noise_of_long_steps_does_not_move_the_short_ones() -> None:
         LoggedStep(work=work, predicted_s=0.0, wall_s=cpu_s + 0.0004, cpu_s=cpu_s, ended_s=0.0)
         for work, cpu_s in [(decode, 0.004), *((mixed, 0.1 * draw.uniform(0.7, 1.6)) for _ in range(10))] * 20
     ]
-    assert calibrate(steps).step_s(decode) == pytest.approx(0.0044, rel=0.15)
-    measured_s = sum(step.wall_s for step in steps)
-    assert sum(calibrate(steps).step_s(step.work) for step in steps) == pytest.approx(measured_s)
+    model = calibrate(steps)
+    assert model.step_s(decode) == pytest.approx(0.0044, rel=0.15)
+    assert sum(model.step_s(step.work) for step in steps) == pytest.approx(sum(step.wall_s for step in steps))
 
 
 def test_step_errors_tell_scatter_from_bias_and_waiting() -> None:
