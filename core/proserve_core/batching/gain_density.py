@@ -83,11 +83,16 @@ def prospects(
     late = (late_s >= 0).nonzero()[0]
     if len(late):
         missed = 1 + np.floor(late_s[late] / (tpot_s[late] - step_s[late]))
+        value = full.copy()
+        value[late] = 0.0
+        # Most of a long queue is too late for all the tokens that it may ask for.
+        left_over = most[late] - missed
+        some = (left_over > 0).nonzero()[0]
+        late, missed = late[some], missed[some]
         late_gain = token_gain[late]
         left = lengths.expected_rest(profiles[late], emitted[late], missed)
-        left = late_gain * np.minimum(left, np.maximum(0.0, most[late] - missed))
+        left = late_gain * np.minimum(left, left_over[some])
         left[left < HOPELESS_SHARE * late_gain * np.maximum(1.0, rest[late])] = 0.0
-        value = full.copy()
         value[late] = left
     share_s = latency.constant_s / max(CONSTANT_SHARERS, pace.decodes + 1)
     token_s = latency.linear_token_s + latency.sequence_s + share_s
