@@ -46,6 +46,8 @@ class Prospects(msgspec.Struct, frozen=True):
     """Gain of all tokens to come, were they on time."""
     density: Column
     """Recoverable gain per engine second."""
+    rest: Column
+    """Expected tokens to come."""
 
 
 def prefill_share(
@@ -97,4 +99,5 @@ def prospects(
     share_s = latency.constant_s / max(CONSTANT_SHARERS, pace.decodes + 1)
     token_s = latency.linear_token_s + latency.sequence_s + share_s
     cost_s = columns.prefill_s + rest * (token_s + latency.context_s * (columns.context + rest / 2))
-    return Prospects(value=value, full_value=full, density=value / np.maximum(cost_s, _NO_TIME_S))
+    density = value / np.maximum(cost_s, _NO_TIME_S)
+    return Prospects(value=value, full_value=full, density=density, rest=rest)

@@ -8,7 +8,8 @@ saturation, two GPUs and three sets of objectives (docs/batching.md has figures)
   the prompts by density; a prompt's density counts less while it can still wait (urgency), measured by how long the
   whole queue takes to drain: deadline order in a short queue, density order in a long one.
 - Who cannot earn anything any more comes last, but is never dropped.
-- The step is as long as loses the least gain per second (`step_length`).
+- The step is as long as loses the least gain per second (`step_length`), but no longer than helps when slots or blocks
+  are short (`full_house`).
 - Crowd: when one step of all decodes takes longer than the tightest TPOT allows, holding all of them makes all of them
   late. Then the step ends before, and decodes that would be late without it come first: others, such as those with a
   longer TPOT, can pause.
@@ -27,6 +28,7 @@ faster than its TPOT needs its slot only part of the time (1-2 points of gain at
 import numpy as np
 
 from proserve_core.batching.fill import FillOptions, fill_ranked
+from proserve_core.batching.full_house import OutputFlow, full_house_s, room_for
 from proserve_core.batching.gain_density import Pace, Prospects, decode_share, prefill_share, prospects
 from proserve_core.batching.length_counts import LengthCounts
 from proserve_core.batching.length_observer import LengthObserver
@@ -65,6 +67,7 @@ class RecoverableGain:
         """The last plan's order."""
         self._gate = LoadGate()
         self._step_s = 0.0
+        self._flow = OutputFlow()
         self._planned_at_s: float | None = None
 
     def ended(self, request: RequestState, *, finished: bool) -> None:
@@ -106,6 +109,7 @@ class RecoverableGain:
             prefill_share=prefill_share(columns, latency, decoding),
         )
         worth = prospects(columns, pace, self._lengths.table, profiles, latency)
+        self._flow.note(columns.arrival_s, worth.rest, now_s=state.now_s)
         valuable = worth.value > 0
         running = (valuable[:residents] & decode).nonzero()[0]
         prompts = (valuable & ~columns.decode).nonzero()[0]
@@ -138,6 +142,7 @@ class RecoverableGain:
                 decode_step_s=decode_step_s,
                 tpot_s=tpot_s,
                 latency=latency,
+                longest_s=self._longest_step_s(state, columns, worth, prompts),
             )
             if unhurried:
                 budget_s = unhurried_length(budget_s, stakes=stakes, decode_step_s=decode_step_s, tpot_s=tpot_s)
@@ -164,6 +169,26 @@ class RecoverableGain:
         if stepped and elapsed_s > 0:
             self._step_s += STEP_MEMORY * (elapsed_s - self._step_s)
         return elapsed_s
+
+    def _longest_step_s(self, state: EngineState, columns: RequestColumns, worth: Prospects, prompts: Index) -> float:
+        """The longest step that is of use when slots or blocks are short."""
+        residents, limits = columns.residents, state.limits
+        if not residents:
+            return np.inf
+        room = room_for(residents, limits=limits, free_blocks=state.free_blocks)
+        longest_s = full_house_s(
+            prompt=columns.prompt[:residents],
+            output=columns.emitted[:residents] + worth.rest[:residents],
+            context=columns.context[:residents],
+            room=room,
+            latency=state.latency,
+        )
+        waiting = prompts[np.searchsorted(prompts, residents) :]
+        if len(waiting) + residents > limits.max_sequences:
+            return longest_s
+        if columns.pending[waiting].sum() > state.free_blocks * limits.block_size:
+            return longest_s
+        return max(longest_s, self._flow.filling_s(room * residents))
 
     def _unhurried(
         self,

@@ -65,7 +65,13 @@ def time_price(*, density: float, delay_loss: float) -> float:
 
 
 def step_length(
-    *, stakes: DecodeStakes, price: float, decode_step_s: float, tpot_s: float, latency: LatencyModel
+    *,
+    stakes: DecodeStakes,
+    price: float,
+    decode_step_s: float,
+    tpot_s: float,
+    latency: LatencyModel,
+    longest_s: float = np.inf,
 ) -> float:
     """Seconds that the next step may take.
 
@@ -73,6 +79,7 @@ def step_length(
         price: gain that a second of the engine is worth, 0 if no prompt waits.
         decode_step_s: a step of all decodes and nothing else.
         tpot_s: tightest TPOT.
+        longest_s: no longer than this (`full_house`), as far as the decodes allow.
     """
     slack_s, own_tpot_s = stakes.slack_s, stakes.tpot_s
     if not len(slack_s):
@@ -88,7 +95,8 @@ def step_length(
         + lead_worth * np.maximum(0.0, each_s / own_tpot_s - 1)
     )
     lost = price * latency.constant_s + lost_tokens @ (stakes.token_gain * stakes.left)
-    return float(lengths_s[np.argmin(lost / lengths_s)])
+    best_s = float(lengths_s[np.argmin(lost / lengths_s)])
+    return max(shortest_s, min(best_s, longest_s))
 
 
 def unhurried_length(length_s: float, *, stakes: DecodeStakes, decode_step_s: float, tpot_s: float) -> float:

@@ -22,19 +22,32 @@ from proserve_lab.simulation.workload import SimulatedRequest
 
 
 def _fixed_step(
-    *, stakes: DecodeStakes, price: float, decode_step_s: float, tpot_s: float, latency: LatencyModel
+    *,
+    stakes: DecodeStakes,
+    price: float,
+    decode_step_s: float,
+    tpot_s: float,
+    latency: LatencyModel,
+    longest_s: float = np.inf,
 ) -> float:
     """0.7 TPOT, or what all decodes take."""
-    del price
+    del price, longest_s
     if not len(stakes.slack_s):
         return NO_DECODES_S
     return max(1.03 * decode_step_s + 1e-3, latency.host_s + latency.floor_s + 1e-3, 0.7 * tpot_s)
 
 
 def _tightest_slack(
-    *, stakes: DecodeStakes, price: float, decode_step_s: float, tpot_s: float, latency: LatencyModel
+    *,
+    stakes: DecodeStakes,
+    price: float,
+    decode_step_s: float,
+    tpot_s: float,
+    latency: LatencyModel,
+    longest_s: float = np.inf,
 ) -> float:
     """Until the next deadline that can be met, at least 0.65 TPOT: the rule of SlideBatching."""
+    del longest_s
     shortest_s = _fixed_step(
         stakes=stakes, price=price, decode_step_s=decode_step_s, tpot_s=0.65 / 0.7 * tpot_s, latency=latency
     )
@@ -48,7 +61,12 @@ def _late_in_full(
     """Every request counts with the gain of all tokens that it has left, however late it is."""
     found = prospects(columns, pace, lengths, profiles, latency)
     cost_s = np.divide(found.value, found.density, out=columns.prefill_s + 0.01, where=found.value > 0)
-    return Prospects(value=found.full_value, full_value=found.full_value, density=found.full_value / cost_s)
+    return msgspec.structs.replace(found, value=found.full_value, density=found.full_value / cost_s)
+
+
+def _no_limit(**_: object) -> float:
+    """Steps as long as if slots and blocks were never short."""
+    return np.inf
 
 
 def _one_kind(_: LengthTable, __: object) -> tuple[tuple[str], ...]:
@@ -77,6 +95,7 @@ ABLATIONS: dict[str, Ablation] = {
     "fixed step 0.7 TPOT": Ablation(parts={"step_length": _fixed_step}),
     "step to the tightest slack": Ablation(parts={"step_length": _tightest_slack}),
     "steps without catch-up": Ablation(target=step_length, parts={"CATCH_UP": 0.0}),
+    "steps as if room were never short": Ablation(parts={"full_house_s": _no_limit}),
     "late requests count in full": Ablation(parts={"prospects": _late_in_full}),
     "no skip over": Ablation(parts={"_FILL": msgspec.structs.replace(_FILL, skip=False)}),
     "no urgency": Ablation(parts={"URGENCY": 1e9}),

@@ -84,6 +84,22 @@ def test_no_step_is_shorter_than_all_decodes_need() -> None:
     assert length(stakes(-0.1), decode_step_s=0.08) == pytest.approx(1.03 * 0.08 + 1e-3)
 
 
+def test_a_step_is_no_longer_than_helps_but_long_enough_for_all_decodes() -> None:
+    def capped(longest_s: float) -> float:
+        return step_length(
+            stakes=stakes(1.0, 2.0),
+            price=30.0,
+            decode_step_s=DECODE_STEP_S,
+            tpot_s=0.1,
+            latency=MILLISECOND_PER_TOKEN,
+            longest_s=longest_s,
+        )
+
+    assert capped(0.5) == length(stakes(1.0, 2.0), price=30.0)
+    assert capped(0.04) == 0.04
+    assert capped(0.001) == pytest.approx(1.03 * DECODE_STEP_S + 1e-3)
+
+
 def test_unhurried_steps_are_as_long_as_the_first_deadline_allows() -> None:
     def unhurried(*slacks_s: float) -> float:
         return unhurried_length(0.05, stakes=stakes(*slacks_s), decode_step_s=DECODE_STEP_S, tpot_s=0.1)
