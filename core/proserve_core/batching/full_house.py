@@ -16,8 +16,9 @@ Room that is not short yet may become so: it does if what arrives, `flow` output
 that is in steps longer than S / flow (Little's law). Up to there, and while everybody present fits, steps may be longer
 than T. A burst that fits is no flow: it is averaged over `FLOW_MEMORY_S`, from nothing.
 
-Source: our own. Measured (docs/batching.md): 1 to 4 points of gain where slots or blocks are short. Tried before it: keeping blocks free for the growth of residents, a price on block time in the density, and
-short steps only after blocks had run out.
+Source: our own. Measured (docs/batching.md): 1 to 4 points of gain where slots or blocks are short. Tried before it:
+keeping blocks free for the growth of residents, a price on block time in the density, and short steps only after blocks
+had run out.
 """
 
 import math
