@@ -25,11 +25,13 @@ class LengthObserver:
         self._counted: dict[str, int] = {}
         """Emitted tokens that the table knows of."""
         self._uncounted: list[RequestState] = []
+        self.arrived: Index = np.empty(0, dtype=np.intp)
+        """Entries of those that `profiles` saw for the first time when it was last asked."""
 
     def profiles(self, columns: RequestColumns) -> Index:
         """The table's profile of each request; kept in the columns' notes."""
         profiles = columns.notes(self).astype(np.intp)
-        new = (profiles < 0).nonzero()[0]
+        new = self.arrived = (profiles < 0).nonzero()[0]
         if len(new):
             profiles[new] = [self._profile(request) for request in columns.requests(new)]
             columns.note(new, profiles[new])

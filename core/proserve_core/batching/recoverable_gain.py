@@ -109,7 +109,7 @@ class RecoverableGain:
             prefill_share=prefill_share(columns, latency, decoding),
         )
         worth = prospects(columns, pace, self._lengths.table, profiles, latency)
-        self._flow.note(columns.arrival_s, worth.rest, now_s=state.now_s)
+        self._flow.note(float(worth.rest[self._lengths.arrived].sum()), now_s=state.now_s)
         valuable = worth.value > 0
         running = (valuable[:residents] & decode).nonzero()[0]
         prompts = (valuable & ~columns.decode).nonzero()[0]

@@ -38,9 +38,8 @@ def test_the_shorter_of_slots_and_blocks_decides_how_many_fit() -> None:
 def flow_of(tokens_per_s: float, *, seconds: float) -> OutputFlow:
     """Ten requests per second with as many tokens between them."""
     flow = OutputFlow()
-    flow.note(np.empty(0), np.empty(0), now_s=0.0)
-    for step in range(1, round(10 * seconds) + 1):
-        flow.note(np.array([step / 10]), np.array([tokens_per_s / 10]), now_s=step / 10)
+    for step in range(round(10 * seconds) + 1):
+        flow.note(tokens_per_s / 10, now_s=step / 10)
     return flow
 
 
@@ -49,11 +48,12 @@ def test_the_flow_is_what_arrived_lately() -> None:
     assert flow_of(500.0, seconds=1).tokens_per_s < 50.0
 
 
-def test_a_request_counts_once() -> None:
+def test_a_burst_is_spread_over_the_memory_and_fades() -> None:
     flow = OutputFlow()
-    for now_s in (1.0, 1.0, 1.0):
-        flow.note(np.array([0.5, 0.9]), np.array([100.0, 200.0]), now_s=now_s)
+    flow.note(300.0, now_s=5.0)
     assert flow.tokens_per_s == pytest.approx(300.0 / FLOW_MEMORY_S)
+    flow.note(0.0, now_s=5.0 + FLOW_MEMORY_S)
+    assert flow.tokens_per_s == pytest.approx(300.0 / FLOW_MEMORY_S / np.e)
 
 
 def test_a_flow_fills_the_house_by_littles_law() -> None:
