@@ -30,8 +30,8 @@ from proserve_core.batching.state import EngineLimits
 from proserve_core.latency import LatencyModel
 
 FLOW_MEMORY_S = 15.0
-"""Over about so long arrivals are averaged. With 10 a burst of few long prompts counts as a flow (0.5 points lost), with 20
-a flood of long outputs is noticed late (1.5 points at deepseek-r1 2.0 with 256 sequences)."""
+"""Over about so long arrivals are averaged. With 10 a burst of few long prompts counts as a flow (0.5 points lost),
+with 20 a flood of long outputs is noticed late (1.5 points at deepseek-r1 2.0 with 256 sequences)."""
 
 
 class OutputFlow:
