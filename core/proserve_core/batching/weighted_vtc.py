@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Set
 from heapq import heapify, heappop, heapreplace
 from itertools import chain
+from math import inf
 
 import msgspec
 
@@ -35,9 +36,9 @@ class VtcOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} must be at least 0, got {value}"
+            f"{name} must be a finite number of at least 0, got {value}"
             for name, value in (("input_charge", self.input_charge), ("output_charge", self.output_charge))
-            if value < 0
+            if not 0 <= value < inf
         ]
         if problems:
             raise ValueError("; ".join(problems))

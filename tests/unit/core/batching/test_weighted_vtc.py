@@ -115,5 +115,9 @@ def test_charges_are_options() -> None:
     engine.step()
     engine.step()
     assert engine.policy.counters == {"weight-1": 3.0}
-    with pytest.raises(PolicyError, match="output_charge must be at least 0, got -1"):
-        make_policy("weighted-vtc", {"output_charge": -1.0})
+
+
+@pytest.mark.parametrize("charge", [-1.0, float("nan"), float("inf")])
+def test_a_charge_that_no_counter_can_take_is_refused(charge: float) -> None:
+    with pytest.raises(PolicyError, match=f"output_charge must be a finite number of at least 0, got {charge}"):
+        make_policy("weighted-vtc", {"output_charge": charge})
