@@ -36,8 +36,8 @@ def serve(
 ) -> None:
     """Serve MODEL with vLLM under a ProServe policy. All other options go to `vllm serve` as they are."""
     from proserve_core.batching.registry import PolicyError
-    from proserve_engine.kv.settings import KvOffloadError
-    from proserve_engine.kv.settings import kv_offload as read_kv_offload
+    from proserve_core.blocks.settings import KvOffloadError
+    from proserve_core.blocks.settings import kv_offload as read_kv_offload
     from proserve_engine.serve import ServeError, run, serve_command
     from proserve_engine.tiny_model import ModelError
     from proserve_engine.vllm.settings import EngineSettings

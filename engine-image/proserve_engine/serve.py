@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from proserve_core.batching.registry import make_policy
+from proserve_core.blocks.settings import KvOffload
 from proserve_engine.cpu_features import has_bf16
-from proserve_engine.kv.settings import KvOffload
 from proserve_engine.tiny_model import MODELS, URI_SCHEME, ModelError
 from proserve_engine.vllm.settings import EngineSettings
 

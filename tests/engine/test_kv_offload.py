@@ -16,7 +16,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from engine_policies import RandomPolicy
 from proserve_core.blocks import Reload
-from proserve_engine.kv.settings import CopyBudget, KvOffload, Offload
+from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 from real_engine import RealEngine, kv_settings
 

@@ -15,7 +15,7 @@ from vllm.v1.request import RequestStatus
 
 from engine_harness import BLOCK_BYTES, HIGH, LOW, Engine, PretendedCopier
 from engine_policies import RandomPolicy
-from proserve_engine.kv.settings import CopyBudget, KvOffload, Offload
+from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 
 pytestmark = pytest.mark.timeout(180)

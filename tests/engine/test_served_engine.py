@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from proserve_cli.addresses import free_port
+from proserve_core.blocks.settings import KvOffload
 from proserve_core.capacity import CapacitySnapshot, decode_snapshot
 from proserve_core.facts import encode_facts
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
-from proserve_engine.kv.settings import KvOffload
 from proserve_engine.serve import serve_command
 from proserve_engine.vllm.settings import EngineSettings
 

@@ -27,10 +27,10 @@ from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
+from proserve_core.blocks.settings import KvOffload
 from proserve_core.facts import encode_facts
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
 from proserve_engine.kv.messages import CopyJob, CopyReport, CopyResult, StepCopies
-from proserve_engine.kv.settings import KvOffload
 from proserve_engine.serve import kv_transfer_config
 from proserve_engine.vllm.kv_connector import WorkerMetadata
 

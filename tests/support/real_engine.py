@@ -13,8 +13,8 @@ from vllm.config import KVTransferConfig
 from vllm.distributed.kv_transfer import kv_transfer_state
 
 from engine_harness import HIGH, LOW
+from proserve_core.blocks.settings import KvOffload
 from proserve_core.facts import encode_facts
-from proserve_engine.kv.settings import KvOffload
 from proserve_engine.serve import SYNC_CLASS, UNIPROC_EXECUTOR, kv_transfer_config
 
 REAL_BLOCK = 32

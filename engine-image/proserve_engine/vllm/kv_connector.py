@@ -21,8 +21,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from proserve_core.blocks import Reload
+from proserve_core.blocks.settings import KvOffload, KvOffloadError, kv_offload
 from proserve_engine.kv.messages import CopyReport, StepCopies
-from proserve_engine.kv.settings import KvOffload, KvOffloadError, kv_offload
 from proserve_engine.vllm.kv_scheduling import KvScheduling
 from proserve_engine.vllm.kv_worker import make_worker
 

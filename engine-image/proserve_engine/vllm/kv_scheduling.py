@@ -21,14 +21,14 @@ from proserve_core.blocks import (
     TransferModel,
     copy_worth,
 )
+from proserve_core.blocks.ahead import CopyAhead, Resident
+from proserve_core.blocks.returns import ReturnBudget
+from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
+from proserve_core.blocks.worth import gain_left
 from proserve_core.latency import LatencyModel, StepWork
-from proserve_engine.kv.ahead import CopyAhead, Resident
 from proserve_engine.kv.copies import Copies, EndedCopy
 from proserve_engine.kv.counters import CopyCounters
 from proserve_engine.kv.messages import CopyJob, CopyReport, StepCopies
-from proserve_engine.kv.returns import ReturnBudget
-from proserve_engine.kv.settings import CopyBudget, KvOffload, Offload
-from proserve_engine.kv.worth import gain_left
 from proserve_engine.vllm.kv_undo import undo
 
 _logger = logging.getLogger("vllm.proserve")

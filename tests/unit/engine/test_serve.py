@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proserve_core.batching.registry import PolicyError
-from proserve_engine.kv.settings import CopyBudget, KvOffload, kv_offload
+from proserve_core.blocks.settings import CopyBudget, KvOffload, kv_offload
 from proserve_engine.serve import ASYNC_CLASS, SYNC_CLASS, Device, ServeError, detect_device, serve_command
 from proserve_engine.tiny_model import ModelError
 from proserve_engine.vllm.settings import EngineSettings, SettingsError

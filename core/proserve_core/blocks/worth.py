@@ -1,12 +1,12 @@
 """What a request's blocks on the host are worth beside those of others: gain per token that it can still bring.
 
-`blocks.copy_worth` asks for gain per engine second. A step gives every decode one token, so between requests the gain
+`offload.copy_worth` asks for gain per engine second. A step gives every decode one token, so between requests the gain
 per token says the same, and it is known: a token on time earns its class's gain. A request that is late earns again
 once it has caught up, a little with each step that is shorter than its time per token; if that takes longer than it is
 going to run, it earns nothing any more.
 """
 
-from proserve_core.batching import RequestState
+from proserve_core.batching.state import RequestState
 
 LEAST_OUTPUT = 32
 """Output tokens that a request is taken to have before it, at least; else as many as it has behind it."""

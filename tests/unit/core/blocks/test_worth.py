@@ -3,8 +3,8 @@
 import pytest
 
 from proserve_core.batching import RequestState
+from proserve_core.blocks.worth import gain_left
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
-from proserve_engine.kv.worth import gain_left
 
 
 def state(*, weight: float = 1.0, emitted: int = 10) -> RequestState:

@@ -3,7 +3,7 @@
 import pytest
 
 from proserve_core.blocks import Reload
-from proserve_engine.kv.settings import CopyBudget, KvOffload, KvOffloadError, Offload, kv_offload
+from proserve_core.blocks.settings import CopyBudget, KvOffload, KvOffloadError, Offload, kv_offload
 
 
 def test_host_memory_alone_switches_everything_on() -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from proserve_core.blocks import CopyCosts
+from proserve_core.blocks.ahead import CopyAhead, Resident
 from proserve_core.latency import LatencyModel
-from proserve_engine.kv.ahead import CopyAhead, Resident
 
 LATENCY = LatencyModel(
     host_s=0.0, floor_s=0.0, linear_base_s=0.0, linear_token_s=1e-4, attention_s=0.0, context_s=0.0, sequence_s=0.0

@@ -1,16 +1,16 @@
 """How many blocks each request that comes back may restore, step by step.
 
 A step's plan says who comes back; with the adaptive budget these get the blocks that make the step shortest
-(`blocks.gain_budget.shortest_step`). Whom no plan mentions, as when vLLM schedules alone, gets what is best for itself
+(`gain_budget.shortest_step`). Whom no plan mentions, as when vLLM schedules alone, gets what is best for itself
 in an otherwise empty step.
 """
 
 from collections.abc import Sequence
 
-from proserve_core.blocks import Restorable, ResumeModel, Return, best_split
-from proserve_core.blocks.gain_budget import shortest_step
+from proserve_core.blocks.gain_budget import Return, shortest_step
+from proserve_core.blocks.restore import Restorable, ResumeModel, best_split
+from proserve_core.blocks.settings import CopyBudget
 from proserve_core.latency import StepWork
-from proserve_engine.kv.settings import CopyBudget
 
 
 class ReturnBudget:

@@ -3,9 +3,9 @@
 import pytest
 
 from proserve_core.blocks import CopyCosts, Overlap, Reload, Restorable, ResumeModel
+from proserve_core.blocks.returns import ReturnBudget
+from proserve_core.blocks.settings import CopyBudget
 from proserve_core.latency import LatencyModel, StepWork
-from proserve_engine.kv.returns import ReturnBudget
-from proserve_engine.kv.settings import CopyBudget
 
 LATENCY = LatencyModel(
     host_s=0.0, floor_s=0.0, linear_base_s=0.0, linear_token_s=1e-4, attention_s=0.0, context_s=0.0, sequence_s=0.0

@@ -1,23 +1,15 @@
 """Which blocks of residents are copied to the host ahead of preemption, step by step.
 
 Carries out "Copying ahead" of docs/blocks.md: what the plan needs to know of the engine is watched here, the decisions
-are `proserve_core.blocks`'. Two things are guessed. How long a request still runs: as long again as it has run so far,
-as far as its limit on output allows. And how long steps take: as lately.
+are those of `offload` and `preemption_risk`. Two things are guessed. How long a request still runs: as long again as it
+has run so far, as far as its limit on output allows. And how long steps take: as lately.
 """
 
 import msgspec
 
-from proserve_core.blocks import (
-    BlockDemand,
-    CopyCosts,
-    Offload,
-    OffloadCandidate,
-    OffloadCosts,
-    RiskLevel,
-    chance_within,
-    plan_offloads,
-    preemption_probability,
-)
+from proserve_core.blocks.offload import Offload, OffloadCandidate, OffloadCosts, plan_offloads
+from proserve_core.blocks.preemption_risk import BlockDemand, RiskLevel, chance_within, preemption_probability
+from proserve_core.blocks.transfer import CopyCosts
 from proserve_core.latency import LatencyModel
 
 CALL_S = 5e-5
