@@ -12,11 +12,13 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from proserve_gateway.answer import Answer
 from proserve_gateway.catalog_terms import CONTROL_HEADERS
-from proserve_gateway.dispatch import Answer, Dispatcher, InferenceRequest
+from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.errors import ApiError
 from proserve_gateway.grpc_convert import PATHS, chunk, parse_request, request_body, response
 from proserve_gateway.grpc_status import abort
+from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.intake import Intake, new_request_id
 from proserve_gateway.rpc import inference_pb2 as pb
 from proserve_gateway.sse import payloads

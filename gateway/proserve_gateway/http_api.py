@@ -12,10 +12,12 @@ from typing import Any
 
 import msgspec
 
+from proserve_gateway.answer import Answer
 from proserve_gateway.catalog import TenantGrant
 from proserve_gateway.catalog_terms import CONTROL_HEADERS
-from proserve_gateway.dispatch import Answer, Dispatcher, InferenceRequest
+from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.errors import ApiError
+from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.intake import Intake, new_request_id
 from proserve_gateway.request_body import BodyKind
 

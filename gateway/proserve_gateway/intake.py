@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.catalog import Catalog, TenantGrant
-from proserve_gateway.dispatch import InferenceRequest
 from proserve_gateway.errors import ApiError
+from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.request_body import BodyKind, parse_body
 
 
