@@ -1,6 +1,6 @@
 """Small builders for tests of routing policies: requests, snapshot rows, engine views, and a fleet of replicas."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from engine_builders import service_terms
 from proserve_core.batching.registry import make_policy
@@ -31,6 +31,7 @@ def routing_request(
     arrival_s: float = 0.0,
     terms: ServiceTerms | None = None,
     expected_output_tokens: float = 100.0,
+    cached_tokens: Mapping[str, int] | None = None,
 ) -> RoutingRequest:
     return RoutingRequest(
         id=name,
@@ -38,6 +39,7 @@ def routing_request(
         terms=terms or service_terms(),
         prompt_tokens=prompt_tokens,
         expected_output_tokens=expected_output_tokens,
+        cached_tokens=cached_tokens or {},
     )
 
 

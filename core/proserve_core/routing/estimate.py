@@ -16,7 +16,7 @@ until it answers, so it is not flooded.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -24,11 +24,8 @@ import msgspec
 
 from proserve_core.capacity import CapacitySnapshot, RequestRow
 from proserve_core.latency import LatencyModel
-from proserve_core.latency.calibrations import load_calibration
+from proserve_core.routing.engine_profile import EngineProfile, nominal_profile, snapshot_profile
 from proserve_core.routing.state import Dispatched, EngineView, FleetView, RoutingRequest
-
-NOMINAL_CALIBRATION = "a100-llama-3.1-8b"
-"""Stands for engines without a snapshot where no engine has one: a slower GPU of today, to be on the safe side."""
 
 MIN_PREFILL_SHARE = 0.1
 """Least share of time left for prefills, however many decodes run."""
@@ -61,25 +58,6 @@ class QueuedWork(msgspec.Struct, frozen=True, gc=False):
     gain: float
     """Worth of the token that the prefill ends with, if it is on time."""
     weight: float
-
-
-class EngineProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """Speed and size of an engine."""
-
-    latency: LatencyModel
-    block_size: int
-    blocks: int
-    max_sequences: int
-    max_step_tokens: int
-
-    def blocks_for(self, tokens: int) -> int:
-        return -(-tokens // (self.block_size or 1))
-
-    def prefill_s(self, tokens: int, cached: int = 0) -> float:
-        """Engine time of a prefill, with the constant of each step it needs."""
-        latency = self.latency
-        steps = -(-tokens // (self.max_step_tokens or 1))
-        return latency.prefill_s(tokens, cached) + steps * (latency.host_s + latency.linear_base_s)
 
 
 class Decodes:
@@ -187,7 +165,8 @@ class EngineEstimate:
 
     def cost_s(self, request: RoutingRequest) -> float:
         """Time from the beginning of the request's prefill to its first token."""
-        return self.profile.prefill_s(request.prompt_tokens) * self.stretch
+        cached = request.cached_tokens.get(self.name, 0)
+        return self.profile.prefill_s(request.prompt_tokens - cached, cached) * self.stretch
 
     def fits(self, request: RoutingRequest) -> bool:
         """Whether blocks and a sequence slot are left for the request."""
@@ -224,7 +203,7 @@ class FleetEstimator:
         estimates = []
         for view in engines:
             if view.snapshot is None:
-                nominal = nominal or _nominal_profile(engines)
+                nominal = nominal or nominal_profile(engines)
                 estimates.append(_from_own_requests(view, nominal, fleet.now_s))
             else:
                 estimates.append(self._from_snapshot(view, view.snapshot))
@@ -252,7 +231,7 @@ class _Replay:
     def __init__(self, snapshot: CapacitySnapshot, snapshot_s: float) -> None:
         self.snapshot = snapshot
         self.snapshot_s = snapshot_s
-        self.profile = profile = _profile(snapshot)
+        self.profile = profile = snapshot_profile(snapshot)
         self.decodes = decodes = Decodes()
         queued: list[RequestRow] = []
         decoding: list[RequestRow] = []
@@ -308,19 +287,9 @@ def _own_work(dispatched: Dispatched, profile: EngineProfile, stretch: float, ea
     return QueuedWork(
         max(dispatched.sent_s, earliest_s),
         request.arrival_s + terms.objectives.ttft_s,
-        profile.prefill_s(request.prompt_tokens) * stretch,
+        profile.prefill_s(request.prompt_tokens - dispatched.cached_tokens, dispatched.cached_tokens) * stretch,
         terms.weight * terms.first_token_gain,
         terms.weight,
-    )
-
-
-def _profile(snapshot: CapacitySnapshot) -> EngineProfile:
-    return EngineProfile(
-        latency=snapshot.latency,
-        block_size=snapshot.block_size,
-        blocks=snapshot.blocks,
-        max_sequences=snapshot.max_sequences,
-        max_step_tokens=snapshot.max_step_tokens,
     )
 
 
@@ -332,22 +301,6 @@ def _beyond_rows(snapshot: CapacitySnapshot, queued: Sequence[RequestRow], decod
     requests = snapshot.waiting - sum(not row.resident for row in queued)
     tokens = sum(total.prefill_tokens for total in totals) - sum(row.prefill_tokens for row in queued)
     return (max(1, requests), tokens) if tokens > 0 else None
-
-
-def _nominal_profile(engines: Iterable[EngineView]) -> EngineProfile:
-    """The fleet's median engine by prefill speed (the slower of two), or the nominal calibration."""
-    profiles = [_profile(view.snapshot) for view in engines if view.snapshot is not None]
-    if profiles:
-        profiles.sort(key=lambda profile: profile.prefill_s(1024))
-        return profiles[len(profiles) // 2]
-    calibration = load_calibration(NOMINAL_CALIBRATION)
-    return EngineProfile(
-        latency=calibration.latency,
-        block_size=calibration.block_size,
-        blocks=calibration.blocks,
-        max_sequences=calibration.max_sequences,
-        max_step_tokens=calibration.max_step_tokens,
-    )
 
 
 def _from_own_requests(view: EngineView, profile: EngineProfile, now_s: float) -> EngineEstimate:

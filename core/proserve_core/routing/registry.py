@@ -3,14 +3,28 @@
 from collections.abc import Callable
 
 from proserve_core.routing.go_routing import GoRouting
+from proserve_core.routing.least_requests import LeastRequests
+from proserve_core.routing.llumnix import Llumnix
 from proserve_core.routing.min_load import MinLoad
+from proserve_core.routing.power_of_two import PowerOfTwo
+from proserve_core.routing.prefix_affinity import PrefixAffinity
 from proserve_core.routing.protocol import RoutingPolicy
+from proserve_core.routing.random_choice import RandomChoice
 from proserve_core.routing.round_robin import RoundRobin
+from proserve_core.routing.slo_aware import SloAware
+from proserve_core.routing.static_partition import StaticPartition
 
 ROUTERS: dict[str, Callable[[], RoutingPolicy]] = {
     "go-routing": GoRouting,
+    "least-requests": LeastRequests,
+    "llumnix": Llumnix,
     "min-load": MinLoad,
+    "power-of-two": PowerOfTwo,
+    "prefix-affinity": PrefixAffinity,
+    "random": RandomChoice,
     "round-robin": RoundRobin,
+    "slo-aware": SloAware,
+    "static-partition": StaticPartition,
 }
 
 

@@ -1,6 +1,6 @@
 """What a routing policy sees and returns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -17,6 +17,8 @@ class RoutingRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     """Estimated from bytes unless the client sent token ids."""
     expected_output_tokens: float
+    cached_tokens: Mapping[str, int] = {}
+    """Leading prompt tokens whose KV an engine is predicted to hold, by engine: fewer than all. Others hold none."""
 
 
 class Dispatched(msgspec.Struct, kw_only=True):
@@ -24,6 +26,8 @@ class Dispatched(msgspec.Struct, kw_only=True):
 
     request: RoutingRequest
     sent_s: float
+    cached_tokens: int = 0
+    """What the engine was predicted to hold of the prompt when the request was sent."""
     emitted_tokens: int = 0
     in_snapshot: bool = False
     """The engine's snapshot already counts it. Changes only together with the snapshot."""
@@ -39,6 +43,13 @@ class EngineView(msgspec.Struct, kw_only=True):
     """When the snapshot was taken, on the gateway's clock (receipt minus its age)."""
     dispatched: dict[str, Dispatched]
     """Own requests in flight there, by request id, in the order in which they were sent."""
+
+    def requests(self) -> int:
+        """Requests there, as far as this gateway knows."""
+        if self.snapshot is None:
+            return len(self.dispatched)
+        since = sum([not entry.in_snapshot for entry in self.dispatched.values()])
+        return self.snapshot.running + self.snapshot.waiting + since
 
 
 class FleetView(msgspec.Struct, frozen=True, kw_only=True):

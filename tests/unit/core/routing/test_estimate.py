@@ -7,7 +7,8 @@ from fleet_builders import MS_PER_TOKEN, capacity, decode_row, engine_view, pref
 from proserve_core.capacity import ClassTotals
 from proserve_core.latency.calibrations import load_calibration
 from proserve_core.routing import EngineView, FleetView
-from proserve_core.routing.estimate import NOMINAL_CALIBRATION, EngineEstimate, FleetEstimator
+from proserve_core.routing.engine_profile import NOMINAL_CALIBRATION
+from proserve_core.routing.estimate import EngineEstimate, FleetEstimator
 
 
 def estimate(view: EngineView, *others: EngineView, now_s: float = 0.0) -> EngineEstimate:
@@ -129,3 +130,12 @@ def test_without_a_snapshot_speed_is_that_of_the_fleets_median_engine() -> None:
     assert estimate(plain, fast, medium, slow).profile.latency == load_calibration("a100-llama-3.1-8b").latency
     assert estimate(plain, fast, slow).profile.latency == MS_PER_TOKEN
     assert estimate(plain).profile.latency == load_calibration(NOMINAL_CALIBRATION).latency
+
+
+def test_what_an_engine_holds_of_the_prompt_is_not_computed_there_again() -> None:
+    request = routing_request(300, cached_tokens={"a": 200})
+    idle, other = engine_view("a", capacity()), engine_view("b", capacity())
+    assert estimate(idle).cost_s(request) == pytest.approx(0.1)
+    assert estimate(other).cost_s(request) == pytest.approx(0.3)
+    queued = msgspec.structs.replace(sent(request), cached_tokens=200)
+    assert estimate(engine_view("a", capacity(), queued)).end_s == pytest.approx(0.1)
