@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+from proserve_core.routing.go_full import GoFull
 from proserve_core.routing.go_routing import GoRouting
 from proserve_core.routing.least_requests import LeastRequests
 from proserve_core.routing.llumnix import Llumnix
+from proserve_core.routing.min_ahead import MinAhead
 from proserve_core.routing.min_load import MinLoad
 from proserve_core.routing.power_of_two import PowerOfTwo
 from proserve_core.routing.prefix_affinity import PrefixAffinity
@@ -15,9 +17,11 @@ from proserve_core.routing.slo_aware import SloAware
 from proserve_core.routing.static_partition import StaticPartition
 
 ROUTERS: dict[str, Callable[[], RoutingPolicy]] = {
+    "go-full": GoFull,
     "go-routing": GoRouting,
     "least-requests": LeastRequests,
     "llumnix": Llumnix,
+    "min-ahead": MinAhead,
     "min-load": MinLoad,
     "power-of-two": PowerOfTwo,
     "prefix-affinity": PrefixAffinity,

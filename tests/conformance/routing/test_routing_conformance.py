@@ -65,7 +65,7 @@ def snapshots(draw: st.DrawFn) -> CapacitySnapshot:
         seq=draw(st.integers(0, 2**40)),
         engine_id="e",
         model="m",
-        policy=draw(st.sampled_from(["fcfs", "priority", "slide-batching", "of-the-future"])),
+        policy=draw(st.sampled_from(["fcfs", "priority", "slide-batching", "recoverable-gain", "of-the-future"])),
         age_s=0.0,
         block_size=draw(st.sampled_from([1, 16, 128])),
         blocks=blocks,
@@ -174,5 +174,5 @@ def test_order_of_engines_in_the_view_does_not_matter(name: str) -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'rr' does not exist; known: go-routing, least-requests"):
+    with pytest.raises(ValueError, match=r"'rr' does not exist; known: go-full, go-routing, least-requests"):
         make_router("rr")

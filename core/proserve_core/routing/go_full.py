@@ -1,0 +1,80 @@
+"""`go-full`: GoRouting with the gain of all tokens; where it adds about as much, the engine that is done first.
+
+Source: the repair of `go-routing` found in the study behind `late-gain` (docs/routing.md). EstimateGain counts first
+tokens only, one of two hundred, and dead work as load; `displaced_gain` counts all tokens, and only what would run
+before the request delays it. Candidates are engines within `beta` of the best gain, as published. Packing between two
+load thresholds is left out: it pays only where one prompt takes a third of the TTFT objective or more. Only the
+`FINALISTS` engines with the earliest first token are asked for the gain that others would lose there.
+"""
+
+import numpy as np
+
+from proserve_core.routing.displaced_gain import displaced_gain
+from proserve_core.routing.fleet_outlook import FleetOutlook
+from proserve_core.routing.gain_left import gain_left
+from proserve_core.routing.min_ahead import LOAD_S, NO_ROOM_S
+from proserve_core.routing.request_worth import SHARE, STEP, worth_of
+from proserve_core.routing.state import FleetView, RouteDecision, RoutingRequest
+
+FINALISTS = 8
+
+
+class GoFull:
+    """Most gain over all tokens, then the earliest first token."""
+
+    def __init__(self, *, beta: float = 0.95) -> None:
+        """Args:
+        beta: a candidate adds at least this share of the best gain difference, in (0, 1].
+
+        Raises:
+            ValueError: beta is out of range.
+        """
+        if not 0 < beta <= 1:
+            raise ValueError(f"go-full beta {beta} is out of range: use a share above 0 and up to 1")
+        self.beta = beta
+        self._outlook = FleetOutlook()
+
+    def choose(self, request: RoutingRequest, fleet: FleetView) -> RouteDecision:
+        outlook, now_s = self._outlook, fleet.now_s
+        outlook.refresh(fleet)
+        engines = outlook.engines
+        worth = worth_of(request)
+        placements = outlook.place(request, worth, now_s, request.cached_tokens)
+        needs, finish_s = placements.demand, placements.finish_s
+        load = np.array([engine.load + engine.queued_load for engine in engines])
+        full = outlook.without_room(request.prompt_tokens)
+        cost_s = finish_s + LOAD_S * load + NO_ROOM_S * full
+        finalists = outlook.least(cost_s, FINALISTS)
+        ready_s = needs.prefill_s / outlook.coefficients[SHARE]
+        values = gain_left(
+            finish_s - worth.deadline_s,
+            full=worth.full,
+            token_gain=worth.token_gain,
+            rest=worth.rest,
+            tpot_s=worth.tpot_s,
+            step_s=outlook.coefficients[STEP],
+        )
+        gains = [
+            float(values[place])
+            - displaced_gain(
+                worth,
+                engines[place],
+                density=float(needs.density[place]),
+                ready_s=float(ready_s[place]),
+                load=float(needs.load[place]),
+                prompt_tokens=request.prompt_tokens,
+            )
+            for place in finalists
+        ]
+        best_gain = max(gains)
+        least = self.beta * best_gain if best_gain > 0 else float("-inf")
+        candidates = [(place, gain) for place, gain in zip(finalists, gains, strict=True) if gain >= least]
+        # Finalists are in order of cost.
+        best, gain = candidates[0]
+        return RouteDecision(
+            engine=engines[best].name,
+            reason="earliest first token among the best gains",
+            expected_ttft_s=float(finish_s[best]) - request.arrival_s,
+            expected_gain=gain,
+            candidates=tuple([engines[place].name for place, _ in candidates]),
+        )

@@ -1,0 +1,175 @@
+"""One engine as gain-aware routers judge it: who would be served before a new request, and who after it.
+
+Source: the per-replica view of `late-gain` (docs/routing.md). Queued prefills stand in the order in which the engine
+will work them off, with prefix sums of their cost: an engine whose policy ranks by recoverable gain serves a newcomer
+after those whose gain density is higher, and only they delay it; total backlog says little in overload, where most of
+it will never run before the newcomer. Any other engine serves it last.
+
+The queue drains as time passes, at the share of time that decodes leave. What was sent since the snapshot joins the
+queue when it was sent, after the queue has drained until then: dead reckoning.
+"""
+
+from bisect import bisect_right
+from itertools import accumulate
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from proserve_core.routing.engine_profile import EngineProfile
+
+RANKING_POLICIES = frozenset({"recoverable-gain"})
+"""Engine policies that work off prefills in the order of their gain density."""
+LEAST_SHARE = 0.1
+"""Least share of time left for prefills, however many decodes run."""
+STEP_SHARE = 0.8
+"""Steps take this share of the tightest TPOT: how often their constant is paid."""
+
+
+class Queued(msgspec.Struct, frozen=True, gc=False):
+    """One prefill that waits in an engine."""
+
+    density: float
+    """Gain left if it were computed at once, per second of engine time."""
+    prefill_s: float
+    """Engine time of the prompt."""
+    deadline_s: float
+    full: float
+    """Gain if everything is on time."""
+    token_gain: float
+    rest: float
+    """Expected tokens."""
+    tpot_s: float
+    load: float
+    """Share of engine time that its decode will take."""
+
+
+class EngineOutlook:
+    """State of one engine at `at_s`, on the gateway's clock."""
+
+    __slots__ = (
+        "_ahead_s",
+        "_behind",
+        "_keys",
+        "age_from_s",
+        "at_s",
+        "free_blocks",
+        "free_sequences",
+        "load",
+        "name",
+        "profile",
+        "queue",
+        "queued_load",
+        "ranks",
+        "share",
+        "step_end_s",
+        "step_s",
+    )
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        profile: EngineProfile,
+        ranks: bool,
+        at_s: float,
+        snapshot_s: float,
+        step_end_s: float,
+        step_s: float,
+        load: float,
+        tightest_tpot_s: float,
+        free_blocks: int,
+        free_sequences: int,
+    ) -> None:
+        self.name = name
+        self.profile = profile
+        self.ranks = ranks
+        """The engine works off prefills by gain density."""
+        self.at_s = at_s
+        """From when on `queue` is worked off."""
+        self.age_from_s = snapshot_s
+        """Since when nothing certain is known of it: the snapshot, or the first request since to an idle engine."""
+        self.step_end_s = step_end_s
+        """When the running step ends."""
+        self.step_s = step_s
+        """How long steps take."""
+        self.load = load
+        """Share of time that decodes take."""
+        self.queued_load = 0.0
+        """Share that the decodes of what is queued will take."""
+        self.share = max(LEAST_SHARE, 1 - load - profile.latency.constant_s / (STEP_SHARE * tightest_tpot_s))
+        """Share of time left for prefills."""
+        self.free_blocks = free_blocks
+        """Less those that everything queued will take; negative when it does not fit."""
+        self.free_sequences = free_sequences
+        self.queue: list[Queued] = []
+        self._keys: list[float] = []
+        """Negative, so that they grow."""
+        self._ahead_s: list[float] = [0.0]
+        """Prefix sums of time: `_ahead_s[i]` is taken by the first i."""
+        self._behind: NDArray[np.float64] | None = None
+
+    def ahead_s(self, density: float, now_s: float) -> float:
+        """How long after `now_s` a prefill of this density could begin."""
+        ahead_s = self._ahead_s[self.place(density)] + self.at_s - now_s
+        step_s = self.step_end_s - now_s
+        return max(0.0, ahead_s, step_s)
+
+    def place(self, density: float) -> int:
+        """How many of the queue would be served first."""
+        return bisect_right(self._keys, -density) if self.ranks else len(self._keys)
+
+    def behind(self, place: int) -> NDArray[np.float64]:
+        """Those that would be served later, as columns: finish, deadline, full gain, token gain, rest, TPOT."""
+        if self._behind is None:
+            rows = [
+                (self.at_s + end_s, item.deadline_s, item.full, item.token_gain, item.rest, item.tpot_s)
+                for item, end_s in zip(self.queue, self._ahead_s[1:], strict=True)
+            ]
+            self._behind = np.array(rows, dtype=np.float64).reshape(-1, 6).T
+        return self._behind[:, place:]
+
+    def fits(self, prompt_tokens: int) -> bool:
+        """Whether blocks and a sequence slot are left for a prompt."""
+        return self.free_sequences > 0 and self.profile.blocks_for(prompt_tokens + 1) <= self.free_blocks
+
+    def fill(self, queue: list[Queued]) -> None:
+        """The queue of the snapshot, in order of arrival."""
+        self.queue = sorted(queue, key=lambda item: -item.density) if self.ranks else queue
+        self.queued_load = sum([item.load for item in queue])
+        self._index()
+
+    def add(self, item: Queued, sent_s: float, blocks: int) -> None:
+        """A request was sent at `sent_s`, which is not before any sent earlier."""
+        if sent_s > self.at_s:
+            self._drain(sent_s)
+        place = self.place(item.density)
+        self.queue.insert(place, item)
+        self.queued_load += item.load
+        self.free_blocks -= blocks
+        self.free_sequences -= 1
+        self._index()
+
+    def _drain(self, until_s: float) -> None:
+        """Take what is done by `until_s` off the queue."""
+        elapsed_s = until_s - self.at_s
+        self.at_s = until_s
+        if not self.queue:
+            if self.load == 0:
+                self.age_from_s = max(self.age_from_s, until_s)
+            return
+        done = bisect_right(self._ahead_s, elapsed_s) - 1
+        for item in self.queue[:done]:
+            self.load += item.load
+            self.queued_load -= item.load
+        del self.queue[:done]
+        if self.queue:
+            first = self.queue[0]
+            rest_s = first.prefill_s - (elapsed_s - self._ahead_s[done]) * self.share
+            self.queue[0] = msgspec.structs.replace(first, prefill_s=max(0.0, rest_s))
+
+    def _index(self) -> None:
+        share = self.share
+        self._keys = [-item.density for item in self.queue]
+        self._ahead_s = [0.0, *accumulate([item.prefill_s / share for item in self.queue])]
+        self._behind = None
