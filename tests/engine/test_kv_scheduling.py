@@ -66,6 +66,9 @@ def check_that_nothing_is_left(engine: Engine) -> None:
     copies = engine.scheduler._kv.copies
     copies.check()
     assert copies.under_way == 0
+    assert copies.ledger.free_host + copies.ledger.kept == copies.ledger.host_blocks
+    copies.reset()
+    copies.check()
     assert copies.ledger.free_host == copies.ledger.host_blocks
     pool = engine.scheduler.kv_cache_manager.block_pool
     assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1
@@ -149,7 +152,7 @@ def test_aborted_requests_and_a_reset_leave_nothing_behind(scheduler: type, dept
             if steps % 40 == 0:
                 assert engine.scheduler.reset_prefix_cache(reset_running_requests=True)
                 copies = engine.scheduler._kv.copies
-                assert not any(copies.holding(request_id).ready for request_id in copies.requests)
+                assert not any(holding.ready for holding in copies.ledger.holdings)
         engine.drain()
         assert engine.wrong_outputs() == {}
         check_that_nothing_is_left(engine)

@@ -90,8 +90,13 @@ class PretendedCopier:
         """What happens before and during the step's forward pass."""
         for job in copies.flushes:
             self._offload(job)
-        # A copy behind steps reads its blocks some steps later.
-        self._under_way += [(job, self._random.randrange(3)) for job in copies.offloads]
+        for job in copies.offloads:
+            # A copy behind steps reads its blocks before anything is computed, or some steps later.
+            steps = self._random.randrange(-1, 3)
+            if steps < 0:
+                self._offload(job)
+            else:
+                self._under_way.append((job, steps))
         for job in copies.restores:
             intact = self._intact()
             self.copied += len(job.host) * intact
@@ -115,7 +120,7 @@ class PretendedCopier:
         intact = self._intact()
         for device, host in zip(job.device, job.host, strict=True):
             for slot in range(BLOCK):
-                self.host[host, slot] = self._device[device, slot] if intact else DAMAGED
+                self.host[host, slot] = self._device.get((device, slot), DAMAGED) if intact else DAMAGED
         self._results[job.number] = CopyResult(intact=intact, copy_s=1e-3)
 
     def _intact(self) -> bool:
@@ -262,11 +267,17 @@ class Engine:
         facts: ServiceTerms | None = None,
         age_s: float = 0.0,
         extra: dict[str, Any] | None = None,
+        salt: str | None = None,
+        prompt_logprobs: int | None = None,
     ) -> None:
         tokens = list(range(prompt)) if isinstance(prompt, int) else list(prompt)
         arguments = dict(encode_facts(facts, age_s)) if facts is not None else {}
         parameters = SamplingParams(
-            max_tokens=output, temperature=0, ignore_eos=True, extra_args={**arguments, **(extra or {})} or None
+            max_tokens=output,
+            temperature=0,
+            ignore_eos=True,
+            prompt_logprobs=prompt_logprobs,
+            extra_args={**arguments, **(extra or {})} or None,
         )
         request = Request(
             request_id=request_id,
@@ -274,6 +285,7 @@ class Engine:
             sampling_params=parameters,
             pooling_params=None,
             block_hasher=self._hasher,
+            cache_salt=salt,
         )
         self.prompts[request_id] = (tokens, output)
         self.outputs[request_id] = []

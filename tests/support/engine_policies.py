@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from proserve_core.batching import BatchPlan, EngineState, RequestState
+from proserve_core.batching import BatchPlan, EngineState, PlanEntry, RequestState
 from proserve_core.batching.fill import FillOptions, fill
 
 
@@ -42,3 +42,29 @@ class RandomPolicy:
         )
         self.plans.append(plan)
         return plan
+
+
+class ChosenPolicy:
+    """Runs whom it is told to run, as far as a step goes."""
+
+    def __init__(self) -> None:
+        self.paused: set[str] = set()
+        self.victims: set[str] = set()
+        """Residents that lose their blocks; they pause until they are told to run."""
+
+    def preempt(self, request_id: str) -> None:
+        """The request loses its blocks and waits."""
+        self.victims.add(request_id)
+        self.paused.add(request_id)
+
+    def plan(self, state: EngineState) -> BatchPlan:
+        victims = tuple(each.id for each in state.requests if each.resident and each.id in self.victims)
+        self.victims.clear()
+        running = [each for each in state.requests if each.id not in self.paused]
+        entries, left = [], state.limits.max_step_tokens
+        for each in running:
+            tokens = min(each.pending_tokens, left)
+            if tokens:
+                entries.append(PlanEntry(each.id, tokens))
+                left -= tokens
+        return BatchPlan(entries=tuple(entries), preempt=victims)

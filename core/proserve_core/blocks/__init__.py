@@ -5,8 +5,9 @@ Plans only; engine and simulator carry them out. docs/blocks.md has the rules an
 
 from proserve_core.blocks.copy_budget import allot, ranked_budget, unlimited
 from proserve_core.blocks.gain_budget import GainBudget, Return, gain_budget
+from proserve_core.blocks.holding import Copy, Eviction, Holding, LedgerError
 from proserve_core.blocks.kv_layout import KV_LAYOUTS, KvLayout
-from proserve_core.blocks.ledger import BlockLedger, Copy, Eviction, Holding, LedgerError
+from proserve_core.blocks.ledger import BlockLedger
 from proserve_core.blocks.offload import (
     Offload,
     OffloadCandidate,

@@ -1,84 +1,27 @@
 """Who holds which KV blocks, on the device and on the host, and what is being copied.
 
-Pure counts: a request's blocks are a row from its first token on, so every state is a length. An engine maps them to
-block ids. Of a request:
-
-    device blocks   |complete: full, their KV is there |being restored |being filled|
-    host blocks     |ready: a copy is there |being offloaded|
-
-The host's copies are a row from the start as well: a copy is useful only if all blocks before it are there too, on
-either side. So offloads go in order, eviction takes the end of a row, and a request has at most one copy under way per
-direction. While a resident's blocks are complete, the device owns them and the host has a copy; once it is preempted
-the host owns what it has and the rest is gone.
+Pure counts: every state of a request is the length of a row (`blocks.holding`), an engine maps them to block ids.
+Offloads go in order, eviction takes the end of a row, and a request has at most one copy under way per direction. While
+a resident's blocks are complete, the device owns them and the host has a copy; once it is preempted the host owns what
+it has and the rest is gone.
 
 A copy holds what it reads and writes until it ends: device blocks whose offload is under way when their request is
 preempted are released when the copy ends, not before (ProServe, section 4.3; vLLM would wait for the copy). If
 the request ends, its copies go on without it and what they held is released when they end.
 
-Host full: blocks are taken from the request whose blocks are worth least, the end of its row first; from the least
-recently used of equals; never from one with a copy under way, and never for a request that is worth less.
+Other requests that begin alike may restore from a request's host blocks. That leaves the row where it is: they only
+read. So the row of a request that is done may be kept for them (`retire`); it stays until somebody needs the room.
+
+Host full: blocks are taken from kept rows first, the least recently used of them first; then from the request whose
+blocks are worth least, of equals the least recently used; always from the end of the row. Never from one with a copy
+under way, and never for a request that is worth less than who would lose them.
 """
 
 import itertools
+from collections.abc import Iterator
 
-import msgspec
-
+from proserve_core.blocks.holding import Copy, Eviction, Holding, LedgerError, check_rows, refusal
 from proserve_core.blocks.transfer import Direction
-
-
-class LedgerError(RuntimeError):
-    """A transition that cannot be: a bug in the caller."""
-
-
-class Copy(msgspec.Struct, frozen=True, kw_only=True):
-    """A copy under way."""
-
-    number: int
-    request_id: str
-    direction: Direction
-    first: int
-    """Index of its first block in the request's row."""
-    blocks: int
-
-
-class Eviction(msgspec.Struct, frozen=True):
-    """`request_id` lost the last `blocks` of its host blocks."""
-
-    request_id: str
-    blocks: int
-
-
-class Holding(msgspec.Struct, kw_only=True, gc=False):
-    """What one request has. Kept by the ledger; others only read it."""
-
-    request_id: str
-    device: int = 0
-    """Device blocks, those being restored included."""
-    complete: int = 0
-    """Device blocks, from the first on, that are full and computed."""
-    ready: int = 0
-    """Host blocks, from the first on, that hold a copy."""
-    worth: float = 0.0
-    """Gain per engine second that the copies stand for (`blocks.offload.copy_worth`): the least is evicted first."""
-    used: int = 0
-    """When the host blocks were last written or read, in transitions."""
-    offload: Copy | None = None
-    restore: Copy | None = None
-    draining: int = 0
-    """Device blocks that no longer belong to the request but to its offload under way."""
-    ended: bool = False
-    """The request is gone; what is left here belongs to its copies under way."""
-
-    @property
-    def uncopied(self) -> int:
-        """Complete blocks that are neither on the host nor on their way there."""
-        on_host = self.ready + (self.offload.blocks if self.offload is not None else 0)
-        return self.complete - on_host if self.complete > on_host else 0
-
-    @property
-    def restorable(self) -> int:
-        """Host blocks behind the complete ones."""
-        return self.ready - self.complete if self.ready > self.complete else 0
 
 
 class BlockLedger:
@@ -99,9 +42,16 @@ class BlockLedger:
         """Host blocks evicted so far."""
         self._holdings: dict[str, Holding] = {}
         self._orphans: dict[int, Holding] = {}
-        """Ended requests, by the number of a copy that is still under way."""
+        """Of requests that are gone, by the number of a copy that is still under way."""
+        self._kept: dict[Holding, None] = {}
+        """Of requests that are gone: rows on the host for others, the least recently used first."""
         self._numbers = itertools.count(1)
         self._clock = itertools.count(1)
+
+    @property
+    def holdings(self) -> tuple[Holding, ...]:
+        """What each request has that is not done."""
+        return tuple(self._holdings.values())
 
     def holding(self, request_id: str) -> Holding:
         """What the request has.
@@ -128,7 +78,7 @@ class BlockLedger:
         """Give the request `blocks` device blocks more."""
         holding = self.holding(request_id)
         if not 0 <= blocks <= self.free_device:
-            raise _refusal(holding, f"takes {blocks} device blocks, {self.free_device} are free")
+            raise refusal(holding, f"takes {blocks} device blocks, {self.free_device} are free")
         holding.device += blocks
         self.free_device -= blocks
 
@@ -137,7 +87,7 @@ class BlockLedger:
         holding = self.holding(request_id)
         held = holding.device if holding.restore is None else holding.complete
         if not holding.complete <= blocks <= held:
-            raise _refusal(holding, f"completes {blocks} blocks, possible are {holding.complete} to {held}")
+            raise refusal(holding, f"completes {blocks} blocks, possible are {holding.complete} to {held}")
         holding.complete = blocks
 
     def start_offload(self, request_id: str, blocks: int) -> tuple[Copy | None, tuple[Eviction, ...]]:
@@ -148,9 +98,9 @@ class BlockLedger:
         """
         holding = self.holding(request_id)
         if holding.offload is not None:
-            raise _refusal(holding, f"offloads {blocks} blocks while {holding.offload.blocks} are being offloaded")
+            raise refusal(holding, f"offloads {blocks} blocks while {holding.offload.blocks} are being offloaded")
         if not 1 <= blocks <= holding.uncopied:
-            raise _refusal(holding, f"offloads {blocks} blocks, {holding.uncopied} are complete and not copied")
+            raise refusal(holding, f"offloads {blocks} blocks, {holding.uncopied} are complete and not copied")
         evictions = self._evict(holding, blocks - self.free_host) if blocks > self.free_host else ()
         blocks = min(blocks, self.free_host)
         if blocks == 0:
@@ -180,29 +130,38 @@ class BlockLedger:
         """The request loses its device blocks. Returns how many are free now; those being offloaded follow later."""
         holding = self.holding(request_id)
         if holding.device == 0:
-            raise _refusal(holding, "is preempted without device blocks")
+            raise refusal(holding, "is preempted without device blocks")
         if holding.restore is not None:
-            raise _refusal(holding, f"is preempted while {holding.restore.blocks} blocks are being restored")
+            raise refusal(holding, f"is preempted while {holding.restore.blocks} blocks are being restored")
         released = self._leave_device(holding)
         holding.used = next(self._clock)
         return released
 
-    def start_restore(self, request_id: str, blocks: int) -> Copy:
-        """Take `blocks` device blocks and begin to fill them from the host, behind those that are complete."""
+    def start_restore(self, request_id: str, blocks: int, *, lender: Holding | None = None) -> Copy:
+        """Take `blocks` device blocks and begin to fill them from the host, behind those that are complete.
+
+        Args:
+            lender: whose host blocks they are filled from, if not the request's own; it begins with the same blocks.
+        """
         holding = self.holding(request_id)
+        row = holding if lender is None else lender
         if holding.restore is not None:
-            raise _refusal(holding, f"restores {blocks} blocks while {holding.restore.blocks} are being restored")
+            raise refusal(holding, f"restores {blocks} blocks while {holding.restore.blocks} are being restored")
         if holding.device > holding.complete:
-            raise _refusal(
+            raise refusal(
                 holding, f"restores {blocks} blocks behind {holding.complete} complete ones of {holding.device}"
             )
-        if not 1 <= blocks <= holding.restorable:
-            raise _refusal(holding, f"restores {blocks} blocks, the host has {holding.restorable} it could use")
+        available = max(0, row.usable - holding.complete)
+        if row.ended or not 1 <= blocks <= available:
+            raise refusal(holding, f"restores {blocks} blocks, the host has {available} it could use")
         if blocks > self.free_device:
-            raise _refusal(holding, f"restores {blocks} blocks, {self.free_device} device blocks are free")
+            raise refusal(holding, f"restores {blocks} blocks, {self.free_device} device blocks are free")
         self.free_device -= blocks
         holding.device += blocks
-        holding.used = next(self._clock)
+        self._use(row)
+        if row is not holding:
+            holding.lender = row
+            row.readers += 1
         holding.restore = copy = self._begin_copy(holding, Direction.RESTORE, first=holding.complete, blocks=blocks)
         return copy
 
@@ -210,7 +169,7 @@ class BlockLedger:
         """The blocks are on the device. Returns how many device blocks this released: those of an ended request."""
         holding = self._end_copy(copy, Direction.RESTORE)
         holding.complete = copy.first + copy.blocks
-        holding.used = next(self._clock)
+        self._use(self._end_reading(holding))
         return self._settle(holding, copy)
 
     def fail_restore(self, copy: Copy) -> int:
@@ -218,30 +177,42 @@ class BlockLedger:
         trusted. Returns how many device blocks this released.
         """
         holding = self._end_copy(copy, Direction.RESTORE)
-        self.free_host += holding.ready - copy.first
-        holding.ready = copy.first
+        row = holding if holding.lender is None else holding.lender
+        row.damaged_from = copy.first if row.damaged_from is None else min(copy.first, row.damaged_from)
+        self._end_reading(holding)
         if holding.ended:
             return self._settle(holding, copy)
         holding.device -= copy.blocks
         self.free_device += copy.blocks
         return copy.blocks
 
-    def drop_host(self, request_id: str, blocks: int) -> None:
-        """The request's last `blocks` host blocks are lost or given up."""
-        holding = self.holding(request_id)
-        if holding.offload is not None or holding.restore is not None:
-            raise _refusal(holding, f"drops {blocks} host blocks while some are being copied")
-        if not 0 <= blocks <= holding.ready:
-            raise _refusal(holding, f"drops {blocks} host blocks of {holding.ready}")
-        holding.ready -= blocks
-        self.free_host += blocks
-
     def free(self, request_id: str) -> int:
         """The request is done. Returns how many device blocks are free now."""
         holding = self.holding(request_id)
         if holding.restore is not None:
-            raise _refusal(holding, f"is done while {holding.restore.blocks} blocks are being restored: abort it")
+            raise refusal(holding, f"is done while {holding.restore.blocks} blocks are being restored: abort it")
         return self.abort(request_id)
+
+    def retire(self, request_id: str) -> int:
+        """The request is done; its host blocks stay for others. Returns how many device blocks are free now."""
+        holding = self.holding(request_id)
+        if holding.restore is not None or not holding.usable + holding.offloading:
+            return self.abort(request_id)
+        del self._holdings[request_id]
+        if holding.offload is not None:
+            self._orphans[holding.offload.number] = holding
+        released = self._leave_device(holding)
+        holding.used = next(self._clock)
+        self._kept[holding] = None
+        return released
+
+    def forget_kept(self) -> None:
+        """Keep no rows of requests that are done. What copies read of them is free when these end."""
+        for holding in self._kept:
+            holding.ended = True
+            if not holding.in_use:
+                self._leave_host(holding)
+        self._kept.clear()
 
     def abort(self, request_id: str) -> int:
         """Forget the request. Returns how many device blocks are free now; those being copied follow later."""
@@ -255,13 +226,23 @@ class BlockLedger:
         for copy in (holding.offload, holding.restore):
             if copy is not None:
                 self._orphans[copy.number] = holding
-        if holding.offload is None and holding.restore is None:
+        if not holding.in_use:
             self._leave_host(holding)
         return released
 
+    @property
+    def kept(self) -> int:
+        """Host blocks of requests that are done, kept for others."""
+        return sum(holding.ready for holding in self._kept)
+
+    @property
+    def room(self) -> int:
+        """Host blocks that are free or kept: whoever is not done loses none before these are gone."""
+        return self.free_host + sum(holding.ready for holding in self._idle_kept())
+
     def next_evicted(self) -> Holding | None:
         """Who would lose a host block to the next one copied; None while the host has room, or nobody could."""
-        return next(iter(self._evictable()), None) if self.free_host == 0 else None
+        return next(iter(self._evictable()), None) if self.room == 0 else None
 
     def check(self) -> None:
         """Whether everything adds up: each block is with one holder or free, and no row has a hole.
@@ -269,16 +250,18 @@ class BlockLedger:
         Raises:
             LedgerError: it does not; the message says what.
         """
-        everyone = list(self._holdings.values())
-        everyone += {id(holding): holding for holding in self._orphans.values()}.values()
+        known = (*self._holdings.values(), *self._orphans.values(), *self._kept)
+        everyone = set(known) | {holding.lender for holding in known if holding.lender is not None}
         for holding in everyone:
-            _check_rows(holding)
+            check_rows(holding)
+            if holding.readers != sum(other.lender is holding for other in everyone):
+                raise refusal(holding, f"is read by {holding.readers} restores, which are not those under way")
         on_device = sum(holding.device + holding.draining for holding in everyone)
         if self.free_device < 0 or on_device + self.free_device != self.device_blocks:
             raise LedgerError(
                 f"{on_device} device blocks held and {self.free_device} free are not {self.device_blocks}"
             )
-        on_host = sum(holding.ready + _offloading(holding) for holding in everyone)
+        on_host = sum(holding.ready + holding.offloading for holding in everyone)
         if self.free_host < 0 or on_host + self.free_host != self.host_blocks:
             raise LedgerError(f"{on_host} host blocks held and {self.free_host} free are not {self.host_blocks}")
         if self.draining != sum(holding.draining for holding in everyone):
@@ -298,6 +281,31 @@ class BlockLedger:
     def _leave_host(self, holding: Holding) -> None:
         self.free_host += holding.ready
         holding.ready = 0
+        holding.damaged_from = None
+
+    def _use(self, row: Holding) -> None:
+        """Note that the row was read."""
+        row.used = next(self._clock)
+        if row in self._kept:
+            del self._kept[row]
+            self._kept[row] = None
+
+    def _end_reading(self, holding: Holding) -> Holding:
+        """The restore no longer reads its row, which loses what is damaged once nobody does. Returns the row."""
+        row = holding
+        if holding.lender is not None:
+            row, holding.lender = holding.lender, None
+            row.readers -= 1
+        if row.damaged_from is not None and not row.being_read:
+            self.free_host += row.ready - row.usable
+            row.ready = row.usable
+            row.damaged_from = None
+        if not row.in_use:
+            if row.ended:
+                self._leave_host(row)
+            elif not row.ready:
+                self._kept.pop(row, None)
+        return row
 
     def _begin_copy(self, holding: Holding, direction: Direction, *, first: int, blocks: int) -> Copy:
         return Copy(
@@ -334,58 +342,44 @@ class BlockLedger:
             if copy.direction is Direction.RESTORE:
                 released += holding.device
                 holding.device = holding.complete = 0
-            if holding.offload is None and holding.restore is None:
+            if not holding.in_use:
                 self._leave_host(holding)
+        elif not holding.ready and not holding.in_use:
+            self._kept.pop(holding, None)
         self.free_device += released
         return released
 
     def _evictable(self) -> list[Holding]:
-        """Who could lose host blocks, first the one who would first."""
-        candidates = [
-            holding
-            for holding in self._holdings.values()
-            if holding.ready and holding.offload is None and holding.restore is None
-        ]
+        """Requests that could lose host blocks, first the one who would first."""
+        candidates = [holding for holding in self._holdings.values() if holding.ready and not holding.in_use]
         candidates.sort(key=lambda holding: (holding.worth, holding.used))
         return candidates
+
+    def _idle_kept(self) -> Iterator[Holding]:
+        return (holding for holding in self._kept if not holding.in_use)
 
     def _evict(self, newcomer: Holding, blocks: int) -> tuple[Eviction, ...]:
         """Make room for `blocks` more host blocks of `newcomer`, as far as others' are worth no more."""
         evictions: list[Eviction] = []
-        for holding in self._evictable():
-            if blocks == 0 or holding.worth > newcomer.worth:
-                break
-            if holding is newcomer:
-                continue
+
+        def take(holding: Holding) -> None:
+            nonlocal blocks
             taken = min(blocks, holding.ready)
             holding.ready -= taken
             self.free_host += taken
             self.evicted += taken
             blocks -= taken
-            evictions.append(Eviction(holding.request_id, taken))
+            evictions.append(Eviction(holding, taken))
+
+        for holding in tuple(self._idle_kept()):
+            if blocks == 0:
+                break
+            take(holding)
+            if not holding.ready:
+                del self._kept[holding]
+        for holding in self._evictable() if blocks else ():
+            if blocks == 0 or holding.worth > newcomer.worth:
+                break
+            if holding is not newcomer:
+                take(holding)
         return tuple(evictions)
-
-
-def _offloading(holding: Holding) -> int:
-    return holding.offload.blocks if holding.offload is not None else 0
-
-
-def _refusal(holding: Holding, what: str) -> LedgerError:
-    return LedgerError(
-        f"request {holding.request_id!r} {what} ({holding.device} device blocks, {holding.complete} complete, "
-        f"{holding.ready} on the host)"
-    )
-
-
-def _check_rows(holding: Holding) -> None:
-    arriving = holding.restore.blocks if holding.restore is not None else 0
-    if not 0 <= holding.complete <= holding.device - arriving or holding.ready < 0:
-        raise _refusal(holding, f"has rows that cannot be, {arriving} blocks being restored")
-    if holding.draining not in (0, _offloading(holding)):
-        raise _refusal(holding, f"drains {holding.draining} blocks and offloads {_offloading(holding)}")
-    copy = holding.offload
-    if copy is not None and not holding.draining and copy.first + copy.blocks > holding.complete:
-        raise _refusal(holding, f"offloads blocks up to {copy.first + copy.blocks} that are not complete")
-    copy = holding.restore
-    if copy is not None and copy.first + copy.blocks > holding.ready:
-        raise _refusal(holding, f"restores blocks up to {copy.first + copy.blocks} that the host does not have")

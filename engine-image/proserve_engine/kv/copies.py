@@ -1,20 +1,24 @@
 """The scheduler's side of all copies: the block ledger with ids.
 
-`BlockLedger` knows lengths; here each request's host blocks are a row of ids beside it. Device blocks belong to the
+`BlockLedger` knows lengths; here each row of host blocks is a list of ids beside it. Device blocks belong to the
 engine's own pool, which counts references: a copy that runs behind steps holds one on each block it reads (`pin`), so
 that blocks of a request that is preempted or ends meanwhile are free when the copy ends, and nobody waits for it.
 
 The ledger's device rows hold complete blocks only, and each request has a row of its own: a block that several requests
 share counts with each of them. The engine's pool is the truth about what is free, so the ledger gets device blocks
 enough for all rows.
+
+Requests that begin alike restore from each other's host blocks, found by the hashes of blocks (`HostPrefixes`). They
+only read them: what a request copies to the host is its own, even if another one's row has the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from heapq import heapify, heappop, heappush
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proserve_core.blocks import BlockLedger, Copy, Direction, Holding
 from proserve_engine.kv.messages import CopyJob, CopyReport, CopyResult, together
+from proserve_engine.kv.prefixes import HostPrefixes
 
 
 class DevicePool(Protocol):
@@ -27,10 +31,19 @@ class DevicePool(Protocol):
         """The reverse, once for each `pin`."""
 
 
+class Source(NamedTuple):
+    """Host blocks that a request could start from."""
+
+    row: Holding
+    """Who has them: the request itself or another one."""
+    blocks: int
+    """From the first on."""
+
+
 class EndedCopy:
     """A copy that is over."""
 
-    __slots__ = ("blocks", "copy_s", "direction", "given_up", "intact", "request_id")
+    __slots__ = ("blocks", "copy_s", "direction", "intact", "request_id")
 
     def __init__(self, job: "_Job", result: CopyResult) -> None:
         self.request_id = job.copy.request_id
@@ -38,31 +51,31 @@ class EndedCopy:
         self.blocks = job.job.device
         self.intact = result.intact
         self.copy_s = result.copy_s
-        self.given_up = job.holding.ended
-        """Nobody wants it any more: its request is gone or was preempted, or the cache was reset."""
-
-
-class _Row:
-    """Host blocks of one request, from its first on: those that hold a copy."""
-
-    __slots__ = ("holding", "ids")
-
-    def __init__(self, holding: Holding) -> None:
-        self.holding = holding
-        self.ids: list[int] = []
 
 
 class _Job:
     """A copy under way."""
 
-    __slots__ = ("copy", "holding", "job", "pinned", "result", "row")
+    __slots__ = ("copy", "hashes", "holding", "job", "pinned", "result", "row")
 
-    def __init__(self, copy: Copy, job: CopyJob, row: _Row, *, pinned: bool) -> None:
+    def __init__(
+        self,
+        copy: Copy,
+        job: CopyJob,
+        holding: Holding,
+        row: Holding,
+        *,
+        pinned: bool = False,
+        hashes: Sequence[Hashable] = (),
+    ) -> None:
         self.copy = copy
         self.job = job
+        self.holding = holding
         self.row = row
-        self.holding = row.holding
+        """Whose host blocks it reads or writes."""
         self.pinned = pinned
+        self.hashes = hashes
+        """Of the blocks that it writes to the host."""
         self.result: CopyResult | None = None
 
 
@@ -78,14 +91,12 @@ class Copies:
         self.ledger = BlockLedger(device_blocks=device_rows, host_blocks=host_blocks)
         self._free = list(range(host_blocks))
         heapify(self._free)
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[Holding, list[int]] = {}
+        """Host blocks that hold a copy, by who has them, from the first on."""
+        self._prefixes = HostPrefixes()
         self._jobs: dict[int, _Job] = {}
         self._pool = pool
         self._workers = workers
-
-    @property
-    def requests(self) -> tuple[str, ...]:
-        return tuple(self._rows)
 
     @property
     def under_way(self) -> int:
@@ -100,10 +111,19 @@ class Copies:
     def add(self, request_id: str) -> None:
         """A request arrives."""
         self.ledger.add(request_id)
-        self._rows[request_id] = _Row(self.ledger.holding(request_id))
 
     def holding(self, request_id: str) -> Holding:
         return self.ledger.holding(request_id)
+
+    def source(self, request_id: str, hashes: Sequence[Hashable] = ()) -> Source:
+        """What the request could start from: its own blocks, or those of another one if it has more.
+
+        Args:
+            hashes: of the request's blocks, if it may use those of others.
+        """
+        own = self.ledger.holding(request_id)
+        found = self._prefixes.longest(hashes)
+        return Source(own, own.usable) if found is None or found[1] <= own.usable else Source(*found)
 
     def complete(self, request_id: str, blocks: int) -> None:
         """The request's first `blocks` device blocks are full and computed."""
@@ -112,36 +132,50 @@ class Copies:
             self.ledger.grow(request_id, blocks - holding.device)
             self.ledger.complete(request_id, blocks)
 
-    def offload(self, request_id: str, device: Sequence[int], *, blocks: int, pin: bool) -> CopyJob | None:
+    def offload(
+        self, request_id: str, device: Sequence[int], *, blocks: int, pin: bool, hashes: Sequence[Hashable] = ()
+    ) -> CopyJob | None:
         """Begin to copy the first `blocks` uncopied blocks to the host, fewer if it is full; None if it has no room.
 
         Args:
             device: the request's device blocks, from its first on.
             pin: hold the device blocks until the copy ends; False if the copy is done before anybody could write there.
+            hashes: of the request's blocks, from its first on, if others may use them.
         """
         copy, evictions = self.ledger.start_offload(request_id, blocks)
         for eviction in evictions:
-            self._trim(self._rows[eviction.request_id])
+            self._trim(eviction.holding)
         if copy is None:
             return None
+        end = copy.first + copy.blocks
         host = tuple(heappop(self._free) for _ in range(copy.blocks))
-        source = tuple(device[copy.first : copy.first + copy.blocks])
+        source = tuple(device[copy.first : end])
         if pin:
             self._pool.pin(source)
-        return self._begin(copy, CopyJob(number=copy.number, device=source, host=host), pinned=pin)
+        holding = self.ledger.holding(request_id)
+        job = CopyJob(number=copy.number, device=source, host=host)
+        self._jobs[copy.number] = _Job(copy, job, holding, holding, pinned=pin, hashes=hashes[copy.first : end])
+        return job
 
-    def restore(self, request_id: str, device: Sequence[int], *, behind: int, blocks: int) -> CopyJob:
+    def restore(
+        self, request_id: str, device: Sequence[int], *, behind: int, blocks: int, row: Holding | None = None
+    ) -> CopyJob:
         """Begin to fill `blocks` device blocks from the host.
 
         Args:
             device: the request's device blocks, from its first on.
             behind: device blocks in front of them that it has again without a copy.
+            row: who has the host blocks; None: the request itself.
         """
         self.complete(request_id, behind)
-        copy = self.ledger.start_restore(request_id, blocks)
+        holding = self.ledger.holding(request_id)
+        row = row or holding
+        copy = self.ledger.start_restore(request_id, blocks, lender=row)
         end = copy.first + copy.blocks
-        host = tuple(self._rows[request_id].ids[copy.first : end])
-        return self._begin(copy, CopyJob(number=copy.number, device=tuple(device[copy.first : end]), host=host))
+        host = tuple(self._rows[row][copy.first : end])
+        job = CopyJob(number=copy.number, device=tuple(device[copy.first : end]), host=host)
+        self._jobs[copy.number] = _Job(copy, job, holding, row)
+        return job
 
     def preempt(self, request_id: str) -> None:
         """The request loses its device blocks. One whose blocks are just coming back loses its host blocks, too."""
@@ -151,11 +185,15 @@ class Copies:
         elif holding.device:
             self.ledger.preempt(request_id)
 
-    def end(self, request_id: str) -> None:
-        """The request is gone. What its copies hold is free when they end."""
-        row = self._rows.pop(request_id)
-        self.ledger.abort(request_id)
-        self._trim(row)
+    def end(self, request_id: str, *, keep: bool = False) -> None:
+        """The request is gone. What its copies hold is free when they end.
+
+        Args:
+            keep: leave its host blocks to requests that begin alike, until somebody needs the room.
+        """
+        holding = self.ledger.holding(request_id)
+        (self.ledger.retire if keep else self.ledger.abort)(request_id)
+        self._trim(holding)
 
     def drop(self, request_id: str) -> None:
         """Forget all blocks of the request."""
@@ -164,8 +202,11 @@ class Copies:
 
     def reset(self) -> None:
         """Forget all blocks of all requests, and let go of the device at once: whatever is still copied is not used."""
-        for request_id in self.requests:
-            self.drop(request_id)
+        self.ledger.forget_kept()
+        for holding in self.ledger.holdings:
+            self.drop(holding.request_id)
+        for holding in tuple(self._rows):
+            self._trim(holding)
         for job in self._jobs.values():
             self._unpin(job)
 
@@ -187,39 +228,41 @@ class Copies:
             LedgerError, AssertionError: it does not.
         """
         self.ledger.check()
-        rows = {id(row): row for row in self._rows.values()} | {id(job.row): job.row for job in self._jobs.values()}
-        held = [block for row in rows.values() for block in row.ids]
-        held += [b for job in self._jobs.values() if job.copy.direction is Direction.OFFLOAD for b in job.job.host]
-        everything = sorted(held + self._free)
-        assert everything == list(range(self.ledger.host_blocks)), f"host blocks {everything} are not all, once"
-        assert all(len(row.ids) == row.holding.ready for row in rows.values()), "rows are not as long as the ledger's"
-
-    def _begin(self, copy: Copy, job: CopyJob, *, pinned: bool = False) -> CopyJob:
-        self._jobs[copy.number] = _Job(copy, job, self._rows[copy.request_id], pinned=pinned)
-        return job
+        writing = [
+            block for job in self._jobs.values() if job.copy.direction is Direction.OFFLOAD for block in job.job.host
+        ]
+        known = sorted([*self._free, *writing, *(block for ids in self._rows.values() for block in ids)])
+        assert known == list(range(self.ledger.host_blocks)), "a host block is lost or has two owners"
+        assert all(len(ids) == holding.ready for holding, ids in self._rows.items()), "rows are not the ledger's"
 
     def _end(self, job: _Job, *, intact: bool) -> None:
         del self._jobs[job.copy.number]
-        row, host = job.row, job.job.host
+        row, host, first = job.row, job.job.host, job.copy.first
         if job.copy.direction is Direction.RESTORE:
             (self.ledger.finish_restore if intact else self.ledger.fail_restore)(job.copy)
         elif intact:
-            before = job.holding.ready
+            follows = first == row.ready
             self.ledger.finish_offload(job.copy)
-            if job.copy.first == before:
-                row.ids += host
+            if follows:
+                self._rows.setdefault(row, []).extend(host)
+                self._prefixes.extend(row, first, job.hashes)
             else:
                 self._release(host)
         else:
             self.ledger.fail_offload(job.copy)
             self._release(host)
         self._trim(row)
+        self._trim(job.holding)
         self._unpin(job)
 
-    def _trim(self, row: _Row) -> None:
+    def _trim(self, row: Holding) -> None:
         """Give back what the ledger has taken from the end of the row."""
-        self._release(row.ids[row.holding.ready :])
-        del row.ids[row.holding.ready :]
+        self._prefixes.cut(row, row.usable)
+        ids = self._rows.get(row, [])
+        self._release(ids[row.ready :])
+        del ids[row.ready :]
+        if not ids:
+            self._rows.pop(row, None)
 
     def _release(self, host: Sequence[int]) -> None:
         for block in host:

@@ -20,11 +20,15 @@ class CopyCounters:
         self._failures = counter(
             "copy_failures", "Copies that failed or arrived damaged; nothing of them is used", both
         )
-        self.restores = counter("restores", "Preempted requests that came back with blocks from the host")
+        self.restores = counter("restores", "Requests that were admitted with blocks from the host")
+        self.shared_blocks = counter("shared_blocks", "Blocks restored for another request than had them copied")
         self.recomputed_tokens = counter("recomputed_tokens", "Tokens of preempted requests that are computed again")
         self.evicted_blocks = counter("evicted_blocks", "Host blocks that gave way to those of others")
         self.free_host_blocks = Gauge(
             "proserve_engine_kv_free_host_blocks", "Host blocks without a copy", registry=registry
+        )
+        self.kept_host_blocks = Gauge(
+            "proserve_engine_kv_kept_host_blocks", "Host blocks of requests that are done", registry=registry
         )
         # Both directions show from the start, with 0.
         for direction in Direction:

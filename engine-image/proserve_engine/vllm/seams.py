@@ -65,6 +65,7 @@ WAITING_QUEUES = ("kv_holding_waiting", "skipped_waiting")
 
 REQUEST_ATTRIBUTES = (
     "arrival_time",
+    "block_hashes",
     "has_encoder_inputs",
     "max_tokens",
     "next_decode_eligible_step",
@@ -79,6 +80,7 @@ REQUEST_ATTRIBUTES = (
     "request_id",
     "resumable",
     "sampling_params",
+    "skip_reading_prefix_cache",
     "status",
     "structured_output_request",
 )

@@ -10,17 +10,20 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proserve_core.blocks import BlockLedger, Copy, Direction
+from proserve_core.blocks import BlockLedger, Copy, Direction, Holding
 
 STEPS = 400
 NAMES = ("a", "b", "c", "d", "e")
 """Few, so that one comes again while its last copies are under way."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Blocks:
     """What one request has, by block id, in the order of its row."""
 
+    name: str
+    holding: Holding
+    """The ledger's view."""
     worth: float = 0.0
     used: int = 0
     device: list[int] = field(default_factory=list)
@@ -29,14 +32,21 @@ class Blocks:
     offload: Copy | None = None
     restore: Copy | None = None
     arriving: list[int] = field(default_factory=list)
+    damaged_from: int | None = None
+
+    @property
+    def usable(self) -> int:
+        return len(self.host) if self.damaged_from is None else min(self.damaged_from, len(self.host))
 
 
-@dataclass
+@dataclass(eq=False)
 class Transfer:
     """A copy under way: the blocks that it alone owns, and those that it reads or writes of its request's."""
 
     copy: Copy
     blocks: Blocks
+    row: Blocks
+    """Whose host blocks it reads or writes."""
     device: list[int] = field(default_factory=list)
     """Device blocks that nobody else has any more."""
     reads: list[int] = field(default_factory=list)
@@ -54,6 +64,8 @@ class Model:
         self.device, self.host = set(range(device)), set(range(host))
         self.free_device, self.free_host = sorted(self.device), sorted(self.host)
         self.requests: dict[str, Blocks] = {}
+        self.kept: list[Blocks] = []
+        """What requests that are done have left, the least recently used first."""
         self.transfers: list[Transfer] = []
         self.clock = 0
         self.rng = rng
@@ -64,7 +76,9 @@ class Model:
             actions[self.end_copy] = 4
         if self.requests:
             actions |= {self.grow: 4, self.compute: 6, self.offload: 8, self.preempt: 2, self.restore: 6}
-            actions |= {self.leave: 0.5, self.drop_host: 0.3}
+            actions |= {self.leave: 1.5}
+        if self.kept:
+            actions[self.forget_kept] = 0.1
         self.rng.choices([*actions], [*actions.values()])[0]()
 
     def pick(self) -> tuple[str, Blocks]:
@@ -79,6 +93,17 @@ class Model:
     def transfer_of(self, copy: Copy | None) -> Transfer:
         return next(transfer for transfer in self.transfers if transfer.copy is copy)
 
+    def in_use(self, row: Blocks) -> bool:
+        """Whether a copy under way needs the request's blocks."""
+        return any(row in (transfer.blocks, transfer.row) for transfer in self.transfers)
+
+    def read(self, row: Blocks) -> None:
+        """Note that the row was read."""
+        row.used = self.now()
+        if row in self.kept:
+            self.kept.remove(row)
+            self.kept.append(row)
+
     def now(self) -> int:
         self.clock += 1
         return self.clock
@@ -90,7 +115,7 @@ class Model:
         worth = self.rng.choice([0.0, 1.0, 8.0])
         self.ledger.add(free[0])
         self.ledger.set_worth(free[0], worth)
-        self.requests[free[0]] = Blocks(worth=worth)
+        self.requests[free[0]] = Blocks(name=free[0], holding=self.ledger.holding(free[0]), worth=worth)
 
     def grow(self) -> None:
         name, blocks = self.pick()
@@ -111,22 +136,20 @@ class Model:
             return
         count = self.rng.randint(1, uncopied)
         lacking = count - len(self.free_host)
-        others = [
-            (other.worth, other.used, key)
-            for key, other in self.requests.items()
-            if other.host and key != name and other.worth <= blocks.worth and other.offload is other.restore is None
-        ]
+        others = sorted(
+            (other for other in self.requests.values() if other is not blocks and other.worth <= blocks.worth),
+            key=lambda other: (other.worth, other.used),
+        )
         expected = []
-        for _, _, key in sorted(others):
-            if lacking > 0:
-                row = self.requests[key].host
-                taken = min(lacking, len(row))
-                self.free_host += row[len(row) - taken :]
-                del row[len(row) - taken :]
+        for other in self.kept + others:
+            if lacking > 0 and other.host and not self.in_use(other):
+                taken = min(lacking, len(other.host))
+                self.cut(other, len(other.host) - taken)
                 lacking -= taken
-                expected.append((key, taken))
+                expected.append((other.holding, taken))
+        self.kept = [other for other in self.kept if other.host or self.in_use(other)]
         copy, evictions = self.ledger.start_offload(name, count)
-        assert [(eviction.request_id, eviction.blocks) for eviction in evictions] == expected
+        assert [(eviction.holding, eviction.blocks) for eviction in evictions] == expected
         room = min(count, len(self.free_host))
         if copy is None:
             assert room == 0
@@ -134,7 +157,13 @@ class Model:
         assert (copy.blocks, copy.first) == (room, len(blocks.host))
         reads = blocks.device[copy.first : copy.first + room]
         blocks.offload = copy
-        self.transfers.append(Transfer(copy=copy, blocks=blocks, reads=reads, host=self.take(self.free_host, room)))
+        host = self.take(self.free_host, room)
+        self.transfers.append(Transfer(copy=copy, blocks=blocks, row=blocks, reads=reads, host=host))
+
+    def cut(self, row: Blocks, length: int) -> None:
+        """Free the row's host blocks behind the first `length`."""
+        self.free_host += row.host[length:]
+        del row.host[length:]
 
     def leave_device(self, blocks: Blocks) -> list[int]:
         """Device blocks that are free when the request leaves the device; the others go to its offload."""
@@ -158,14 +187,16 @@ class Model:
 
     def restore(self) -> None:
         name, blocks = self.pick()
-        most = min(len(blocks.host) - blocks.complete, len(self.free_device))
+        lender = self.rng.choice([blocks, *self.requests.values(), *self.kept])
+        most = min(lender.usable - blocks.complete, len(self.free_device))
         if blocks.restore is not None or len(blocks.device) > blocks.complete or most <= 0:
             return
-        blocks.used = self.now()
-        blocks.restore = copy = self.ledger.start_restore(name, self.rng.randint(1, most))
+        self.read(lender)
+        count = self.rng.randint(1, most)
+        blocks.restore = copy = self.ledger.start_restore(name, count, lender=lender.holding)
         blocks.arriving = self.take(self.free_device, copy.blocks)
         blocks.device += blocks.arriving
-        self.transfers.append(Transfer(copy=copy, blocks=blocks))
+        self.transfers.append(Transfer(copy=copy, blocks=blocks, row=lender))
 
     def end_copy(self) -> None:
         transfer, fails = self.rng.choice(self.transfers), self.rng.random() < 0.3
@@ -183,27 +214,38 @@ class Model:
         else:
             blocks.restore = None
             if fails:
-                self.free_host += blocks.host[copy.first :]
-                del blocks.host[copy.first :]
+                transfer.row.damaged_from = min(copy.first, transfer.row.usable)
                 if not transfer.ended:
                     released += blocks.arriving
                     blocks.device = [block for block in blocks.device if block not in blocks.arriving]
             else:
                 blocks.complete = copy.first + copy.blocks
-                blocks.used = self.now()
+                self.read(transfer.row)
             blocks.arriving = []
             end = self.ledger.fail_restore if fails else self.ledger.finish_restore
-        if transfer.ended and blocks.offload is None and blocks.restore is None:
-            self.free_host += blocks.host
-            blocks.host = []
+        self.settle(transfer.row)
+        self.settle(blocks)
         assert end(copy) == len(released)
         self.free_device += released
 
+    def settle(self, row: Blocks) -> None:
+        """Free the host blocks that no copy needs any more."""
+        read = any(each.row is row and each.copy.direction is Direction.RESTORE for each in self.transfers)
+        if row.damaged_from is not None and not read:
+            self.cut(row, row.usable)
+            row.damaged_from = None
+        gone = row not in self.requests.values() and row not in self.kept
+        if gone and not self.in_use(row):
+            self.cut(row, 0)
+        if not row.host and not self.in_use(row) and row in self.kept:
+            self.kept.remove(row)
+
     def leave(self) -> None:
         name, blocks = self.pick()
-        abort = self.rng.random() < 0.5
-        if blocks.restore is not None and not abort:
+        end = self.rng.choice([self.ledger.abort, self.ledger.free, self.ledger.retire])
+        if blocks.restore is not None and end == self.ledger.free:
             return
+        stays = end == self.ledger.retire and blocks.restore is None and (blocks.usable or blocks.offload)
         del self.requests[name]
         if blocks.restore is not None:
             transfer = self.transfer_of(blocks.restore)
@@ -212,25 +254,22 @@ class Model:
         if blocks.offload is not None:
             self.transfer_of(blocks.offload).ended = True
         released = self.leave_device(blocks)
-        if blocks.offload is None and blocks.restore is None:
-            self.free_host += blocks.host
-            blocks.host = []
-        assert (self.ledger.abort(name) if abort else self.ledger.free(name)) == len(released)
+        if stays:
+            self.kept.append(blocks)
+        self.settle(blocks)
+        assert end(name) == len(released)
         self.free_device += released
 
-    def drop_host(self) -> None:
-        name, blocks = self.pick()
-        if blocks.offload is not None or blocks.restore is not None:
-            return
-        count = self.rng.randint(0, len(blocks.host))
-        self.ledger.drop_host(name, count)
-        kept = len(blocks.host) - count
-        self.free_host += blocks.host[kept:]
-        del blocks.host[kept:]
+    def forget_kept(self) -> None:
+        left, self.kept = self.kept, []
+        for row in left:
+            self.settle(row)
+        self.ledger.forget_kept()
 
     def every_block_has_one_owner(self) -> None:
         everyone = {id(blocks): blocks for blocks in self.requests.values()}
-        everyone |= {id(transfer.blocks): transfer.blocks for transfer in self.transfers}
+        everyone |= {id(blocks): blocks for each in self.transfers for blocks in (each.blocks, each.row)}
+        everyone |= {id(blocks): blocks for blocks in self.kept}
         on_device = [*self.free_device]
         on_host = [*self.free_host]
         for blocks in everyone.values():
@@ -248,15 +287,18 @@ class Model:
             assert not set(transfer.host) & set(self.free_host)
             if transfer.copy.direction is Direction.RESTORE:
                 assert not set(transfer.blocks.arriving) & set(self.free_device)
-                assert len(transfer.blocks.host) >= transfer.copy.first + transfer.copy.blocks
+                assert not set(transfer.row.host) & set(self.free_host)
+                assert len(transfer.row.host) >= transfer.copy.first + transfer.copy.blocks
 
     def the_ledger_counts_the_same(self) -> None:
         ledger = self.ledger
         ledger.check()
         assert ledger.free_device == len(self.free_device)
         assert ledger.free_host == len(self.free_host)
+        assert ledger.kept == sum(len(row.host) for row in self.kept)
         for name, blocks in self.requests.items():
             holding = ledger.holding(name)
+            assert holding is blocks.holding
             assert (holding.device, holding.complete, holding.ready) == (
                 len(blocks.device),
                 blocks.complete,

@@ -117,9 +117,8 @@ def test_a_request_preempted_while_its_blocks_come_back_starts_anew(copies: Copi
     copies.preempt("r")
     assert copies.holding("r").ready == 0
     copies.check()
-    (ended,) = copies.report(CopyReport(results={job.number: INTACT}))
-    assert ended.given_up
-    assert copies.ledger.free_host == 4
+    end(copies, job)
+    assert (copies.holding("r").complete, copies.ledger.free_host) == (0, 4)
 
 
 def test_a_reset_lets_go_of_the_device_at_once_and_of_the_host_when_copies_end(copies: Copies, pool: Pool) -> None:
@@ -147,3 +146,65 @@ def test_reports_of_workers_add_up() -> None:
     assert both.results[1] == CopyResult(intact=False, copy_s=0.001, workers=2)
     assert both.results[2] == INTACT
     assert (both.waited_s, both.flushed_s, both.refused) == (0.2, 0.3, "no memory")
+
+
+def shared(copies: Copies, name: str, device: Sequence[int], hashes: str) -> CopyJob:
+    """Begin to copy a new resident's blocks, which others may use."""
+    copies.add(name)
+    copies.complete(name, len(device))
+    job = copies.offload(name, device, blocks=len(device), pin=True, hashes=hashes)
+    assert job is not None
+    return job
+
+
+def test_a_request_that_begins_alike_starts_from_anothers_blocks(copies: Copies) -> None:
+    job = shared(copies, "a", (10, 11, 12), "xyz")
+    copies.add("b")
+    assert copies.source("b", "xy?") == (copies.holding("b"), 0)
+    end(copies, job)
+    source = copies.source("b", "xy?")
+    assert source == (copies.holding("a"), 2)
+    back = copies.restore("b", (30, 31), behind=0, blocks=2, row=source.row)
+    assert back.host == job.host[:2]
+    end(copies, back)
+    assert (copies.holding("b").complete, copies.holding("a").ready) == (2, 3)
+    assert copies.source("b") == (copies.holding("b"), 0)
+
+
+def test_its_own_blocks_come_first_unless_another_has_more(copies: Copies) -> None:
+    end(copies, shared(copies, "a", (10, 11), "xy"))
+    end(copies, shared(copies, "b", (20,), "x"))
+    assert copies.source("b", "x") == (copies.holding("b"), 1)
+    assert copies.source("b", "xyz") == (copies.holding("a"), 2)
+
+
+def test_blocks_of_a_finished_request_are_found_until_somebody_needs_the_room(copies: Copies) -> None:
+    job = shared(copies, "a", (10, 11, 12), "xyz")
+    copies.end("a", keep=True)
+    end(copies, job)
+    copies.add("b")
+    assert copies.source("b", "xyz").blocks == 3
+    end(copies, offload(copies, "c", (20, 21), worth=0.0))
+    assert copies.source("b", "xyz").blocks == 2
+    copies.reset()
+    copies.check()
+    assert copies.source("b", "xyz").blocks == 0
+    assert copies.ledger.free_host == 4
+
+
+def test_damage_found_by_one_request_is_not_used_by_another(copies: Copies) -> None:
+    end(copies, shared(copies, "a", (10, 11, 12), "xyz"))
+    copies.add("b")
+    copies.add("c")
+    first = copies.restore("b", (30, 31), behind=1, blocks=1, row=copies.holding("a"))
+    second = copies.restore("c", (40, 41, 42), behind=0, blocks=3, row=copies.holding("a"))
+    end(copies, first, FAILED)
+    assert copies.source("b", "xyz").blocks == 1
+    end(copies, second)
+    assert (copies.holding("a").ready, copies.ledger.free_host) == (1, 3)
+
+
+def test_blocks_without_hashes_are_nobody_elses(copies: Copies) -> None:
+    end(copies, offload(copies, "a", (10, 11)))
+    copies.add("b")
+    assert copies.source("b", "xy").blocks == 0

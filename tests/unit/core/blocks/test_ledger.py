@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from proserve_core.blocks import BlockLedger, Copy, Direction, Eviction, LedgerError
+from proserve_core.blocks import BlockLedger, Copy, Direction, Holding, LedgerError
 
 
 def resident(ledger: BlockLedger, name: str, blocks: int, *, complete: int | None = None, worth: float = 0.0) -> None:
@@ -19,6 +19,12 @@ def begin_offload(ledger: BlockLedger, name: str, blocks: int) -> Copy:
     copy, _ = ledger.start_offload(name, blocks)
     assert copy is not None
     return copy
+
+
+def evicted(ledger: BlockLedger, name: str, blocks: int) -> list[tuple[str, int]]:
+    """Who loses how many host blocks to the offload of `blocks` blocks."""
+    _, evictions = ledger.start_offload(name, blocks)
+    return [(eviction.holding.request_id, eviction.blocks) for eviction in evictions]
 
 
 def on_host(ledger: BlockLedger, name: str, blocks: int) -> None:
@@ -171,10 +177,8 @@ def test_a_full_host_evicts_the_end_of_the_row_that_is_worth_least() -> None:
     preempted(ledger, "heavy", host=4, worth=8.0)
     preempted(ledger, "light", host=6, worth=1.0)
     resident(ledger, "new", 5, worth=2.0)
-    copy, evictions = ledger.start_offload("new", 5)
-    assert copy is not None
-    assert copy.blocks == 5
-    assert evictions == (Eviction("light", 5),)
+    assert evicted(ledger, "new", 5) == [("light", 5)]
+    assert ledger.holding("new").offloading == 5
     assert (ledger.holding("heavy").ready, ledger.holding("light").ready) == (4, 1)
     assert ledger.evicted == 5
     ledger.check()
@@ -186,7 +190,7 @@ def test_equals_are_evicted_by_last_use() -> None:
         preempted(ledger, name, host=5)
     ledger.finish_restore(ledger.start_restore("first", 1))
     resident(ledger, "new", 3)
-    assert ledger.start_offload("new", 3)[1] == (Eviction("second", 3),)
+    assert evicted(ledger, "new", 3) == [("second", 3)]
 
 
 def test_nobody_is_evicted_for_less() -> None:
@@ -235,11 +239,115 @@ def test_an_engine_without_host_blocks_never_copies() -> None:
     assert ledger.start_offload("a", 5) == (None, ())
 
 
-def test_dropped_host_blocks_are_free() -> None:
+def kept(ledger: BlockLedger, name: str, *, host: int) -> Holding:
+    """A request that is done and left `host` host blocks to others."""
+    preempted(ledger, name, host=host)
+    holding = ledger.holding(name)
+    ledger.retire(name)
+    return holding
+
+
+def test_what_a_finished_request_leaves_on_the_host_serves_others() -> None:
     ledger = BlockLedger(device_blocks=10, host_blocks=10)
-    preempted(ledger, "a", host=6)
-    ledger.drop_host("a", 4)
-    assert (ledger.holding("a").restorable, ledger.free_host) == (2, 8)
+    left = kept(ledger, "done", host=4)
+    assert (ledger.free_host, ledger.kept, ledger.room) == (6, 4, 10)
+    for name in ("b", "c"):
+        ledger.add(name)
+    copies = [ledger.start_restore(name, 3, lender=left) for name in ("b", "c")]
+    assert left.readers == 2
+    ledger.check()
+    for copy in copies:
+        ledger.finish_restore(copy)
+    assert (ledger.holding("b").complete, ledger.holding("b").ready, left.ready) == (3, 0, 4)
+    ledger.check()
+
+
+def test_a_waiting_requests_blocks_serve_others_and_stay_its_own() -> None:
+    ledger = BlockLedger(device_blocks=10, host_blocks=10)
+    preempted(ledger, "a", host=4)
+    ledger.add("b")
+    copy = ledger.start_restore("b", 4, lender=ledger.holding("a"))
+    ledger.finish_restore(ledger.start_restore("a", 4))
+    ledger.finish_restore(copy)
+    assert (ledger.holding("a").complete, ledger.holding("b").complete) == (4, 4)
+    ledger.check()
+
+
+def test_kept_blocks_are_the_first_to_go_the_least_recently_used_of_them_first() -> None:
+    ledger = BlockLedger(device_blocks=100, host_blocks=10)
+    preempted(ledger, "hopeless", host=2, worth=0.0)
+    first, _ = kept(ledger, "first", host=4), kept(ledger, "second", host=4)
+    ledger.add("reader")
+    ledger.finish_restore(ledger.start_restore("reader", 1, lender=first))
+    resident(ledger, "new", 9, worth=1.0)
+    assert ledger.next_evicted() is None
+    assert evicted(ledger, "new", 9) == [("second", 4), ("first", 4), ("hopeless", 1)]
+    assert ledger.kept == 0
+    ledger.check()
+
+
+def test_blocks_that_others_read_are_not_evicted() -> None:
+    ledger = BlockLedger(device_blocks=100, host_blocks=10)
+    left = kept(ledger, "done", host=10)
+    ledger.add("reader")
+    ledger.start_restore("reader", 1, lender=left)
+    resident(ledger, "new", 5, worth=9.0)
+    assert ledger.start_offload("new", 5) == (None, ())
+
+
+def test_blocks_of_an_aborted_request_are_free_when_nobody_reads_them_any_more() -> None:
+    ledger = BlockLedger(device_blocks=10, host_blocks=10)
+    preempted(ledger, "a", host=4)
+    ledger.add("b")
+    copy = ledger.start_restore("b", 2, lender=ledger.holding("a"))
+    ledger.abort("a")
+    assert ledger.free_host == 6
+    ledger.check()
+    ledger.finish_restore(copy)
+    assert ledger.free_host == 10
+    ledger.check()
+
+
+def test_damage_that_one_reader_finds_is_used_by_nobody_and_free_when_the_last_one_is_done() -> None:
+    ledger = BlockLedger(device_blocks=10, host_blocks=10)
+    preempted(ledger, "a", host=4)
+    ledger.add("b")
+    ledger.add("c")
+    found = ledger.start_restore("b", 3, lender=ledger.holding("a"))
+    other = ledger.start_restore("c", 2, lender=ledger.holding("a"))
+    assert ledger.fail_restore(found) == 3
+    assert (ledger.holding("a").restorable, ledger.free_host) == (0, 6)
+    ledger.check()
+    ledger.finish_restore(other)
+    assert (ledger.holding("a").ready, ledger.free_host) == (0, 10)
+    ledger.check()
+
+
+def test_a_copy_that_ends_after_its_request_joins_what_the_request_left() -> None:
+    ledger = BlockLedger(device_blocks=10, host_blocks=10)
+    resident(ledger, "a", 5)
+    holding, copy = ledger.holding("a"), begin_offload(ledger, "a", 5)
+    assert ledger.retire("a") == 0
+    ledger.check()
+    assert ledger.finish_offload(copy) == 5
+    assert (holding.usable, ledger.kept) == (5, 5)
+    ledger.forget_kept()
+    assert (ledger.free_device, ledger.free_host) == (10, 10)
+    ledger.check()
+
+
+def test_what_is_not_kept_any_more_is_free_once_it_is_read() -> None:
+    ledger = BlockLedger(device_blocks=10, host_blocks=10)
+    left = kept(ledger, "done", host=4)
+    ledger.add("b")
+    copy = ledger.start_restore("b", 4, lender=left)
+    ledger.forget_kept()
+    ledger.add("c")
+    with pytest.raises(LedgerError, match="the host has 4 it could use"):
+        ledger.start_restore("c", 1, lender=left)
+    assert ledger.free_host == 6
+    ledger.finish_restore(copy)
+    assert ledger.free_host == 10
     ledger.check()
 
 
@@ -279,8 +387,6 @@ REFUSED = {
     "'gone' restores 4 blocks, the host has 3": lambda ledger: ledger.start_restore("gone", 4),
     "'gone' restores 1 blocks while 1 are being restored": _restore_twice,
     "'a' restores 1 blocks behind 5 complete ones of 6": lambda ledger: ledger.start_restore("a", 1),
-    "'gone' drops 4 host blocks of 3": lambda ledger: ledger.drop_host("gone", 4),
-    "'gone' drops 1 host blocks while some are being copied": lambda ledger: _restore_then(ledger, "drop_host", 1),
     "'gone' is done while 1 blocks are being restored: abort it": lambda ledger: _restore_then(ledger, "free"),
     "'a': copy 2 ends as offload of 1 blocks, but no such copy": _end_twice,
 }
