@@ -57,6 +57,8 @@ class Holding(msgspec.Struct, kw_only=True, gc=False, eq=False):
     @property
     def usable(self) -> int:
         """Host blocks, from the first on, that may be restored."""
+        if self.ended:
+            return 0
         return self.ready if self.damaged_from is None else min(self.ready, self.damaged_from)
 
     @property

@@ -152,7 +152,7 @@ class BlockLedger:
                 holding, f"restores {blocks} blocks behind {holding.complete} complete ones of {holding.device}"
             )
         available = max(0, row.usable - holding.complete)
-        if row.ended or not 1 <= blocks <= available:
+        if not 1 <= blocks <= available:
             raise refusal(holding, f"restores {blocks} blocks, the host has {available} it could use")
         if blocks > self.free_device:
             raise refusal(holding, f"restores {blocks} blocks, {self.free_device} device blocks are free")

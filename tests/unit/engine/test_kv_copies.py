@@ -208,3 +208,15 @@ def test_blocks_without_hashes_are_nobody_elses(copies: Copies) -> None:
     end(copies, offload(copies, "a", (10, 11)))
     copies.add("b")
     assert copies.source("b", "xy").blocks == 0
+
+
+def test_what_is_dropped_is_found_by_nobody_even_while_a_copy_goes_on(copies: Copies) -> None:
+    end(copies, shared(copies, "a", (10, 11), "xy"))
+    copies.complete("a", 3)
+    job = copies.offload("a", (10, 11, 12), blocks=1, pin=True, hashes="xyz")
+    assert job is not None
+    copies.drop("a")
+    copies.add("b")
+    assert copies.source("b", "xyz").blocks == 0
+    end(copies, job)
+    assert copies.ledger.free_host == 4

@@ -343,7 +343,7 @@ def test_what_is_not_kept_any_more_is_free_once_it_is_read() -> None:
     copy = ledger.start_restore("b", 4, lender=left)
     ledger.forget_kept()
     ledger.add("c")
-    with pytest.raises(LedgerError, match="the host has 4 it could use"):
+    with pytest.raises(LedgerError, match="the host has 0 it could use"):
         ledger.start_restore("c", 1, lender=left)
     assert ledger.free_host == 6
     ledger.finish_restore(copy)
