@@ -10,10 +10,12 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import msgspec
+
 from proserve_core.replica import SubmitError
 from proserve_engine.capacity_server import CapacityApp
 from proserve_engine.emulator.clockwork import Clockwork, TokenFeed
-from proserve_engine.emulator.jobs import Job, JobError, chat_job, completion_job
+from proserve_engine.emulator.jobs import Job, JobError, chat_job, completion_job, detokenize_text
 from proserve_engine.emulator.rendering import Rendering, error_body, models_body
 
 Scope = MutableMapping[str, Any]
@@ -42,6 +44,7 @@ class EmulatorApp:
         self._routes: dict[tuple[str, str], Callable[[Scope, Receive, Send], Awaitable[None]]] = {
             ("POST", "/v1/chat/completions"): self._chat,
             ("POST", "/v1/completions"): self._completion,
+            ("POST", "/detokenize"): self._detokenize,
             ("GET", "/v1/models"): self._models,
             ("GET", "/health"): self._health,
         }
@@ -73,6 +76,10 @@ class EmulatorApp:
         body = await _read(receive)
         job = completion_job(body, model=self._model, max_model_length=self._max_model_length)
         await self._serve(job, f"cmpl-{_client_id(scope)}", receive, send)
+
+    async def _detokenize(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        text = detokenize_text(await _read(receive), model=self._model)
+        await _reply(send, 200, msgspec.json.encode({"prompt": text}))
 
     async def _serve(self, job: Job, request_id: str, receive: Receive, send: Send) -> None:
         # In vLLM's form, and unique in the engine whatever ids clients choose.

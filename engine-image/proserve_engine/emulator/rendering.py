@@ -10,17 +10,18 @@ import time
 import msgspec
 
 from proserve_engine.emulator.jobs import Job, JobError
+from proserve_engine.emulator.token_ids import WORDS, ids_of, word_at, word_id
 
 DONE = b"data: [DONE]\n\n"
-
-# Filler: two syllables make a word, a word is a token.
-_SYLLABLES = ("ba", "de", "fi", "ko", "lu", "me", "no", "ra")
-_WORDS = tuple(f" {first}{second}" for first in _SYLLABLES for second in _SYLLABLES)
 
 
 def words(job: Job, first: int, count: int) -> str:
     """Text of the output tokens `first` .. `first + count - 1` (0-based)."""
-    return "".join(_WORDS[(job.seed + token * (token + 7)) % len(_WORDS)] for token in range(first, first + count))
+    return "".join(WORDS[word] for word in _said(job, first, count))
+
+
+def _said(job: Job, first: int, count: int) -> list[int]:
+    return [word_at(job.seed, job.said + token) for token in range(first, first + count)]
 
 
 def error_body(error: JobError) -> bytes:
@@ -59,6 +60,8 @@ class Rendering:
         choice = (
             b'[{"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": null, "finish_reason": null}]'
         )
+        if self._job.return_token_ids:
+            choice += b', "prompt_token_ids": ' + self._prompt_ids()
         return self._event(choice, emitted=0)
 
     def tokens(self, first: int, count: int) -> bytes:
@@ -69,8 +72,14 @@ class Rendering:
         emitted = first + count
         finish = f'"{job.finish_reason}"' if emitted == job.output_tokens else "null"
         part = f'"delta": {{"content": "{text}"}}' if job.chat else f'"text": "{text}"'
+        ids = b""
+        if job.return_token_ids:
+            ids = f', "token_ids": {[word_id(word) for word in _said(job, first, count)]}'.encode()
+            if first == 0 and not job.chat:
+                ids += b', "prompt_token_ids": ' + self._prompt_ids()
         return self._event(
-            f'[{{"index": 0, {part}, "logprobs": null, "finish_reason": {finish}}}]'.encode(), emitted=emitted
+            f'[{{"index": 0, {part}, "logprobs": null, "finish_reason": {finish}'.encode() + ids + b"}]",
+            emitted=emitted,
         )
 
     def closing(self) -> bytes:
@@ -88,8 +97,16 @@ class Rendering:
             choice["message"] = {"role": "assistant", "content": text}
         else:
             choice["text"] = text
+        if job.return_token_ids:
+            choice["token_ids"] = [word_id(word) for word in _said(job, 0, job.output_tokens)]
+            choice["prompt_token_ids"] = msgspec.Raw(self._prompt_ids())
         usage = msgspec.Raw(self._usage(job.output_tokens))
         return msgspec.json.encode({**self._envelope, "choices": [choice], "usage": usage})
+
+    def _prompt_ids(self) -> bytes:
+        job = self._job
+        said = [word_id(word_at(job.seed, token)) for token in range(job.said)]
+        return json.dumps(ids_of(job.prompt) + said).encode()
 
     def _event(self, choices: bytes, *, emitted: int) -> bytes:
         if self._job.continuous_usage:
