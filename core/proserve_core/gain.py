@@ -54,6 +54,19 @@ def earned_gain(terms: ServiceTerms, arrival_s: float, emitted_s: Sequence[float
     )
 
 
+def rest_terms(terms: ServiceTerms, emitted_tokens: int) -> ServiceTerms:
+    """Terms of the rest of a request, as a request of its own with the same arrival: token k of the rest has the
+    deadline and the worth of token `emitted_tokens` + k."""
+    if emitted_tokens <= 0:
+        return terms
+    objectives = terms.objectives
+    return msgspec.structs.replace(
+        terms,
+        first_token_gain=terms.output_token_gain,
+        objectives=msgspec.structs.replace(objectives, ttft_s=objectives.ttft_s + emitted_tokens * objectives.tpot_s),
+    )
+
+
 def slo_attained(terms: ServiceTerms, arrival_s: float, first_s: float, last_s: float, output_tokens: int) -> bool:
     """Whether TTFT and mean TPOT were both strictly below their objectives (ProServe, section 6)."""
     if first_s - arrival_s >= terms.objectives.ttft_s:

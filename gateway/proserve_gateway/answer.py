@@ -1,62 +1,67 @@
 """An engine's answer on its way to the client: every token judged as it passes, every end accounted for.
 
-Tokens are judged on the clock that stamped the arrival. A stream that fails after it has begun ends with an explicit
-error event.
+Tokens are judged on the clock that stamped the arrival. A stream whose engine fails after it has begun is continued on
+another engine where that is possible; where it is not, it ends with an explicit error event.
 """
 
+import logging
 from collections.abc import Callable
+
+import msgspec
 
 from proserve_core.gain import LossCause
 from proserve_gateway.accounting import Entry
+from proserve_gateway.attempts import BAD_STREAM
+from proserve_gateway.continuation import CannotContinueError, Continuation, Leg, Result
 from proserve_gateway.dispatch_errors import failed_answer
-from proserve_gateway.errors import ApiError, engine_failure
-from proserve_gateway.fleet import Lease, Outcome
-from proserve_gateway.sse import SseError, SseRelay
-from proserve_gateway.upstream_connection import Exchange, FailureKind, UpstreamError
+from proserve_gateway.errors import ApiError
+from proserve_gateway.fleet import Outcome
+from proserve_gateway.sse import SseError
+from proserve_gateway.sse_relay import SseRelay
+from proserve_gateway.upstream_connection import FailureKind, UpstreamError
+
+logger = logging.getLogger(__name__)
+
+_ENDED_BY = {
+    FailureKind.TOTAL_TIMEOUT: Result.TOTAL_TIMEOUT,
+    FailureKind.STALLED: Result.CLIENT_STALLED,
+    FailureKind.STOPPED: Result.SHUTDOWN,
+}
+"""Failures that are not the engine's, so that another one would not do better."""
 
 
 class Answer:
     """What the engine answers, as it comes. Read it to the end or `close()` it."""
 
     __slots__ = (
-        "_clock",
-        "_entry",
-        "_exchange",
-        "_lease",
-        "_on_prompt",
-        "_relay",
-        "answered_s",
-        "content_type",
-        "ended",
-        "engine",
-        "failure",
-        "first",
-        "sent_s",
-        "status",
-        "streams",
-    )
+        "_clock", "_continuation", "_entry", "_leg", "_on_broken", "_on_prompt", "_relay", "answered_s",
+        "content_type", "ended", "engine", "failure", "first", "sent_s", "status",
+    )  # fmt: skip
 
     def __init__(
         self,
         *,
-        exchange: Exchange,
-        lease: Lease,
+        leg: Leg,
         entry: Entry,
         clock: Callable[[], float],
         relay: SseRelay | None,
+        continuation: Continuation,
         sent_s: float,
         on_prompt: Callable[[int], None],
+        on_broken: Callable[[Result, str], None],
     ) -> None:
-        self._exchange = exchange
-        self._lease = lease
+        """`on_prompt` is told the prompt's length, `on_broken` what became of a stream whose engine failed."""
+        self._leg = leg
         self._entry = entry
         self._clock = clock
         self._relay = relay
+        self._continuation = continuation
         self._on_prompt = on_prompt
-        self.engine = lease.endpoint.name
-        self.status = exchange.status
-        self.content_type = exchange.header(b"content-type") or b"application/json"
-        self.streams = relay is not None
+        self._on_broken = on_broken
+        self.engine = leg.lease.endpoint.name
+        """Where it began."""
+        self.status = leg.exchange.status
+        self.content_type = leg.exchange.header(b"content-type") or b"application/json"
         self.first = b""
         """What has come already: the whole body unless the answer streams."""
         self.sent_s = sent_s
@@ -68,69 +73,137 @@ class Answer:
         """Why the stream broke off, once it has: for protocols that end with a status instead of an event."""
 
     @property
+    def streams(self) -> bool:
+        return self._relay is not None
+
+    @property
     def tokens(self) -> int:
         """Output tokens so far."""
         return self._entry.account.tokens
 
+    async def begin(self) -> None:
+        """Wait for the first events of a stream: until then another engine can take the whole request.
+
+        Raises:
+            UpstreamError: the exchange failed.
+            SseError: what comes is not an answer.
+        """
+        relay = self._stream()
+        while not self.first and not self.ended:
+            if relay.failure is not None:
+                raise relay.failure
+            data = await self._leg.exchange.read()
+            if not data:
+                raise SseError("it ended its stream before the first event")
+            self.answered_s = self._clock()
+            self.first = self._take(relay, data)
+
     async def read(self) -> bytes:
         """The next whole events of a stream, after `first`; b"" at its end.
 
-        Never raises for an engine's failure: the stream then ends with an error event and `[DONE]`.
+        Never raises for an engine's failure: a stream that can't be continued ends with an error event and `[DONE]`.
         """
         while not self.ended:
+            relay = self._stream()
             try:
-                data = await self._exchange.read()
+                if relay.failure is not None:
+                    raise relay.failure
+                data = await self._leg.exchange.read()
                 if not data:
-                    raise SseError("the engine ended its stream without [DONE]")
-                events = self.take(data)
+                    raise SseError("it ended its stream without [DONE]")
+                events = self._take(relay, data)
             except (UpstreamError, SseError) as error:
-                return self._break_off(error)
+                events = await self._go_on(relay, error)
             if events:
                 return events
         return b""
-
-    def take(self, data: bytes) -> bytes:
-        """Account for a piece of the stream; returns what the client gets of it."""
-        relay = self._relay
-        if relay is None:
-            raise AssertionError("only streams are taken in pieces")
-        before = relay.tokens
-        events = relay.feed(data)
-        if (count := relay.tokens - before) > 0:
-            self._entry.tokens(self._clock(), count)
-            self._lease.on_tokens(count)
-        if relay.done:
-            self._end_of_stream(relay)
-        return events
 
     def close(self) -> None:
         """The client is gone; nothing happens when the answer has ended."""
         if not self.ended:
             self.ended = True
-            self._exchange.abort()
-            self._lease.close(Outcome.CANCELLED)
+            self._leg.exchange.abort()
+            self._leg.lease.close(Outcome.CANCELLED)
             self._entry.close(LossCause.CLIENT_CANCEL)
 
-    def _end_of_stream(self, relay: SseRelay) -> None:
-        self.ended = True
-        if relay.error is not None:
-            what = f"error in the stream: {relay.error[:200].decode(errors='replace')}"
-            self.failure = engine_failure(f"engine {self.engine}: {what}")
-            self._lease.close(Outcome.FAILED, what)
-            self._entry.close(LossCause.ENGINE_FAILURE, status=self.failure.status)
-            return
-        if relay.prompt_tokens is not None:
-            self._on_prompt(relay.prompt_tokens)
-        self._lease.close(Outcome.ANSWERED)
-        self._entry.close(prompt_tokens=relay.prompt_tokens)
+    def whole(self, body: bytes, *, tokens: int, prompt_tokens: int | None) -> None:
+        """The answer does not stream, and this is all of it."""
+        self.first = body
+        self.answered_s = self._clock()
+        if tokens > 0:
+            self._entry.tokens(self.answered_s, tokens)
+            self._leg.lease.on_tokens(tokens)
+        self._end(prompt_tokens)
 
-    def _break_off(self, error: UpstreamError | SseError) -> bytes:
+    def _stream(self) -> SseRelay:
+        if self._relay is None:
+            raise AssertionError("only streams are read in pieces")
+        return self._relay
+
+    def _take(self, relay: SseRelay, data: bytes) -> bytes:
+        """Account for a piece of the stream; returns what the client gets of it."""
+        leg = self._leg
+        if leg.events is not None:
+            data = leg.events.feed(data)
+        before = relay.tokens
+        events = relay.feed(data)
+        if (count := relay.tokens - before) > 0:
+            self._entry.tokens(self._clock(), count)
+            leg.lease.on_tokens(count)
+        if relay.done:
+            if leg.events is not None and leg.events.stopped:
+                leg.exchange.abort()
+            self._end(relay.prompt_tokens)
+        return events
+
+    def _end(self, prompt_tokens: int | None) -> None:
+        self.ended = True
+        if prompt_tokens:
+            self._on_prompt(prompt_tokens)
+        self._leg.lease.close(Outcome.ANSWERED)
+        self._entry.close(prompt_tokens=prompt_tokens)
+
+    async def _go_on(self, relay: SseRelay, error: UpstreamError | SseError) -> bytes:
+        """Let another engine take over, or end the stream; returns what the client gets of that."""
+        leg, engine = self._leg, self._leg.lease.endpoint.name
+        leg.exchange.abort()
+        attempts = self._continuation.attempts
+        try:
+            if isinstance(error, UpstreamError) and (ended_by := _ENDED_BY.get(error.kind)) is not None:
+                raise CannotContinueError(ended_by, str(error))
+            leg.lease.close(Outcome.FAILED, str(error))
+            attempts.failed(engine, error.kind if isinstance(error, UpstreamError) else BAD_STREAM, str(error))
+            if relay.tokens > leg.tokens_before:
+                attempts.went_well(engine)
+            relay.restart()
+            end = self._continuation.missing_end(relay, self.first)
+            if end is not None:
+                self._on_broken(Result.ONLY_END_MISSING, engine)
+                self._leg.events = None
+                return self._take(relay, end)
+            self._leg = await self._continuation.next_leg(relay, self.first)
+        except CannotContinueError as ending:
+            self._on_broken(ending.result, f"{engine}: {error}; {ending}")
+            return self._break_off(relay, engine, error)
+        self._on_broken(Result.CONTINUED, f"{engine} -> {self._leg.lease.endpoint.name} after {relay.tokens} tokens")
+        return b""
+
+    def _break_off(self, relay: SseRelay, engine: str, error: UpstreamError | SseError) -> bytes:
         """End the stream with an error that nobody can take for its natural end."""
         self.ended = True
-        self._exchange.abort()
-        failure = self.failure = failed_answer(self.engine, error)
+        failure = self.failure = failed_answer(engine, error)
+        prompt_tokens = relay.prompt_tokens or (relay.trail.prompt_tokens if relay.trail is not None else 0)
+        failure.usage = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": relay.tokens,
+            "total_tokens": prompt_tokens + relay.tokens,
+        }
+        ours = isinstance(error, UpstreamError) and error.kind in _ENDED_BY
         stalled = isinstance(error, UpstreamError) and error.kind is FailureKind.STALLED
-        ours = isinstance(error, UpstreamError) and error.kind is FailureKind.STOPPED
-        self._lease.close(Outcome.CANCELLED if stalled or ours else Outcome.FAILED, str(error))
+        self._leg.lease.close(Outcome.CANCELLED if ours else Outcome.FAILED, str(error))
         self._entry.close(LossCause.CLIENT_CANCEL if stalled else LossCause.ENGINE_FAILURE, status=failure.status)
-        return b"data: %s\n\ndata: [DONE]\n\n" % failure.body()
+        body = failure.body()
+        if isinstance(error, SseError) and error.reported:
+            # In the engine's own words.
+            body = msgspec.json.encode({"error": msgspec.Raw(error.reported), "usage": failure.usage})
+        return b"data: %s\n\ndata: [DONE]\n\n" % body

@@ -1,8 +1,8 @@
 """The life of a request once it was understood, the same for HTTP and gRPC: choose an engine, send, hand its answer on.
 
 A request that was accepted ends in one of three ways: its full answer, an explicit error, or the client's own cancel.
-While nothing of the answer has been given to the client, a failed engine is replaced once by another; after that the
-failure becomes an error event in the stream.
+While nothing of the answer has been given to the client, a failed engine is replaced by another (`attempts`); after
+that the stream is continued on another (`continuation`).
 """
 
 import asyncio
@@ -10,39 +10,45 @@ import logging
 from collections.abc import Callable
 
 from proserve_core.facts import encode_facts
-from proserve_core.gain import LossCause
+from proserve_core.gain import LossCause, deadline_s
 from proserve_core.routing import RoutingRequest
 from proserve_gateway.accounting import Accounting, Entry
 from proserve_gateway.answer import Answer
-from proserve_gateway.dispatch_errors import failed_request, refusal
-from proserve_gateway.errors import ApiError, engine_failure
-from proserve_gateway.fleet import Fleet, Lease, Outcome
+from proserve_gateway.attempts import TOO_BUSY, Attempts
+from proserve_gateway.continuation import Continuation, Leg, Result
+from proserve_gateway.continuation_body import obstacle
+from proserve_gateway.engine_calls import MAX_REPLY_BYTES, EngineCalls, is_stream
+from proserve_gateway.errors import ApiError
+from proserve_gateway.fleet import Fleet, Lease
 from proserve_gateway.inference_request import InferenceRequest
+from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.prompt_estimate import PromptEstimator
 from proserve_gateway.request_body import BodyKind
-from proserve_gateway.sse import SseError, SseRelay, decode_reply
-from proserve_gateway.upstream import UpstreamClient, request_head
-from proserve_gateway.upstream_connection import Exchange, FailureKind, UpstreamError
+from proserve_gateway.sse import decode_reply
+from proserve_gateway.sse_relay import SseRelay
+from proserve_gateway.token_trail import TokenTrail
+from proserve_gateway.upstream import UpstreamClient
+from proserve_gateway.upstream_connection import Exchange
 
 logger = logging.getLogger(__name__)
-
-MAX_REPLY_BYTES = 64 * 2**20
-"""Of a reply that is not streamed."""
-ATTEMPTS = 2
-TOO_BUSY = 429
-"""An engine's answer that is about the engine and not about the request: another one may have room."""
-_RETRIED = frozenset({FailureKind.CONNECT, FailureKind.CLOSED, FailureKind.TRUNCATED, FailureKind.PROTOCOL})
 
 
 class Dispatcher:
     """Sends requests to engines and accounts for what comes back."""
 
     def __init__(
-        self, *, fleet: Fleet, accounting: Accounting, upstream: UpstreamClient, clock: Callable[[], float]
+        self,
+        *,
+        fleet: Fleet,
+        accounting: Accounting,
+        upstream: UpstreamClient,
+        metrics: GatewayMetrics,
+        clock: Callable[[], float],
     ) -> None:
         self._fleet = fleet
         self._accounting = accounting
-        self._upstream = upstream
+        self._calls = EngineCalls(upstream=upstream, clock=clock)
+        self._metrics = metrics
         self._clock = clock
         self._prompts = PromptEstimator()
 
@@ -65,7 +71,7 @@ class Dispatcher:
             generates=body.kind is not BodyKind.OTHER,
         )
         try:
-            return await self._attempts(request, self._routing_request(request, entry.expected_tokens), entry)
+            return await self._begin(request, self._routing_request(request, entry.expected_tokens), entry)
         except asyncio.CancelledError:
             entry.close(LossCause.CLIENT_CANCEL)
             raise
@@ -97,111 +103,74 @@ class Dispatcher:
             expected_output_tokens=expected_tokens,
         )
 
-    async def _attempts(self, request: InferenceRequest, routing: RoutingRequest, entry: Entry) -> Answer:
-        tried: frozenset[str] = frozenset()
-        failure: ApiError | None = None
-        for _ in range(ATTEMPTS):
-            try:
-                lease = self._fleet.choose(request.pool, routing, tried)
-            except ApiError as error:
-                # What went wrong on the first engine says more than that there is no second one.
-                raise failure or error from None
-            try:
-                return await self._attempt(request, lease, entry)
-            except UpstreamError as error:
-                lease.close(Outcome.CANCELLED if error.kind is FailureKind.STOPPED else Outcome.FAILED, str(error))
-                failure = failed_request(lease.endpoint.name, error)
-                if error.kind not in _RETRIED:
-                    break
-            except SseError as error:
-                lease.close(Outcome.FAILED, str(error))
-                failure = engine_failure(f"engine {lease.endpoint.name} failed: {error}")
-            except ApiError as error:
-                lease.close(Outcome.ANSWERED if error.status < 500 else Outcome.FAILED, error.message)
-                if error.status < 500 and error.status != TOO_BUSY:
-                    raise
-                failure = error
-            except BaseException:
-                lease.close(Outcome.CANCELLED)
-                raise
-            tried |= {lease.endpoint.name}
-        raise failure or AssertionError
+    async def _begin(self, request: InferenceRequest, routing: RoutingRequest, entry: Entry) -> Answer:
+        attempts = Attempts(request=request, fleet=self._fleet, metrics=self._metrics, clock=self._clock)
+        continuation = Continuation(
+            request=request, routing=routing, attempts=attempts, calls=self._calls, fleet=self._fleet, clock=self._clock
+        )
+        return await attempts.run(
+            routing,
+            lambda lease: self._start(request, lease, entry, continuation),
+            until_s=deadline_s(terms=request.terms, arrival_s=request.arrival_s, token=1),
+        )
 
-    async def _attempt(self, request: InferenceRequest, lease: Lease, entry: Entry) -> Answer:
-        """One engine. Leaves the lease open when it raises.
+    async def _start(self, request: InferenceRequest, lease: Lease, entry: Entry, continuation: Continuation) -> Answer:
+        """Send the request to one engine; returns when the first of its answer is here.
 
         Raises:
             UpstreamError: the exchange failed.
             SseError: what came is not an answer.
             ApiError: the engine answered with an error status.
         """
-        endpoint, body, clock = lease.endpoint, request.body, self._clock
-        sent_s = clock()
-        generates = body.kind is not BodyKind.OTHER
+        endpoint, body = lease.endpoint, request.body
+        sent_s = self._clock()
+        age_s = max(0.0, sent_s - request.arrival_s)
+        # Ids are of use only if another engine can go on from them.
+        keep_ids = endpoint.has_capacity and self._fleet.size(request.pool) > 1 and obstacle(body) is None
         data = body.encode(
-            facts=(
-                encode_facts(request.terms, max(0.0, sent_s - request.arrival_s), request.tenant)
-                if endpoint.has_capacity
-                else None
-            ),
+            facts=encode_facts(request.terms, age_s, request.tenant) if endpoint.has_capacity else None,
             exact_usage=endpoint.has_capacity,
+            token_ids=keep_ids,
         )
-        head = b"%sx-request-id: %s\r\n" % (request_head(endpoint, "POST", request.path), request.id.encode())
-        exchange = await self._upstream.request(endpoint, head, data)
+        exchange = await self._calls.post(request, lease, request.path, data)
         try:
-            if exchange.status != 200:
-                raise refusal(
-                    endpoint.name, exchange.status, exchange.headers, await exchange.read_all(MAX_REPLY_BYTES)
-                )
-            streams = (exchange.header(b"content-type") or b"").startswith(b"text/event-stream")
             relay = (
-                SseRelay(include_usage=body.include_usage, continuous_usage=body.continuous_usage, choices=body.choices)
-                if streams
+                SseRelay(
+                    include_usage=body.include_usage,
+                    continuous_usage=body.continuous_usage,
+                    choices=body.choices,
+                    trail=TokenTrail() if keep_ids else None,
+                )
+                if is_stream(exchange)
                 else None
             )
             answer = Answer(
-                exchange=exchange,
-                lease=lease,
+                leg=Leg(exchange=exchange, lease=lease),
                 entry=entry,
-                clock=clock,
+                clock=self._clock,
                 relay=relay,
+                continuation=continuation,
                 sent_s=sent_s,
                 on_prompt=lambda tokens: self._prompts.learn(request.pool, body.prompt_bytes, tokens),
+                on_broken=lambda result, message: self._stream_broke(request, result, message),
             )
-            if relay is None:
-                answer.first = await exchange.read_all(MAX_REPLY_BYTES)
-                answer.answered_s = clock()
-                self._account_reply(answer.first, request, lease, entry, generates=generates)
-                answer.ended = True
+            if relay is not None:
+                await answer.begin()
             else:
-                await self._first_events(answer, exchange)
+                await self._take_whole(answer, exchange, generates=body.kind is not BodyKind.OTHER)
         except BaseException:
             exchange.abort()
             raise
         return answer
 
-    async def _first_events(self, answer: Answer, exchange: Exchange) -> None:
-        """Hold the answer back until it has begun: until then another engine can take over."""
-        while not answer.first and not answer.ended:
-            data = await exchange.read()
-            if not data:
-                raise SseError("it ended its stream before the first event")
-            answer.answered_s = self._clock()
-            answer.first = answer.take(data)
-
-    def _account_reply(
-        self, data: bytes, request: InferenceRequest, lease: Lease, entry: Entry, *, generates: bool
-    ) -> None:
+    async def _take_whole(self, answer: Answer, exchange: Exchange, *, generates: bool) -> None:
         """All tokens of a reply that is not streamed are judged when it is here: that is when the client gets them."""
-        reply = decode_reply(data)
-        prompt_tokens = None
-        if reply.usage is not None:
-            prompt_tokens = reply.usage.prompt_tokens
-            count = reply.usage.completion_tokens or 0
-            if generates and count > 0:
-                entry.tokens(self._clock(), count)
-                lease.on_tokens(count)
-            if prompt_tokens:
-                self._prompts.learn(request.pool, request.body.prompt_bytes, prompt_tokens)
-        lease.close(Outcome.ANSWERED)
-        entry.close(prompt_tokens=prompt_tokens)
+        body = await exchange.read_all(MAX_REPLY_BYTES)
+        usage = decode_reply(body).usage
+        tokens = (usage.completion_tokens or 0) if usage is not None and generates else 0
+        answer.whole(body, tokens=tokens, prompt_tokens=None if usage is None else usage.prompt_tokens)
+
+    def _stream_broke(self, request: InferenceRequest, result: Result, message: str) -> None:
+        self._metrics.broken_streams.labels(request.pool, result).inc()
+        level = logging.INFO if result in (Result.CONTINUED, Result.ONLY_END_MISSING) else logging.WARNING
+        logger.log(level, "request %s: stream broken, %s (%s)", request.id, result, message)

@@ -7,6 +7,12 @@ from proserve_gateway.sse import SseError
 from proserve_gateway.upstream_connection import FailureKind, UpstreamError
 
 _EXCERPT = 500
+_TIMEOUTS = {
+    FailureKind.CONNECT_TIMEOUT: "engine_connect_timeout",
+    FailureKind.HEAD_TIMEOUT: "engine_header_timeout",
+    FailureKind.IDLE_TIMEOUT: "engine_idle_timeout",
+    FailureKind.TOTAL_TIMEOUT: "request_total_timeout",
+}
 
 
 class _EngineError(msgspec.Struct):
@@ -28,8 +34,8 @@ _flat = msgspec.json.Decoder(_EngineError)
 
 def failed_request(engine: str, error: UpstreamError) -> ApiError:
     """The exchange failed before anything was given to the client."""
-    if error.kind is FailureKind.TIMEOUT:
-        return engine_failure(f"engine {engine}: {error}", status=504, code="engine_timeout")
+    if (code := _TIMEOUTS.get(error.kind)) is not None:
+        return engine_failure(f"engine {engine}: {error}", status=504, code=code)
     if error.kind is FailureKind.STOPPED:
         return engine_failure(f"the gateway is shutting down; {_AGAIN}", status=503, code="gateway_shutting_down")
     return engine_failure(f"engine {engine}: {error}; {_AGAIN}", status=502)

@@ -55,6 +55,8 @@ class ApiError(Exception):
         self.param = param
         """The field of the request that is wrong, as a path: `messages`, `stream_options.include_usage`."""
         self.retry_after_s = retry_after_s
+        self.usage: dict[str, int] | None = None
+        """Tokens that a stream had brought before it failed, as OpenAI's usage object."""
 
     @property
     def grpc_code(self) -> str:
@@ -68,17 +70,9 @@ class ApiError(Exception):
         return b"%d" % max(1, math.ceil(self.retry_after_s))
 
     def body(self) -> bytes:
-        """OpenAI's error object as JSON."""
-        return msgspec.json.encode(
-            {
-                "error": {
-                    "message": self.message,
-                    "type": self.error_type,
-                    "param": self.param,
-                    "code": self.code,
-                }
-            }
-        )
+        """OpenAI's error object as JSON, with the usage so far where there is one."""
+        error = {"message": self.message, "type": self.error_type, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error} if self.usage is None else {"error": error, "usage": self.usage})
 
 
 def invalid_request(message: str, *, param: str | None = None, code: str = "invalid_value") -> ApiError:

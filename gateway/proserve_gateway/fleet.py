@@ -37,13 +37,15 @@ class Outcome(StrEnum):
 class Engine:
     """One engine: address, health, and the view that policies read."""
 
-    __slots__ = ("endpoint", "health", "last_error", "polled_s", "target", "view")
+    __slots__ = ("endpoint", "health", "last_error", "leases", "polled_s", "target", "view")
 
     def __init__(self, target: EngineTarget) -> None:
         self.target = target
         self.endpoint: Endpoint = target.endpoint(has_capacity=False)
         self.health = EngineHealth()
         self.view = EngineView(name=target.name, snapshot=None, snapshot_s=0.0, dispatched={})
+        self.leases: set[Lease] = set()
+        """Of own requests there."""
         self.polled_s: float | None = None
         """When the last poll was answered."""
         self.last_error = ""
@@ -73,16 +75,19 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease:
-    """One request's place at an engine, from the choice to its end. Close it exactly once."""
+    """One request's place at an engine, from the choice to its end. The first close counts."""
 
-    __slots__ = ("_dispatched", "_engine", "_fleet", "decision", "endpoint")
+    __slots__ = ("_dispatched", "_engine", "_fleet", "_open", "decision", "endpoint", "on_lost")
 
     def __init__(self, *, fleet: "Fleet", engine: Engine, dispatched: Dispatched, decision: RouteDecision) -> None:
         self._fleet = fleet
         self._engine = engine
         self._dispatched = dispatched
+        self._open = True
         self.endpoint = engine.endpoint
         self.decision = decision
+        self.on_lost: Callable[[], None] | None = None
+        """Called when the engine has missed so many polls that its requests are looked after."""
 
     def on_tokens(self, count: int) -> None:
         """The engine emitted `count` tokens of the request."""
@@ -93,7 +98,10 @@ class Lease:
 
     def close(self, outcome: Outcome, error: str = "") -> None:
         """The request ended there; `error` says why it failed."""
-        self._fleet.release(self._engine, self._dispatched, outcome, error)
+        if not self._open:
+            return
+        self._open = False
+        self._fleet.release(self, self._engine, self._dispatched, outcome, error)
 
 
 class _Group:
@@ -198,10 +206,13 @@ class Fleet:
         engine.view.dispatched[request.id] = dispatched
         if self._on_decision is not None:
             self._on_decision(pool, decision.reason)
-        return Lease(fleet=self, engine=engine, dispatched=dispatched, decision=decision)
+        lease = Lease(fleet=self, engine=engine, dispatched=dispatched, decision=decision)
+        engine.leases.add(lease)
+        return lease
 
-    def release(self, engine: Engine, dispatched: Dispatched, outcome: Outcome, error: str) -> None:
+    def release(self, lease: Lease, engine: Engine, dispatched: Dispatched, outcome: Outcome, error: str) -> None:
         """End of a lease."""
+        engine.leases.discard(lease)
         engine.view.dispatched.pop(dispatched.request.id, None)
         health = engine.health
         was_closed = health.circuit_closed
@@ -260,6 +271,10 @@ class Fleet:
         engine.health.poll_missed()
         engine.last_error = error
         self.invalidate(engine.target.pool)
+        if engine.health.lost:
+            for lease in list(engine.leases):
+                if lease.on_lost is not None:
+                    lease.on_lost()
 
     def _answered(self, engine: Engine, now_s: float, *, draining: bool) -> None:
         before = engine.health.state(now_s)
@@ -268,7 +283,18 @@ class Fleet:
         if engine.health.state(now_s) is not before:
             self.invalidate(engine.target.pool)
 
-    # What people ask
+    # What people and requests ask
+
+    def without_capacity(self, pool: str) -> frozenset[str]:
+        """Names of the pool's engines that are not ours, as far as known."""
+        group = self._groups.get(pool)
+        engines = group.engines.values() if group is not None else ()
+        return frozenset(engine.target.name for engine in engines if not engine.endpoint.has_capacity)
+
+    def size(self, pool: str) -> int:
+        """Engines of the pool, whatever their state."""
+        group = self._groups.get(pool)
+        return len(group.engines) if group is not None else 0
 
     def usable(self, pool: str) -> int:
         """Engines of the pool that may take work now."""

@@ -10,6 +10,8 @@ from enum import StrEnum
 
 MISSES_TO_SUSPECT = 2
 """One lost poll is noise; two in a row mean that what we know is stale."""
+MISSES_TO_LOSE = 3
+"""Then its requests are looked after: a process that hangs neither answers nor closes its connections."""
 FAILURES_TO_OPEN = 3
 FIRST_OPEN_S = 1.0
 LONGEST_OPEN_S = 30.0
@@ -56,6 +58,11 @@ class EngineHealth:
     def trusted(self) -> bool:
         """Whether the last polls were answered."""
         return self._answered and self._misses < MISSES_TO_SUSPECT
+
+    @property
+    def lost(self) -> bool:
+        """Whether so many polls were missed that open requests may wait in vain."""
+        return self._misses >= MISSES_TO_LOSE
 
     def request_sent(self) -> None:
         """A request was given to the engine; in half-open state it is the probe."""

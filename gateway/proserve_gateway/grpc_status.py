@@ -32,7 +32,8 @@ async def abort(context: grpc.aio.ServicerContext[bytes, Message], error: ApiErr
 
 
 def _details(error: ApiError, message: str) -> list[Message]:
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.code.upper(), domain=DOMAIN)]
+    usage = {name: str(tokens) for name, tokens in (error.usage or {}).items()}
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.code.upper(), domain=DOMAIN, metadata=usage)]
     if error.param is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.param, description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))

@@ -63,6 +63,16 @@ class GatewayMetrics:
             TPOT_BUCKETS_S,
         )
         self.decisions = self._counter("route_decisions", ("pool", "reason"), "Choices of an engine, by reason.")
+        self.engine_failures = self._counter(
+            "engine_failures",
+            ("pool", "reason"),
+            "Requests that an engine failed, by reason; each is tried or continued on another engine where possible.",
+        )
+        self.broken_streams = self._counter(
+            "broken_streams",
+            ("pool", "result"),
+            "Streams whose engine failed after they had begun: continued on another engine, or why they were not.",
+        )
         self.polls = self._counter(
             "engine_polls",
             ("engine", "result"),

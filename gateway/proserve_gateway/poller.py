@@ -167,7 +167,7 @@ class _Follower:
         try:
             status, body = await self._get(endpoint, path, wait_s + self._settings.answer_s)
         except UpstreamError as error:
-            if known is None and error.kind is FailureKind.CONNECT:
+            if known is None and error.kind in (FailureKind.CONNECT, FailureKind.CONNECT_TIMEOUT):
                 return None
             raise MissedPollError(f"capacity: {error}") from error
         if status in NOT_THERE and known is None:
@@ -198,7 +198,7 @@ class _Follower:
                 finally:
                     exchange.abort()
         except TimeoutError as error:
-            raise UpstreamError(FailureKind.TIMEOUT, f"no answer within {timeout_s:g} s") from error
+            raise UpstreamError(FailureKind.TOTAL_TIMEOUT, f"no answer within {timeout_s:g} s") from error
 
 
 def _head(endpoint: Endpoint, path: str) -> bytes:

@@ -50,9 +50,9 @@ class RequestBody:
     """A checked body. Cheap to keep for a second attempt: `encode` does not change it."""
 
     __slots__ = (
-        "_fields",
         "choices",
         "continuous_usage",
+        "fields",
         "include_usage",
         "kind",
         "max_tokens",
@@ -63,7 +63,8 @@ class RequestBody:
     )
 
     def __init__(self, kind: BodyKind, fields: dict[str, Raw]) -> None:
-        self._fields = fields
+        self.fields = fields
+        """Top level as the client sent it. Not to be changed."""
         self.kind = kind
         model: str | None = _take(fields, "model", _string)
         if not model:
@@ -85,7 +86,7 @@ class RequestBody:
             self._check_generation()
 
     def _check_generation(self) -> None:
-        fields = self._fields
+        fields = self.fields
         if "max_tokens" in fields:
             self.max_tokens = _count(fields, "max_tokens", least=0)
         if "max_completion_tokens" in fields:
@@ -129,13 +130,14 @@ class RequestBody:
         elif first:
             self.prompt_tokens = len(prompt)
 
-    def encode(self, *, facts: dict[str, str | float] | None, exact_usage: bool) -> bytes:
+    def encode(self, *, facts: dict[str, str | float] | None, exact_usage: bool, token_ids: bool = False) -> bytes:
         """The body for one engine.
 
         `facts` are the class facts, None for an engine that is not ours: it may refuse keys it does not know. A stream
-        reports its usage in any case, `exact_usage` asks for it on every chunk, which only vLLM understands.
+        reports its usage in any case, `exact_usage` asks for it on every chunk, which only vLLM understands, and so it
+        is with the ids of prompt and output, `token_ids`.
         """
-        fields: dict[str, Any] = {key: raw for key, raw in self._fields.items() if key not in CONTROL_FIELDS}
+        fields: dict[str, Any] = {key: raw for key, raw in self.fields.items() if key not in CONTROL_FIELDS}
         client_xargs = _object.decode(fields.pop("vllm_xargs")) if "vllm_xargs" in fields else None
         xargs: dict[str, Any] = {k: raw for k, raw in (client_xargs or {}).items() if not _controls(k)}
         if facts is not None and self.kind is not BodyKind.OTHER:
@@ -147,6 +149,8 @@ class RequestBody:
             known = fields.get("stream_options")
             options = (_object.decode(known) if known is not None else None) or {}
             fields["stream_options"] = {**options, **_object_of(wanted)} if options else Raw(wanted)
+        if token_ids:
+            fields["return_token_ids"] = True
         return _encode(fields)
 
 

@@ -96,7 +96,9 @@ class Gateway:
         FleetCollector(self.fleet, self.metrics)
         self.readiness = Readiness(self.fleet)
         self._upstream = UpstreamClient(config.upstream_limits)
-        dispatcher = Dispatcher(fleet=self.fleet, accounting=self.accounting, upstream=self._upstream, clock=clock)
+        dispatcher = Dispatcher(
+            fleet=self.fleet, accounting=self.accounting, upstream=self._upstream, metrics=self.metrics, clock=clock
+        )
         self.fleet.set_targets([*config.engines, *endpoint_targets(config.resources)])
         self._poller = Poller(self.fleet, on_poll=self._count_poll)
         self._polling: asyncio.Task[None] | None = None

@@ -6,6 +6,7 @@ precision, and arming and cancelling timers is a measurable share of a request's
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from functools import lru_cache
 
 from proserve_gateway.fleet_target import Endpoint
@@ -34,8 +35,18 @@ class UpstreamClient:
         shortest_s = min(self._limits.head_s, self._limits.idle_s, self._limits.total_s, self._limits.stall_s)
         self._sweep_s = min(1.0, max(0.01, min(shortest_s, self._limits.keep_alive_s) / 4))
 
-    async def request(self, endpoint: Endpoint, head: bytes, body: bytes) -> Exchange:
+    async def request(
+        self,
+        endpoint: Endpoint,
+        head: bytes,
+        body: bytes,
+        *,
+        age_s: float = 0.0,
+        on_start: Callable[[Exchange], None] | None = None,
+    ) -> Exchange:
         """Send `head` (see `request_head`) and `body`; returns when the headers of the answer are there.
+
+        `age_s` is what has passed of the request's total time; `on_start` is told each exchange that begins.
 
         A kept-alive connection may be closed by the engine at any moment; when one ends before the first byte of the
         answer the request is sent again, once, on a new connection. Cancelling the caller aborts the exchange.
@@ -45,13 +56,14 @@ class UpstreamClient:
         """
         request = b"%scontent-length: %d\r\n\r\n%s" % (head, len(body), body)
         connection = self._take_idle(endpoint)
+        total_s = self._limits.total_s - age_s
         if connection is not None:
             try:
-                return await self._exchange(connection, request)
+                return await self._exchange(connection, request, total_s, on_start)
             except UpstreamError as error:
                 if error.kind is not FailureKind.CLOSED:
                     raise
-        return await self._exchange(await self._connect(endpoint), request)
+        return await self._exchange(await self._connect(endpoint), request, total_s, on_start)
 
     @property
     def open_exchanges(self) -> int:
@@ -75,9 +87,13 @@ class UpstreamClient:
             self._sweeper.cancel()
             self._sweeper = None
 
-    async def _exchange(self, connection: Connection, request: bytes) -> Exchange:
-        exchange = connection.start(request)
+    async def _exchange(
+        self, connection: Connection, request: bytes, total_s: float, on_start: Callable[[Exchange], None] | None
+    ) -> Exchange:
+        exchange = connection.start(request, total_s)
         self._active.add(exchange)
+        if on_start is not None:
+            on_start(exchange)
         self._arm()
         try:
             await exchange.head()
@@ -106,7 +122,7 @@ class UpstreamClient:
                 )
         except TimeoutError as error:
             message = f"no connection to {endpoint.host}:{endpoint.port} within {self._limits.connect_s:g} s"
-            raise UpstreamError(FailureKind.CONNECT, message) from error
+            raise UpstreamError(FailureKind.CONNECT_TIMEOUT, message) from error
         except OSError as error:
             message = f"no connection to {endpoint.host}:{endpoint.port}: {error}"
             raise UpstreamError(FailureKind.CONNECT, message) from error
@@ -146,12 +162,12 @@ class UpstreamClient:
                 if quiet_s > limits.stall_s:
                     exchange.stop(FailureKind.STALLED, f"the client took nothing for {limits.stall_s:g} s")
             elif not exchange.head_complete:
-                if quiet_s > limits.head_s:
-                    exchange.stop(FailureKind.TIMEOUT, f"the engine did not answer within {limits.head_s:g} s")
+                if now_s - exchange.started_s > limits.head_s:
+                    exchange.stop(FailureKind.HEAD_TIMEOUT, f"the engine did not answer within {limits.head_s:g} s")
             elif quiet_s > limits.idle_s:
-                exchange.stop(FailureKind.TIMEOUT, f"the engine sent nothing for {limits.idle_s:g} s")
+                exchange.stop(FailureKind.IDLE_TIMEOUT, f"the engine sent nothing for {limits.idle_s:g} s")
             if now_s > exchange.end_s:
-                exchange.stop(FailureKind.TIMEOUT, f"the request took longer than {limits.total_s:g} s")
+                exchange.stop(FailureKind.TOTAL_TIMEOUT, f"the request took longer than {limits.total_s:g} s")
         for idle in self._idle.values():
             for connection in [one for one in idle if now_s - one.idle_since_s > limits.keep_alive_s]:
                 idle.remove(connection)

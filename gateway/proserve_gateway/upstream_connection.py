@@ -19,15 +19,22 @@ class FailureKind(StrEnum):
     """How an exchange failed. Closed list, used as a metric label."""
 
     CONNECT = "connect"
-    """No connection: refused, unreachable, timed out, TLS."""
+    """No connection: refused, unreachable, TLS."""
+    CONNECT_TIMEOUT = "connect_timeout"
     CLOSED = "closed"
     """The connection ended before a byte of the answer."""
     TRUNCATED = "truncated"
     """The connection ended inside the answer."""
     PROTOCOL = "protocol"
     """The answer is not HTTP/1.1 as we understand it, or beyond our limits."""
-    TIMEOUT = "timeout"
-    """No head, no progress or no end in time."""
+    HEAD_TIMEOUT = "head_timeout"
+    """No headers in time."""
+    IDLE_TIMEOUT = "idle_timeout"
+    """Silence inside the body."""
+    TOTAL_TIMEOUT = "total_timeout"
+    """The request's time is up, at whatever engine."""
+    LOST = "lost"
+    """The engine misses its polls and is silent here too."""
     STALLED = "stalled"
     """Our reader took nothing for too long: the client is slow, not the engine."""
     STOPPED = "stopped"
@@ -51,6 +58,10 @@ class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 300.0
     """Between two reads of a body. Generous: a low class may stay preempted while important requests run."""
     total_s: float = 3600.0
+    """Of a request, from its arrival, over all engines."""
+    lost_quiet_s: float = 5.0
+    """Silence after which an exchange is given up when its engine misses its polls: an engine that is only too busy
+    for polls still sends tokens."""
     stall_s: float = 60.0
     """How long our own reader may leave a full buffer untouched."""
     keep_alive_s: float = 4.0
@@ -68,6 +79,7 @@ class Exchange:
         "_chunks",
         "_connection",
         "_loop",
+        "_silent_s",
         "_waiter",
         "complete",
         "end_s",
@@ -77,10 +89,15 @@ class Exchange:
         "last_s",
         "paused",
         "received",
+        "started_s",
         "status",
     )
 
-    def __init__(self, connection: "Connection", loop: asyncio.AbstractEventLoop, end_s: float) -> None:
+    def __init__(
+        self, connection: "Connection", loop: asyncio.AbstractEventLoop, *, end_s: float, silent_s: float
+    ) -> None:
+        """`silent_s`: see `UpstreamLimits.lost_quiet_s`."""
+        self._silent_s = silent_s
         self._connection: Connection | None = connection
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
@@ -94,7 +111,7 @@ class Exchange:
         self.received = False
         self.paused = False
         self.failure: UpstreamError | None = None
-        self.last_s = loop.time()
+        self.started_s = self.last_s = loop.time()
         self.end_s = end_s
 
     def header(self, name: bytes) -> bytes | None:
@@ -149,6 +166,12 @@ class Exchange:
     def abort(self) -> None:
         """Give the answer up: closes the connection unless the answer is complete; the engine then aborts."""
         self.stop(FailureKind.STOPPED, "the gateway gave the exchange up")
+
+    def give_up_if_silent(self) -> None:
+        """The engine does not answer its polls: fail the exchange unless something came lately."""
+        quiet_s = self._loop.time() - self.last_s
+        if quiet_s > self._silent_s and not self.paused:
+            self.stop(FailureKind.LOST, f"the engine sent nothing for {quiet_s:.1f} s and does not answer polls")
 
     def stop(self, kind: FailureKind, message: str) -> None:
         """Fail the exchange from this side; nothing happens when it is over already."""
@@ -220,13 +243,15 @@ class Connection(asyncio.Protocol):
         self._unusable = False
         self.idle_since_s = 0.0
 
-    def start(self, request: bytes) -> Exchange:
+    def start(self, request: bytes, total_s: float) -> Exchange:
         """Send a request on a connection that carries none."""
         if self._transport is None or self._exchange is not None:
             raise AssertionError("a connection carries one exchange at a time")
         self._head_bytes = self._header_bytes = 0
         self._framed = False
-        exchange = self._exchange = Exchange(self, self._loop, self._loop.time() + self._limits.total_s)
+        exchange = self._exchange = Exchange(
+            self, self._loop, end_s=self._loop.time() + total_s, silent_s=self._limits.lost_quiet_s
+        )
         self._transport.write(request)
         return exchange
 

@@ -54,8 +54,21 @@ class Reply:
         self._writer.write(data)
         await self._writer.drain()
 
+    def hang_up(self) -> None:
+        """Close the connection after what was written, wherever in the answer that is."""
+        self._writer.close()
+
     def reset(self) -> None:
         self._writer.transport.abort()
+
+
+PROMPT_IDS = [1, 2, 3, 4, 5, 6, 7]
+FIRST_TOKEN_ID = 100
+"""Output token number n has the id `FIRST_TOKEN_ID + n` and a text of its own."""
+
+
+def text_of_token(number: int) -> str:
+    return f"t{number} "
 
 
 Behaviour = Callable[[FakeRequest, Reply], Awaitable[None]]
@@ -75,6 +88,10 @@ class FakeEngine:
         """A connection ended while its request was being answered."""
         self.token_gate: asyncio.Event | None = None
         """When set, `generate` waits for it before the third token."""
+        self.break_before: int | None = None
+        """When set, `generate` hangs up before this token."""
+        self.texts: Callable[[int], str] = text_of_token
+        """Text of an output token by its number, as far as it can be sent: an incomplete character is \ufffd."""
         self.port = 0
 
     def target(self, pool: str = "tiny") -> EngineTarget:
@@ -85,12 +102,22 @@ class FakeEngine:
         return f"http://127.0.0.1:{self.port}"
 
     async def generate(self, request: FakeRequest, reply: Reply) -> None:
-        """As vLLM: a role chunk, one chunk per token, usage as asked for."""
+        """As vLLM: a role chunk, one chunk per token, usage and token ids as asked for. A prompt of ids may end with
+        output tokens: the answer goes on after them."""
         body = request.body
+        if request.path == "/detokenize":
+            ids = [id_ - FIRST_TOKEN_ID for id_ in body["tokens"] if id_ >= FIRST_TOKEN_ID]
+            await reply.json(200, {"prompt": "".join(map(self.texts, ids))})
+            return
+        prompt = body.get("prompt")
+        said = len([id_ for id_ in prompt if id_ >= FIRST_TOKEN_ID]) if isinstance(prompt, list) else 0
         tokens = int(body.get("max_completion_tokens") or body.get("max_tokens") or 4)
-        usage = {"prompt_tokens": 7, "total_tokens": 7 + tokens, "completion_tokens": tokens}
+        prompt_tokens = len(PROMPT_IDS) + said
+        usage = {
+            "prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens + tokens, "completion_tokens": tokens
+        }  # fmt: skip
         chat = request.path == "/v1/chat/completions"
-        shared = {"id": "cmpl-1", "created": 1, "model": body["model"]}
+        shared = {"id": f"cmpl-{self.name}", "created": self.port, "model": body["model"]}
         if not body.get("stream"):
             text = "".join(f"t{i} " for i in range(tokens))
             choice: dict[str, Any] = {"index": 0, "finish_reason": "length", "logprobs": None}
@@ -104,22 +131,38 @@ class FakeEngine:
 
         async def send(index: int, delta: dict[str, Any], text: str, finish: str | None, count: int) -> None:
             choice = {"index": index, "delta": delta} if chat else {"index": index, "text": text}
-            chunk: dict[str, Any] = {**shared, "object": kind, "choices": [{**choice, "finish_reason": finish}]}
+            choice["finish_reason"] = finish
+            chunk: dict[str, Any] = {**shared, "object": kind, "choices": [choice]}
             if options.get("continuous_usage_stats"):
-                chunk["usage"] = {"prompt_tokens": 7, "total_tokens": 7 + count, "completion_tokens": count}
+                chunk["usage"] = {**usage, "total_tokens": prompt_tokens + count, "completion_tokens": count}
+            if body.get("return_token_ids"):
+                first = count == (0 if chat else 1)
+                (chunk if chat else choice)["prompt_token_ids"] = PROMPT_IDS if first else None
+                if count:
+                    choice["token_ids"] = [FIRST_TOKEN_ID + said + count - 1]
             await reply.event(chunk)
 
         choices = int(body.get("n") or 1)
         for index in range(choices if chat else 0):
             await send(index, {"role": "assistant", "content": ""}, "", None, 0)
+        held = ""
         for number in range(tokens):
             if number == 2 and self.token_gate is not None:
                 await self.token_gate.wait()
+            if said + number == self.break_before:
+                reply.hang_up()
+                return
+            # Text is sent in whole characters: \ufffd is the beginning of one, and stands for it in the end.
+            held += self.texts(said + number)
+            text, held = ("", held) if held.endswith("\ufffd") and number < tokens - 1 else (held.lstrip("\ufffd"), "")
             for index in range(choices):
                 finish = "length" if number == tokens - 1 else None
-                await send(index, {"content": f"t{number} "}, f"t{number} ", finish, number + 1)
+                await send(index, {"content": text}, text, finish, number + 1)
         if options.get("include_usage"):
-            total = {"prompt_tokens": 7, "total_tokens": 7 + tokens * choices, "completion_tokens": tokens * choices}
+            total = {
+                "prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens + tokens * choices,
+                "completion_tokens": tokens * choices,
+            }  # fmt: skip
             await reply.event({**shared, "object": kind, "choices": [], "usage": total})
         await reply.event("[DONE]")
         await reply.end()

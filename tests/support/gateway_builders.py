@@ -101,7 +101,7 @@ async def gateway(
         if ours:
             known.endpoint = known.target.endpoint(has_capacity=True)
     client = UpstreamClient(upstream)
-    dispatcher = Dispatcher(fleet=fleet, accounting=accounting, upstream=client, clock=clock)
+    dispatcher = Dispatcher(fleet=fleet, accounting=accounting, upstream=client, metrics=metrics, clock=clock)
     intake = Intake(catalog=catalog(anonymous=anonymous), accounting=accounting)
     api = HttpApi(intake=intake, dispatcher=dispatcher, clock=clock, limits=limits)
     server = HttpServer(api, host="127.0.0.1", port=0, stall_ms=stall_ms)

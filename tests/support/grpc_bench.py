@@ -170,7 +170,9 @@ async def running_bench() -> AsyncIterator[Bench]:
     upstream = UpstreamClient()
     api = GrpcApi(
         intake=Intake(catalog=Catalog.from_resources(RESOURCES), accounting=made.accounting),
-        dispatcher=Dispatcher(fleet=made.fleet, accounting=made.accounting, upstream=upstream, clock=clock),
+        dispatcher=Dispatcher(
+            fleet=made.fleet, accounting=made.accounting, upstream=upstream, metrics=made.metrics, clock=clock
+        ),
         clock=clock,
     )
     server = GrpcServer(api, ready=lambda: made.ready, limits=GrpcLimits(message_bytes=10_000))

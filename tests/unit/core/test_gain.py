@@ -14,6 +14,7 @@ from proserve_core.gain import (
     deadline_s,
     earnable_gain,
     earned_gain,
+    rest_terms,
     slo_attained,
 )
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
@@ -104,6 +105,15 @@ def test_tokens_emitted_together_count_like_tokens_one_by_one(
 
     assert (together.tokens, together.earned, together.lost) == (singly.tokens, singly.earned, singly.lost)
     assert together.slo_attained == singly.slo_attained
+
+
+@given(of=some_terms, arrival_s=quarters, emitted_s=timelines, cut=st.integers(0, 30))
+def test_rest_of_a_request_is_worth_what_it_was_in_the_whole(
+    of: ServiceTerms, arrival_s: float, emitted_s: list[float], cut: int
+) -> None:
+    first, rest = emitted_s[:cut], emitted_s[cut:]
+    whole = earned_gain(of, arrival_s, emitted_s)
+    assert whole == earned_gain(of, arrival_s, first) + earned_gain(rest_terms(of, len(first)), arrival_s, rest)
 
 
 def test_token_at_its_deadline_is_late() -> None:

@@ -61,17 +61,29 @@ async def test_failure_without_another_engine_is_an_error_that_names_it(failure:
         assert gate.sample("requests_in_flight", cls="high", tenant="gold", model="tiny") == 0
 
 
-async def test_only_one_other_engine_is_tried() -> None:
+@pytest.mark.parametrize(("clock_s", "tried"), [(0.0, 3), (60.0, 2)])
+async def test_three_engines_are_tried_at_most_and_two_when_the_first_token_is_late_anyway(
+    clock_s: float, tried: int
+) -> None:
+    now_s = 0.0
+
+    async def answer_503_late(request: FakeRequest, reply: Reply) -> None:
+        nonlocal now_s
+        now_s = clock_s
+        await answer_503(request, reply)
+
     async with (
         fake_engine("a") as a,
         fake_engine("b") as b,
         fake_engine("c") as c,
-        gateway(a, b, c) as gate,
+        fake_engine("d") as d,
+        gateway(a, b, c, d, clock=lambda: now_s) as gate,
     ):
-        for engine in (a, b, c):
-            engine.behave = answer_503
+        for engine in (a, b, c, d):
+            engine.behave = answer_503_late
         assert (await gate.chat()).status_code == 503
-        assert len(a.requests) + len(b.requests) + len(c.requests) == 2
+        assert sorted(len(engine.requests) for engine in (a, b, c, d)) == [0] * (4 - tried) + [1] * tried
+        assert gate.sample("engine_failures_total", pool="tiny", reason="busy") == tried
 
 
 async def say_429(request: FakeRequest, reply: Reply) -> None:
@@ -188,12 +200,31 @@ async def test_truncated_whole_reply_is_never_a_success() -> None:
         assert (await gate.chat()).status_code == 502
 
 
-async def test_silent_engine_is_a_gateway_timeout() -> None:
-    async def hang(request: FakeRequest, reply: Reply) -> None:
-        await asyncio.sleep(5)
+async def hang(request: FakeRequest, reply: Reply) -> None:
+    await asyncio.sleep(5)
 
-    limits = UpstreamLimits(head_s=0.05)
+
+async def test_silent_engine_is_replaced_when_the_time_for_its_headers_is_over() -> None:
+    async with (
+        fake_engine("a") as a,
+        fake_engine("b") as b,
+        gateway(a, b, upstream=UpstreamLimits(head_s=0.05)) as gate,
+    ):
+        a.behave = hang
+        for _ in range(2):
+            assert (await gate.chat()).headers["x-proserve-engine"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("limits", "code", "tried"),
+    [
+        (UpstreamLimits(head_s=0.05), "engine_header_timeout", 2),
+        (UpstreamLimits(total_s=0.05), "request_total_timeout", 1),
+    ],
+)
+async def test_time_that_is_up_has_a_name(limits: UpstreamLimits, code: str, tried: int) -> None:
     async with fake_engine("a") as a, fake_engine("b") as b, gateway(a, b, upstream=limits) as gate:
         a.behave = b.behave = hang
-        assert (await gate.chat()).status_code == 504
-        assert len(a.requests) + len(b.requests) == 1
+        reply = await gate.chat()
+        assert (reply.status_code, reply.json()["error"]["code"]) == (504, code)
+        assert len(a.requests) + len(b.requests) == tried

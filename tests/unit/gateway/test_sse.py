@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proserve_gateway.sse import MAX_EVENT_BYTES, SseError, SseRelay, decode_reply, payloads
+from proserve_gateway.sse import MAX_EVENT_BYTES, SseError, decode_reply, payloads
+from proserve_gateway.sse_relay import SseRelay
 
 DONE = b"data: [DONE]\n\n"
 
@@ -17,8 +18,9 @@ def event(value: dict[str, Any], separators: tuple[str, str] = (",", ":")) -> by
     return f"data: {json.dumps(value, separators=separators)}\n\n".encode()
 
 
-def chunk(text: str, *, usage: int | None = None, index: int = 0) -> dict[str, Any]:
-    made: dict[str, Any] = {"id": "c", "choices": [{"index": index, "delta": {"content": text}}]}
+def chunk(text: str, *, usage: int | None = None, index: int = 0, finish: str | None = None) -> dict[str, Any]:
+    choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
+    made: dict[str, Any] = {"id": "c", "choices": [choice]}
     if usage is not None:
         made["usage"] = {"prompt_tokens": 7, "total_tokens": 7 + usage, "completion_tokens": usage}
     return made
@@ -38,7 +40,7 @@ STREAM = b"".join(
         b": a comment\n\n",
         event(chunk('say "usage":{"completion_tokens":99} ü', usage=2)),
         event(chunk("[DONE]", usage=3)),
-        event(chunk('"choices":[] and "error":{}', usage=7)),
+        event(chunk('"choices":[] and "error":{}', usage=7, finish="stop")),
         event(final(7)),
         DONE,
     ]
@@ -64,7 +66,7 @@ def test_cuts_change_neither_what_the_client_gets_nor_the_count(
 
 
 def test_stream_without_anything_to_remove_passes_unchanged() -> None:
-    stream = event(chunk("a")) + b"event: x\nid: 5\n" + event(chunk("b")) + b": ping\n\n" + DONE
+    stream = event(chunk("a")) + b"event: x\nid: 5\n" + event(chunk("b", finish="stop")) + b": ping\n\n" + DONE
     assert relay().feed(stream) == stream
 
 
@@ -125,18 +127,53 @@ def test_choices_are_counted_apart_and_added_up() -> None:
     assert stream.tokens == 4
 
 
-def test_error_of_the_engine_is_noticed_and_passed_on() -> None:
+def test_what_came_before_an_error_of_the_engine_passes() -> None:
     stream = relay()
-    said = event({"error": {"message": "boom"}})
-    assert stream.feed(said) == said
-    assert stream.error == b'{"message":"boom"}'
+    assert stream.feed(event(chunk("a")) + event({"error": {"message": "boom"}}) + DONE) == event(chunk("a"))
+    assert stream.failure is not None
+    assert stream.failure.reported == b'{"message":"boom"}'
     assert not stream.done
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_request_that_the_engine_gave_up_is_not_finished(reason: str, separators: tuple[str, str]) -> None:
+    stream = relay()
+    assert stream.feed(event(chunk("a"), separators) + event(chunk("", finish=reason), separators)) != b""
+    assert "gave the request up" in str(stream.failure)
+
+
+@pytest.mark.parametrize("before", [b"", event(chunk("a")), event(chunk("a")) + event(final(1))])
+def test_end_without_a_reason_to_finish_is_a_failure(before: bytes) -> None:
+    stream = relay()
+    stream.feed(before)
+    stream.feed(DONE)
+    assert (stream.done, stream.finished) == (False, False)
+    assert "without a reason to finish" in str(stream.failure)
+
+
+def test_every_choice_needs_a_reason_to_finish() -> None:
+    stream = relay(choices=2)
+    stream.feed(event(chunk("a", finish="stop", index=0)) + event(chunk("b", index=1)))
+    assert not stream.finished
+    stream.feed(event(chunk("", finish="length", index=1)) + DONE)
+    assert stream.done
+
+
+def test_another_engine_goes_on_where_whole_events_ended() -> None:
+    stream = relay()
+    half = event(chunk("b"))[:-9]
+    assert stream.feed(event(chunk("a")) + half) == event(chunk("a"))
+    stream.restart()
+    assert stream.feed(event(chunk("b", finish="stop")) + DONE) == event(chunk("b", finish="stop")) + DONE
+    assert (stream.done, stream.tokens) == (True, 2)
 
 
 @pytest.mark.parametrize("data", [b'data: {"error": oops}\n\n', b'data: {"choices":[]\n\n', b"data: [DONE] x\n\n"])
 def test_event_that_is_not_json_is_an_error(data: bytes) -> None:
-    with pytest.raises(SseError, match="not valid"):
-        relay().feed(data)
+    stream = relay()
+    assert stream.feed(data) == b""
+    assert "not valid" in str(stream.failure)
 
 
 def test_text_that_is_not_utf8_is_left_to_the_client() -> None:
@@ -150,8 +187,8 @@ def test_endless_event_is_an_error() -> None:
     stream = relay()
     for _ in range(MAX_EVENT_BYTES // 2**20):
         assert stream.feed(b"x" * 2**20) == b""
-    with pytest.raises(SseError, match="larger than"):
-        stream.feed(b"x")
+    assert stream.feed(b"x") == b""
+    assert "larger than" in str(stream.failure)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"choices": [', b'{"usage": 5}', b'{"usage": "\xff"}'])

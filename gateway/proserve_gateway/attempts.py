@@ -1,0 +1,107 @@
+"""One request at one engine after another, until one of them takes it.
+
+Another engine is tried at once, without a pause: what failed is that engine and not the request. It is never the same
+one again, unless tokens have come since, and never more than `MOST` in a row, because a request may itself be what
+kills engines.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from proserve_core.routing import RoutingRequest
+from proserve_gateway.dispatch_errors import failed_request
+from proserve_gateway.errors import ApiError, engine_failure
+from proserve_gateway.fleet import Fleet, Lease, Outcome
+from proserve_gateway.inference_request import InferenceRequest
+from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.sse import SseError
+from proserve_gateway.upstream_connection import FailureKind, UpstreamError
+
+logger = logging.getLogger(__name__)
+
+MOST = 3
+"""Engines that are tried in a row."""
+TOO_BUSY = 429
+"""An engine's answer that is about the engine and not about the request: another one may have room."""
+FINAL = frozenset({FailureKind.TOTAL_TIMEOUT, FailureKind.STALLED, FailureKind.STOPPED})
+"""Failures that are not the engine's: another one would not do better."""
+BAD_STREAM, SERVER_ERROR, BUSY, CREDENTIALS = "bad_stream", "server_error", "busy", "credentials"
+"""Reasons beside those of `FailureKind`; label values."""
+
+T = TypeVar("T")
+
+
+class Attempts:
+    """The engines that one request was tried at."""
+
+    def __init__(
+        self, *, request: InferenceRequest, fleet: Fleet, metrics: GatewayMetrics, clock: Callable[[], float]
+    ) -> None:
+        self._request = request
+        self._fleet = fleet
+        self._metrics = metrics
+        self._clock = clock
+        self._tried: set[str] = set()
+
+    def went_well(self, engine: str) -> None:
+        """Tokens came from this engine before it failed: only it is to be avoided."""
+        self._tried = {engine}
+
+    async def run(
+        self,
+        routing: RoutingRequest,
+        start: Callable[[Lease], Awaitable[T]],
+        *,
+        until_s: float,
+        exclude: frozenset[str] = frozenset(),
+    ) -> T:
+        """What `start` returns for the first engine, those in `exclude` aside, that takes the request.
+
+        After `until_s` only one more engine is tried than has been: an accepted request should be answered, but an
+        answer that is late anyway is not worth more engines.
+
+        Raises:
+            ApiError: none took it, or one refused it.
+        """
+        failure: ApiError | None = None
+        while len(self._tried) < MOST and (len(self._tried) < 2 or self._clock() < until_s):
+            try:
+                lease = self._fleet.choose(self._request.pool, routing, exclude.union(self._tried))
+            except ApiError as error:
+                # What went wrong on the first engine says more than that there is no second one.
+                raise failure or error from None
+            self._tried.add(lease.endpoint.name)
+            try:
+                return await start(lease)
+            except UpstreamError as error:
+                lease.close(Outcome.CANCELLED if error.kind in FINAL else Outcome.FAILED, str(error))
+                self.failed(lease.endpoint.name, error.kind, str(error))
+                failure = failed_request(lease.endpoint.name, error)
+                if error.kind in FINAL:
+                    break
+            except SseError as error:
+                lease.close(Outcome.FAILED, str(error))
+                self.failed(lease.endpoint.name, BAD_STREAM, str(error))
+                failure = engine_failure(f"engine {lease.endpoint.name} failed: {error}")
+            except ApiError as error:
+                lease.close(Outcome.ANSWERED if error.status < 500 else Outcome.FAILED, error.message)
+                if error.status < 500 and error.status != TOO_BUSY:
+                    raise
+                self.failed(lease.endpoint.name, _reason(error), error.message)
+                failure = error
+            except BaseException:
+                lease.close(Outcome.CANCELLED)
+                raise
+        raise failure or engine_failure(f"request {self._request.id} failed at {', '.join(sorted(self._tried))}")
+
+    def failed(self, engine: str, reason: str, message: str) -> None:
+        """Count and log an engine's failure."""
+        self._metrics.engine_failures.labels(self._request.pool, reason).inc()
+        logger.warning("request %s: engine %s failed (%s): %s", self._request.id, engine, reason, message)
+
+
+def _reason(error: ApiError) -> str:
+    if error.status in (TOO_BUSY, 503):
+        return BUSY
+    return CREDENTIALS if error.code == "engine_credentials" else SERVER_ERROR

@@ -1,0 +1,74 @@
+"""The token ids of a stream, kept so that another engine can go on from them; taken out of what the client gets.
+
+vLLM's `return_token_ids` puts the prompt's ids into the first chunk and the new tokens' ids into every one. They are
+kept as the digits they come in, about five bytes a token, and read only when they are needed. A quote inside a JSON
+string is always escaped, so the bytes `"token_ids":` can only be a key.
+"""
+
+import re
+
+_FIELD = re.compile(rb',\s*"(prompt_)?token_ids":\s*(?:\[([\d,\s]*)\]|null)')
+_REASONING = re.compile(rb'"reasoning(?:_content)?":\s*"')
+_USUAL, _NO_PROMPT = b',"token_ids":[', b',"prompt_token_ids":null'
+
+
+class TokenTrail:
+    """Ids of one stream, over all engines that take part in it."""
+
+    __slots__ = ("_output", "has_reasoning", "prompt")
+
+    def __init__(self) -> None:
+        self.prompt = b""
+        """The prompt's ids as a JSON list without its brackets."""
+        self._output = bytearray()
+        self.has_reasoning = False
+        """The engine told reasoning from content: only it knows how."""
+
+    def take(self, events: bytes) -> bytes:
+        """Keep the ids of whole events; returns the events without them."""
+        if b'"reasoning' in events and _REASONING.search(events):
+            self.has_reasoning = True
+        at = events.find(_USUAL)
+        if at >= 0 and self.prompt:
+            end = events.find(b"]", at)
+            head, rest = events[:at].removesuffix(_NO_PROMPT), events[end + 1 :]
+            if b'token_ids"' not in head and b'token_ids"' not in rest:
+                self._add(events[at + len(_USUAL) : end])
+                return head + rest
+        if b'token_ids"' not in events:
+            return events
+        return _FIELD.sub(self._keep, events)
+
+    def _keep(self, found: "re.Match[bytes]") -> bytes:
+        ids = found[2]
+        if ids and found[1]:
+            self.prompt = ids
+        elif ids:
+            self._add(ids)
+        return b""
+
+    def _add(self, ids: bytes) -> None:
+        if ids:
+            self._output += b","
+            self._output += ids
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.prompt.count(b",") + 1 if self.prompt else 0
+
+    @property
+    def output_tokens(self) -> int:
+        return self._output.count(b",")
+
+    def context(self) -> bytes:
+        """Ids of the prompt and of all output as one JSON list."""
+        return b"[%s%s]" % (self.prompt, self._output)
+
+    def last(self, count: int) -> list[int]:
+        """Ids of the last output tokens, at most `count`."""
+        ids = self._output.split(b",")[1:]
+        return [int(id_) for id_ in ids[-count:]]
+
+    def drop_last(self) -> None:
+        """Forget the last output token."""
+        del self._output[self._output.rindex(b",") :]
