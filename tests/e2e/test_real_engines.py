@@ -1,12 +1,16 @@
 """`proserve up` with two real vLLM engines: the clients that users have, once."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import httpx
 import openai
 import pytest
 
+from interrupted_streams import Question, interrupted, whole_answers
 from proserve_gateway.rpc import inference_pb2
 from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
 from running_proserve import RunningProserve
@@ -14,6 +18,8 @@ from running_proserve import RunningProserve
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 EXAMPLE = "examples/quickstart.yaml"
+TOKENS = 1200
+"""Of an answer that is interrupted: seconds of work."""
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +72,27 @@ def test_grpc_streams_what_the_whole_answer_says(real: RunningProserve) -> None:
         parts = list(stub.GenerateStream(request, metadata=metadata, timeout=120))
     assert "".join(part.text for part in parts) == whole.text
     assert whole.served.priority_class == "batch"
+
+
+async def test_greedy_streams_go_on_token_by_token_when_their_engine_is_killed(real: RunningProserve) -> None:
+    headers = {"authorization": "Bearer sk-demo-interactive"}
+    # Half of the answers of random weights are no UTF-8: characters are cut everywhere.
+    texts = ("Hello", "Tell me a story — größer, 語", "x = [1, 2, 3]")
+    questions = [Question(text=text, chat=chat, max_tokens=TOKENS) for text in texts for chat in (True, False)]
+
+    async def kill(engines: list[str]) -> None:
+        async with httpx.AsyncClient(base_url=real.admin, timeout=30) as admin:
+            status = (await admin.get("/status")).json()["engines"]
+        port = next(each["url"] for each in status if each["name"] == engines[0]).rsplit(":", 1)[1]
+        killed = [pid for pid, command in real.descendants().items() if f"--port {port}" in command]
+        assert killed
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    async with httpx.AsyncClient(base_url=real.http, headers=headers, timeout=200) as client:
+        expected = await whole_answers(client, questions)
+        said = await interrupted(client, questions, kill, after_events=20)
+    assert [each.error for each in said] == [""] * len(questions)
+    assert [each.text for each in said] == expected
+    assert {(each.finish_reasons, each.completion_tokens, each.ids) for each in said} == {(("length",), TOKENS, 1)}
+    assert "stream broken, continued" in real.text
