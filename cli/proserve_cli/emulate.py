@@ -18,17 +18,26 @@ def emulate(
     max_sequences: Annotated[
         int | None, typer.Option(help="Requests resident at a time [default: as calibrated].", min=1)
     ] = None,
+    kv_offload: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep KV blocks of preempted requests in host memory: JSON, see docs/blocks.md.", metavar="JSON"
+        ),
+    ] = None,
     speed: Annotated[float, typer.Option(help="How many times as fast as calibrated the engine is.")] = 1.0,
 ) -> None:
     """Serve an emulated engine: OpenAI HTTP and /capacity on one port, with a calibration's timing and no model."""
     with needs_extra("emulator"):
         from proserve_engine.emulator.server import EmulatorOptions, build_replica, run_emulator
 
-    options = EmulatorOptions(
-        calibration=calibration, policy=policy, host=host, port=port, model=model, kv_blocks=kv_blocks,
-        max_sequences=max_sequences, speed=speed,
-    )  # fmt: skip
+    from proserve_core.blocks.settings import kv_offload as read_kv_offload
+
     try:
+        options = EmulatorOptions(
+            calibration=calibration, policy=policy, host=host, port=port, model=model, kv_blocks=kv_blocks,
+            max_sequences=max_sequences, speed=speed,
+            kv_offload=None if kv_offload is None else read_kv_offload(kv_offload),
+        )  # fmt: skip
         replica = build_replica(options)
     except KeyError as error:
         raise wrong_usage(error.args[0]) from error

@@ -22,6 +22,12 @@ def simulate(
     kv_blocks: Annotated[
         int | None, typer.Option(help="KV blocks of an engine [default: as calibrated].", min=1)
     ] = None,
+    kv_offload: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep KV blocks of preempted requests in host memory: JSON, see docs/blocks.md.", metavar="JSON"
+        ),
+    ] = None,
     output: Annotated[Literal["table", "json"], typer.Option("--format", help="What goes to stdout.")] = "table",
     token_log: Annotated[Path | None, typer.Option(help="Write one JSON line per request to this file.")] = None,
 ) -> None:
@@ -31,6 +37,7 @@ def simulate(
     run(
         SimulationOptions(
             trace=trace, calibration=calibration, policy=policy, router=router, replicas=replicas, rate=rate,
-            limit=limit, classes=classes, seed=seed, kv_blocks=kv_blocks, output=output, token_log=token_log,
+            limit=limit, classes=classes, seed=seed, kv_blocks=kv_blocks, kv_offload=kv_offload, output=output,
+            token_log=token_log,
         )
     )  # fmt: skip

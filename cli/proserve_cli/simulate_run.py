@@ -12,7 +12,9 @@ from rich.table import Table
 from proserve_cli.failures import failed, wrong_usage
 from proserve_cli.trace_workload import WorkloadOptions, load_engine, load_workload
 from proserve_core.batching.registry import PolicyError, make_policy
+from proserve_core.blocks.settings import kv_offload
 from proserve_core.replica import Replica
+from proserve_core.replica_kv import host_of
 from proserve_core.routing.registry import make_router
 from proserve_lab.simulation.result import SimulationResult, summarise, write_token_log
 from proserve_lab.simulation.run import simulate as run_simulation
@@ -27,6 +29,7 @@ class SimulationOptions(WorkloadOptions, frozen=True, kw_only=True):
     policy: str
     router: str
     kv_blocks: int | None
+    kv_offload: str | None
     output: Literal["table", "json"]
     token_log: Path | None
 
@@ -40,6 +43,8 @@ def run(options: SimulationOptions) -> None:
     try:
         policies = [TimedPolicy(make_policy(options.policy)) for _ in range(options.replicas)]
         routing = make_router(options.router)
+        settings = None if options.kv_offload is None else kv_offload(options.kv_offload)
+        kv_host = host_of(engine, settings)
     except (PolicyError, ValueError) as error:
         raise wrong_usage(error) from error
     limits = engine.limits(blocks=options.kv_blocks)
@@ -50,6 +55,7 @@ def run(options: SimulationOptions) -> None:
             policy_name=options.policy,
             limits=limits,
             latency=engine.latency,
+            kv_host=kv_host,
             engine_id=f"replica-{number}",
         )
         for number, item in enumerate(policies)
@@ -92,6 +98,14 @@ def _print(result: SimulationResult, output: str) -> None:
         table.add_row(name, str(figures.requests), f"{figures.tdg_ratio:.4f}", f"{figures.slo_attainment:.4f}")
     table.add_row("all", str(result.requests), f"{result.tdg_ratio:.4f}", f"{result.slo_attainment:.4f}")
     console.print(table)
+    if result.kv is not None:
+        console.print(
+            f"host: {result.kv.offloaded_blocks} blocks there, {result.kv.restored_blocks} back with "
+            f"{result.kv.restores} requests, {result.kv.recomputed_tokens} tokens computed again, "
+            f"{result.kv.evicted_blocks} blocks evicted; steps waited {result.kv.exposed_s:.2f} s for copies, "
+            f"{result.kv.hidden_s:.2f} s of copies hidden",
+            highlight=False,
+        )
     console.print(
         f"{result.steps} steps, {result.preemptions} preemptions, plan p50 {result.plan_us.p50:.0f} us "
         f"p99 {result.plan_us.p99:.0f} us, {result.simulated_s:.1f} s simulated in {result.wall_s:.1f} s",

@@ -6,7 +6,8 @@ requests may be submitted and aborted. The plan is checked before it is applied:
 engine has is an error, never a silent correction.
 
 Follows vLLM where it matters for timing: a chunk that ends the prompt emits the first token; a preempted request loses
-its blocks and is computed again, emitted tokens included; blocks are allocated per chunk. No prefix cache.
+its blocks and is computed again, emitted tokens included, except for what the host has kept of it (`replica_kv`);
+blocks are allocated per chunk. No prefix cache.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from proserve_core.capacity_rows import class_totals, request_row
 from proserve_core.clues import NO_CLUES, LengthClues
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceTerms
+from proserve_core.replica_kv import HostTier, KvHost, StepCopies
 
 
 class PlanError(RuntimeError):
@@ -39,6 +41,8 @@ class StartedStep(msgspec.Struct, frozen=True, kw_only=True):
     plan: BatchPlan
     started_s: float
     duration_s: float
+    copies: StepCopies | None = None
+    """Of blocks from and to the host; None where none are kept there."""
 
 
 class Emission(msgspec.Struct, frozen=True, gc=False):
@@ -53,7 +57,8 @@ class Emission(msgspec.Struct, frozen=True, gc=False):
 class _CheckedStep(msgspec.Struct, frozen=True, kw_only=True):
     """What a plan that is in order does."""
 
-    duration_s: float
+    alone_s: float
+    """Its duration without copies."""
     free_blocks: int
     """After its preemptions and allocations."""
     admitted: list[RequestState]
@@ -71,6 +76,7 @@ class Replica:
         policy_name: str,
         limits: EngineLimits,
         latency: LatencyModel,
+        kv_host: KvHost | None = None,
         model: str = "simulated",
         engine_id: str = "replica",
         decisions: DecisionLog | None = None,
@@ -88,6 +94,9 @@ class Replica:
         self._model = model
         self._engine_id = engine_id
         self._table = RequestTable()
+        self.kv_host = kv_host
+        """What keeps blocks of preempted requests; None: they are lost."""
+        self._host = HostTier(kv_host, table=self._table, limits=limits, latency=latency) if kv_host else None
         self._output_tokens: dict[str, int] = {}
         self._aborted: set[str] = set()
         self._free_blocks = limits.blocks
@@ -116,6 +125,11 @@ class Replica:
     @property
     def free_blocks(self) -> int:
         return self._free_blocks
+
+    @property
+    def host(self) -> HostTier | None:
+        """What `kv_host` keeps at present."""
+        return self._host
 
     def submit(
         self,
@@ -149,6 +163,8 @@ class Replica:
             RequestState(id=request_id, arrival_s=arrival_s, terms=terms, prompt_tokens=prompt_tokens, clues=clues)
         )
         self._output_tokens[request_id] = output_tokens
+        if self._host is not None:
+            self._host.arrived(request_id)
         if self.decisions is not None:
             self.decisions.arrived(request_id)
         self._changes += 1
@@ -178,6 +194,9 @@ class Replica:
         """
         if self._step is not None:
             raise RuntimeError("a step is running: call complete_step first")
+        host = self._host
+        if host is not None:
+            self._free_blocks += host.settle(now_s)
         if not self._table:
             return None
         state = EngineState(
@@ -186,21 +205,30 @@ class Replica:
             limits=self.limits,
             free_blocks=self._free_blocks,
             latency=self.latency,
+            resume=None if host is None else host.resume,
         )
         plan = self._policy.plan(state)
+        if host is not None:
+            plan = host.admit(plan)
         step = self._check(plan)
         if self.decisions is not None:
             self.decisions.note(self._policy, state, plan)
         self._preempt(plan.preempt)
         for request in step.admitted:
             request.resident = True
+            request.host_tokens = 0
             self._table.update(request)
         for request, blocks in step.growing:
             request.blocks += blocks
         self._free_blocks = step.free_blocks
         self.steps += 1
         self._changes += 1
-        self._step = StartedStep(plan=plan, started_s=now_s, duration_s=step.duration_s)
+        duration_s, copies = step.alone_s, None
+        if host is not None:
+            copies = host.begin(plan, step.growing, alone_s=duration_s)
+            duration_s = host.step_s(copies, duration_s) if plan.entries else host.next_end_s - now_s
+            plan = msgspec.structs.replace(plan, predicted_s=duration_s)
+        self._step = StartedStep(plan=plan, started_s=now_s, duration_s=duration_s, copies=copies)
         return self._step
 
     def complete_step(self, now_s: float) -> list[Emission]:
@@ -213,6 +241,9 @@ class Replica:
             raise RuntimeError("no step is running: call begin_step first")
         emissions: list[Emission] = []
         requests, lengths = self._table.by_id, self._output_tokens
+        host, block_size = self._host, self.limits.block_size
+        if host is not None:
+            host.end_step()
         for entry in self._step.plan.entries:
             request_id = entry.id
             if request_id in self._aborted:
@@ -222,6 +253,8 @@ class Replica:
             request = requests[request_id]
             computed = request.computed_tokens + entry.tokens
             request.computed_tokens = computed
+            if host is not None and computed % block_size < entry.tokens:
+                host.computed(request_id, computed)
             emitted = request.emitted_tokens
             if computed < request.prompt_tokens + emitted:
                 continue
@@ -252,6 +285,8 @@ class Replica:
             block_size=self.limits.block_size,
             blocks=self.limits.blocks,
             free_blocks=self._free_blocks,
+            host_blocks=self._host.ledger.host_blocks if self._host is not None else 0,
+            free_host_blocks=self._host.ledger.free_host if self._host is not None else 0,
             running=len(residents),
             waiting=len(waiting),
             max_sequences=self.limits.max_sequences,
@@ -274,11 +309,11 @@ class Replica:
             victim = requests.get(request_id)
             if victim is None or not victim.resident:
                 raise self._plan_error(f"preempts {request_id!r}, which is not resident")
-            free += victim.blocks
+            free += victim.blocks - victim.copying_blocks
         preempted = set(plan.preempt)
         if len(preempted) < len(plan.preempt):
             raise self._plan_error("preempts a request twice")
-        if not plan.entries:
+        if not plan.entries and (self._host is None or not self._host.arriving_blocks):
             raise self._plan_error(f"runs nothing although {len(requests)} requests are in the engine")
         seen: set[str] = set()
         admitted: list[RequestState] = []
@@ -300,8 +335,7 @@ class Replica:
                 raise self._plan_error(f"gives {request_id!r} {tokens} tokens, it has {pending} to compute")
             if not request.resident:
                 admitted.append(request)
-                attention += tokens * (tokens + 2 * computed)
-            elif pending == 1 and emitted:
+            if pending == 1 and emitted:
                 context += computed
             else:
                 attention += tokens * (tokens + 2 * computed)
@@ -318,7 +352,7 @@ class Replica:
         if new_tokens > limits.max_step_tokens:
             raise self._plan_error(f"has {new_tokens} tokens (limit max_step_tokens={limits.max_step_tokens})")
         return _CheckedStep(
-            duration_s=self.latency.sums_s(new_tokens, attention, context, len(plan.entries)),
+            alone_s=self.latency.sums_s(new_tokens, attention, context, len(plan.entries)) if plan.entries else 0.0,
             free_blocks=free,
             admitted=admitted,
             growing=growing,
@@ -330,16 +364,19 @@ class Replica:
     def _preempt(self, request_ids: Sequence[str]) -> None:
         for request_id in request_ids:
             request = self._table.by_id[request_id]
+            lost_tokens = request.computed_tokens
             request.resident = False
             request.blocks = 0
             request.computed_tokens = 0
             request.preemptions += 1
+            if self._host is not None:
+                self._host.preempt(request, lost_tokens)
             self._table.update(request)
         self.preemptions += len(request_ids)
 
     def _remove(self, request_id: str, *, finished: bool) -> None:
         request = self._table.remove(request_id)
-        self._free_blocks += request.blocks
+        self._free_blocks += request.blocks if self._host is None else self._host.ended(request_id)
         del self._output_tokens[request_id]
         if self.decisions is not None:
             self.decisions.ended(request_id)

@@ -40,5 +40,5 @@ def density(request: RequestState, latency: LatencyModel) -> float:
     if request.is_decode:
         cost_s = latency.decode_s(computed)
     else:
-        cost_s = latency.prefill_s(request.pending_tokens, computed)
+        cost_s = latency.prefill_s(request.pending_tokens + request.host_tokens, computed - request.host_tokens)
     return request.next_token_gain() / max(cost_s, _NO_TIME_S)

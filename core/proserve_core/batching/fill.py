@@ -8,6 +8,10 @@ Rules that hold for every policy: at least one request runs whenever one can; a 
 keeps its blocks and its sequence slot); a victim comes from the tail of the order and never runs in the same step; a
 lack of sequence slots holds up waiting requests only; a waiting request is admitted when blocks for all its present
 tokens are there, as in vLLM (`scheduler_reserve_full_isl`), though only its chunk's blocks are taken.
+
+Blocks that come back from the host lengthen the step by what of their copies does not hide. Copies that alone take
+longer than the budget are made all the same, one request's in a step, and the others run as far as they fit without
+them: else that request would never come back, and to compute it again takes longer still.
 """
 
 import math
@@ -21,6 +25,7 @@ from proserve_core.batching.decode_head import NOBODY, DecodeHead, decode_head
 from proserve_core.batching.ranking import Ranking
 from proserve_core.batching.request_columns import Index, Mask, RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState, PlanEntry, Reason, RequestState
+from proserve_core.blocks.restore import StepSums
 from proserve_core.latency import LatencyModel, StepWork
 
 
@@ -141,13 +146,14 @@ def fill(
     timed = budget_s < math.inf
     prefill_left_s = prefill_budget_s
     skip, min_chunk = options.skip, options.min_chunk
-    sums_s = latency.sums_s
+    sums_s: StepSums = latency.sums_s
     fixed_s, floor_s, base_s, token_s = latency.host_s, latency.floor_s, latency.linear_base_s, latency.linear_token_s
     attention_s, context_s, sequence_s = latency.attention_s, latency.context_s, latency.sequence_s
 
     # Sums over the entries so far: what the latency model needs.
     new_tokens = sequences = head.count
     attention, context = 0, head.context
+    resume, copied = state.resume, 0  # blocks that come back from the host
     entries = [PlanEntry(request.id, 1) for request in islice(residents, head.count)]
     preempt: list[str] = []
     paused: list[str] = []
@@ -169,6 +175,7 @@ def fill(
                 or not request.resident
                 or reached >= tail
                 or tokens_left <= 0
+                or copied
             ):
                 break
             need = -(-(computed + 1) // block_size) - request.blocks
@@ -216,6 +223,11 @@ def fill(
         decode = resident and pending == 1 and emitted > 0
         chunk = pending if pending < tokens_left else tokens_left
         reason: Reason | None = None
+        back, without_s = 0, sums_s
+        if resume is not None and not resident and request.host_tokens:
+            back = request.host_tokens // block_size
+            if copied or resume.costs.copy_s(back) <= budget_s:
+                sums_s = resume.step_with(copied + back)
         if timed and (entries or not decode):
             if decode:
                 step_s = sums_s(new_tokens + 1, attention, context + computed, sequences + 1)
@@ -228,7 +240,17 @@ def fill(
                     sums = StepWork(
                         new_tokens=new_tokens, attention=attention, decode_context=context, sequences=sequences
                     )
-                    fitting = latency.largest_chunk(budget_s=budget_s, base=sums, cached=computed, limit=chunk)
+                    exposed_s = 0.0
+                    if copied or back:
+                        alone_s = latency.sums_s(new_tokens + chunk, attention + added, context, sequences + 1)
+                        exposed_s = step_s - alone_s
+                    fitting = latency.largest_chunk(
+                        budget_s=budget_s - exposed_s, base=sums, cached=computed, limit=chunk
+                    )
+                    if exposed_s > 0:
+                        added = fitting * (fitting + 2 * computed)
+                        if sums_s(new_tokens + fitting, attention + added, context, sequences + 1) > budget_s:
+                            fitting = 0
                     if not entries:
                         fitting = max(fitting, min(chunk, first_chunk(latency, min_chunk)))
                     if fitting >= min_chunk or fitting == chunk:
@@ -252,15 +274,15 @@ def fill(
             if slotless or (need > free and (resident or options.waiting_preempts)):
                 if behind_of != first_victim:
                     behind_of = first_victim
-                    behind = sum(victim.blocks for victim in residents[first_victim:tail])
+                    behind = sum(victim.blocks - victim.copying_blocks for victim in residents[first_victim:tail])
                 if options.preempt_self or need <= free + behind:
                     while (need > free or (slotless and slots <= 0)) and tail > first_victim:
                         tail -= 1
                         victim = residents[tail]
                         preempt.append(victim.id)
                         waits[victim.id] = Reason.PREEMPTED
-                        free += victim.blocks
-                        behind -= victim.blocks
+                        free += victim.blocks - victim.copying_blocks
+                        behind -= victim.blocks - victim.copying_blocks
                         slots += 1
                     if need > free and resident:
                         tail -= 1
@@ -274,19 +296,21 @@ def fill(
                 free -= need if resident else -(-(computed + chunk) // block_size) - held
 
         if reason is not None:
+            sums_s = without_s
             waits[request.id] = reason
             if resident:
                 paused.append(request.id)
             if entries and (not skip or sums_s(new_tokens + 1, attention, context, sequences + 1) > budget_s):
                 rest = Reason.STEP_TIME if reason is Reason.STEP_TIME else Reason.BEHIND
                 break
-            if closed is None and not resident and entries and reason is not Reason.BLOCKS:
+            if closed is None and not resident and not back and entries and reason is not Reason.BLOCKS:
                 # The step is nearly full: the next waiting one would fit by accident at best.
                 closed = reason
                 walk = iter(residents[reached:tail])
             continue
 
         entries.append(PlanEntry(request.id, chunk))
+        copied += back
         new_tokens += chunk
         tokens_left -= chunk
         sequences += 1
@@ -299,6 +323,8 @@ def fill(
             if not resident:
                 slots -= 1
 
+    if copied and resume is not None:
+        sums_s = resume.step_with(copied)
     if closed is not None:
         for request in residents[reached:tail]:
             waits[request.id] = rest

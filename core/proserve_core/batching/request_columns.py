@@ -24,6 +24,7 @@ class RequestColumns:
         self.residents = len(state.requests.residents)
         """The first so many entries are residents, the others wait."""
         self._table, self._latency, self._now_s = state.requests, state.latency, state.now_s
+        self._resume = state.resume
         self._rows = state.requests.rows()
         data = self._data = state.requests.columns(self._rows)
         self.arrival_s: Column = data[table.ARRIVAL]
@@ -114,15 +115,39 @@ class RequestColumns:
 
     @cached_property
     def prefill_s(self) -> Column:
-        """Marginal time of all that is to be computed before the next token; 0 for a decode."""
-        latency, pending = self._latency, self.pending
-        attention = pending * (pending + 2 * self.computed)
-        prefill_s = latency.linear_token_s * pending + latency.attention_s * attention + latency.sequence_s
+        """Marginal time of all that is to be computed before the next token, and of what comes back from the host for
+        it; 0 for a decode."""
+        prefill_s = self._prefill_s(self.computed)
+        if self._resume is not None:
+            prefill_s += self._resume.costs.block_s / self._resume.block_size * self._host_tokens
         return np.where(self.decode, 0.0, prefill_s)
 
     @cached_property
+    def recompute_s(self) -> Column:
+        """The same if nothing came back from the host.
+
+        For rules that go by the next token alone: who lost its blocks would come before all prompts, because it is
+        back so soon, and take the blocks of the next one who does. Measured with `slide-batching` (docs/blocks.md).
+        """
+        if self._resume is None:
+            return self.prefill_s
+        return np.where(self.decode, 0.0, self._prefill_s(self.computed - self._host_tokens))
+
+    @cached_property
     def next_token_s(self) -> Column:
-        """Marginal time of all that is to be computed before the next token, that of a decode's token included."""
+        """Marginal time of all that is to be computed before the next token, that of a decode's token included, and
+        as if nothing came back from the host."""
         latency = self._latency
         decode_s = latency.linear_token_s + latency.sequence_s + latency.context_s * self.computed
-        return np.where(self.decode, decode_s, self.prefill_s)
+        return np.where(self.decode, decode_s, self.recompute_s)
+
+    @cached_property
+    def _host_tokens(self) -> Column:
+        return self._table.host_tokens(self._rows)
+
+    def _prefill_s(self, computed: Column) -> Column:
+        """Marginal time of all tokens behind the first `computed` ones."""
+        latency, pending = self._latency, self.context - computed
+        attention = pending * (pending + 2 * computed)
+        prefill_s: Column = latency.linear_token_s * pending + latency.attention_s * attention + latency.sequence_s
+        return prefill_s

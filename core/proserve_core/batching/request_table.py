@@ -41,6 +41,7 @@ class RequestTable(Sequence["RequestState"]):
         self._rows: dict[str, int] = {}
         self._objects: list[RequestState | None] = []
         self._data = np.zeros((_COLUMNS, _FIRST_ROWS))
+        self._host_tokens = np.zeros(_FIRST_ROWS)
         self._place = np.zeros(_FIRST_ROWS, dtype=np.int8)
         self._hidden: set[str] = set()
         self._noted_by: object = None
@@ -79,6 +80,7 @@ class RequestTable(Sequence["RequestState"]):
             request.computed_tokens,
             np.nan if request.first_token_s is None else request.first_token_s,
         )
+        self._host_tokens[row] = 0 if request.resident else request.host_tokens
         place = _RESIDENT if request.resident else _WAITING
         if self._place[row] != place:
             self._place[row] = place
@@ -139,6 +141,10 @@ class RequestTable(Sequence["RequestState"]):
         self._data[COMPUTED, at] = [request.computed_tokens for request in residents]
         return self._data.take(rows, axis=1)
 
+    def host_tokens(self, rows: Index) -> Column:
+        """Tokens that would come back from the host if these requests ran."""
+        return self._host_tokens.take(rows)
+
     def notes(self, rows: Index, owner: object) -> Column:
         """What `owner` noted of these requests, -1 for nothing. There is one owner at a time."""
         if self._noted_by is not owner:
@@ -196,9 +202,11 @@ class RequestTable(Sequence["RequestState"]):
         if 2 * len(keep) > capacity:
             capacity *= 2
         data, place = np.zeros((_COLUMNS, capacity)), np.zeros(capacity, dtype=np.int8)
+        host_tokens = np.zeros(capacity)
         data[:, : len(keep)] = self._data[:, keep]
+        host_tokens[: len(keep)] = self._host_tokens[keep]
         place[: len(keep)] = self._place[keep]
-        self._data, self._place = data, place
+        self._data, self._host_tokens, self._place = data, host_tokens, place
         self._objects = list(self.by_id.values())
         self._rows = {request_id: row for row, request_id in enumerate(self.by_id)}
         self._forget()

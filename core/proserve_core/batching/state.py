@@ -6,6 +6,7 @@ from enum import StrEnum
 import msgspec
 
 from proserve_core.batching.request_table import RequestTable
+from proserve_core.blocks.restore import ResumeModel
 from proserve_core.clues import NO_CLUES, LengthClues
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceTerms
@@ -25,9 +26,13 @@ class RequestState(msgspec.Struct, kw_only=True, gc=False):
     prompt_tokens: int
     computed_tokens: int = 0
     """Tokens whose KV is on the device (for a request that is not resident: cached prefix it would start from)."""
+    host_tokens: int = 0
+    """The last so many of `computed_tokens` would first come back from the host. Only of who is not resident."""
     emitted_tokens: int = 0
     blocks: int = 0
     """Device blocks held."""
+    copying_blocks: int = 0
+    """Those of them that a copy to the host reads: a preemption frees them only when the copy ends."""
     resident: bool = False
     """Admitted to the engine's running set (holds a sequence slot)."""
     preemptions: int = 0
@@ -84,6 +89,8 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True):
     free_blocks: int
     """Device blocks that can be allocated without preempting anybody."""
     latency: LatencyModel
+    resume: ResumeModel | None = None
+    """How blocks come back from the host; None where none are kept there."""
 
 
 class Reason(StrEnum):
@@ -105,6 +112,13 @@ class PlanEntry(msgspec.Struct, frozen=True, gc=False):
     tokens: int
 
 
+class Restore(msgspec.Struct, frozen=True, gc=False):
+    """The first `blocks` blocks of request `id` come back from the host."""
+
+    id: str
+    blocks: int
+
+
 class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What runs in the next step."""
 
@@ -112,7 +126,10 @@ class BatchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """In order of importance; resource needs are met in this order."""
     preempt: tuple[str, ...] = ()
     """Residents that lose their blocks before the step, in the order in which they are taken."""
+    restores: tuple[Restore, ...] = ()
+    """Of those that it brings back, said by whoever runs the engine (`blocks.returns`)."""
     predicted_s: float = 0.0
+    """Duration of the step with the copies that it waits for."""
     order: tuple[str, ...] = ()
     """Residents after the step's admissions and preemptions, most important first, those that pause at the end: decides
     the victim if the engine runs out of blocks unexpectedly."""

@@ -49,6 +49,10 @@ class Overlap(msgspec.Struct, frozen=True, kw_only=True):
         return slower_s + faster_s / self.layers
 
 
+StepSums = Callable[[float, float, float, int], float]
+"""Seconds of a step from its new tokens, attention, decode context and sequences (`LatencyModel.sums_s`)."""
+
+
 class ResumeModel(msgspec.Struct, frozen=True, kw_only=True):
     """What bringing requests back takes on one engine."""
 
@@ -58,6 +62,20 @@ class ResumeModel(msgspec.Struct, frozen=True, kw_only=True):
     """Of restoring, in the engine's way of copying; `block_s` is above 0."""
     latency: LatencyModel
     overlap: Overlap
+
+    def step_s(self, blocks: int, alone_s: float) -> float:
+        """Duration of a step that restores `blocks` blocks and would take `alone_s` without them."""
+        host_s = self.latency.host_s
+        return host_s + self.overlap.both_s(self.costs.copy_s(blocks), alone_s - host_s)
+
+    def step_with(self, blocks: int) -> StepSums:
+        """The latency model's `sums_s` of steps that restore `blocks` blocks."""
+        sums_s = self.latency.sums_s
+
+        def with_copies_s(new_tokens: float, attention: float, decode_context: float, sequences: int) -> float:
+            return self.step_s(blocks, sums_s(new_tokens, attention, decode_context, sequences))
+
+        return with_copies_s
 
 
 class Restorable(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,19 +5,30 @@ A step's plan says who comes back; with the adaptive budget these get the blocks
 in an otherwise empty step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from proserve_core.blocks.gain_budget import Return, shortest_step
 from proserve_core.blocks.restore import Restorable, ResumeModel, best_split
 from proserve_core.blocks.settings import CopyBudget
 from proserve_core.latency import StepWork
 
+AdaptiveRule = Callable[[Sequence[Restorable], StepWork, ResumeModel], Sequence[int]]
+"""Blocks for each of those that come back in a step, most important first, beside other work of it."""
+
+
+def shortest(returns: Sequence[Restorable], base: StepWork, model: ResumeModel) -> Sequence[int]:
+    """The blocks that make the step shortest."""
+    # Gain breaks ties only: of equals, the blocks of the least important are computed.
+    ranked = [Return(request=request, gain=float(-place)) for place, request in enumerate(returns)]
+    return shortest_step(ranked, model=model, base=base)[0]
+
 
 class ReturnBudget:
-    """The rule of one engine."""
+    """The rule of one engine. `adaptive`: what the adaptive budget goes by."""
 
-    def __init__(self, rule: CopyBudget, *, copy_blocks: int) -> None:
+    def __init__(self, rule: CopyBudget, *, copy_blocks: int, adaptive: AdaptiveRule = shortest) -> None:
         self._rule = rule
+        self._adaptive = adaptive
         self._per_step = copy_blocks
         self._left = copy_blocks
         self._planned: dict[str, int] = {}
@@ -30,9 +41,7 @@ class ReturnBudget:
     def plan(self, returns: Sequence[Restorable], *, base: StepWork, model: ResumeModel) -> None:
         """The step runs `base`, and `returns` come back in it."""
         if self._rule is CopyBudget.ADAPTIVE and returns:
-            # Gain breaks ties only: of equals, the blocks of the least important are computed.
-            ranked = [Return(request=request, gain=float(-place)) for place, request in enumerate(returns)]
-            blocks, _ = shortest_step(ranked, model=model, base=base)
+            blocks = self._adaptive(returns, base, model)
             self._planned = {r.request_id: taken for r, taken in zip(returns, blocks, strict=True)}
 
     def blocks(self, request: Restorable, model: ResumeModel) -> int:

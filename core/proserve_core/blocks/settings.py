@@ -63,6 +63,19 @@ class KvOffload(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbi
         assert size is not None
         return size
 
+    def host_blocks(self, *, block_bytes: int) -> int:
+        """KV blocks that the host's memory has room for.
+
+        Raises:
+            KvOffloadError: for none.
+        """
+        blocks = self.host_bytes // block_bytes
+        if blocks < 1:
+            raise KvOffloadError(
+                f"kvOffload: hostMemory: {self.host_memory} is less than one KV block of {block_bytes} bytes: give more"
+            )
+        return blocks
+
     def to_mapping(self) -> dict[str, Any]:
         """As in JSON."""
         mapping: dict[str, Any] = msgspec.to_builtins(self)

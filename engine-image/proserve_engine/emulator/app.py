@@ -15,6 +15,7 @@ import msgspec
 from proserve_core.replica import SubmitError
 from proserve_engine.capacity_server import CapacityApp
 from proserve_engine.emulator.clockwork import Clockwork, TokenFeed
+from proserve_engine.emulator.copies import EmulatedCopies
 from proserve_engine.emulator.jobs import Job, JobError, chat_job, completion_job, detokenize_text
 from proserve_engine.emulator.rendering import Rendering, error_body, models_body
 
@@ -39,7 +40,10 @@ class EmulatorApp:
         self._model = model
         limits = clockwork.replica.limits
         self._max_model_length = limits.blocks * limits.block_size
-        self._capacity = CapacityApp(clockwork, clockwork.decisions)
+        copies = clockwork.replica.host
+        self._capacity = CapacityApp(
+            clockwork, clockwork.decisions, None if copies is None else EmulatedCopies(copies).render
+        )
         self._numbers = itertools.count()
         self._routes: dict[tuple[str, str], Callable[[Scope, Receive, Send], Awaitable[None]]] = {
             ("POST", "/v1/chat/completions"): self._chat,

@@ -14,9 +14,12 @@ import msgspec
 import uvicorn
 
 from proserve_core.batching.registry import make_policy
+from proserve_core.blocks import LinkModel
+from proserve_core.blocks.settings import KvOffload
 from proserve_core.latency import LatencyModel
 from proserve_core.latency.calibrations import Calibration, load_calibration
 from proserve_core.replica import Replica
+from proserve_core.replica_kv import KvHost, host_of
 from proserve_engine.emulator.app import EmulatorApp
 from proserve_engine.emulator.clockwork import Clockwork
 
@@ -41,6 +44,8 @@ class EmulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """KV blocks of the engine; None: as calibrated."""
     max_sequences: int | None = None
     """Requests that are resident at a time; None: as calibrated."""
+    kv_offload: KvOffload | None = None
+    """What is kept of preempted requests; None: nothing."""
     speed: float = 1.0
     """How many times as fast as calibrated. Deadlines stay as they are: it is a faster engine, not a faster clock."""
 
@@ -51,6 +56,7 @@ def build_replica(options: EmulatorOptions) -> Replica:
     Raises:
         KeyError: there is no such calibration.
         PolicyError: there is no such policy.
+        KvOffloadError: the host's memory has no room for a block.
         ValueError: a number is out of range.
     """
     if not 0 < options.speed < math.inf:
@@ -59,11 +65,13 @@ def build_replica(options: EmulatorOptions) -> Replica:
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     calibration = load_calibration(options.calibration)
+    kv_host = host_of(calibration, options.kv_offload)
     return Replica(
         policy=make_policy(options.policy),
         policy_name=options.policy,
         limits=calibration.limits(blocks=options.kv_blocks, max_sequences=options.max_sequences),
         latency=faster(calibration.latency, options.speed),
+        kv_host=kv_host and faster_copies(kv_host, options.speed),
         model=served_model(options, calibration),
         engine_id=uuid.uuid4().hex,
     )
@@ -77,6 +85,19 @@ def served_model(options: EmulatorOptions, calibration: Calibration) -> str:
 def faster(latency: LatencyModel, speed: float) -> LatencyModel:
     """The latency model of an engine `speed` times as fast."""
     return LatencyModel(**{name: value / speed for name, value in msgspec.structs.asdict(latency).items()})
+
+
+def faster_copies(host: KvHost, speed: float) -> KvHost:
+    """Host memory whose link is `speed` times as fast."""
+
+    def link(model: LinkModel) -> LinkModel:
+        return LinkModel(call_s=model.call_s / speed, byte_s=model.byte_s / speed)
+
+    transfer = host.transfer
+    return msgspec.structs.replace(
+        host,
+        transfer=msgspec.structs.replace(transfer, offload=link(transfer.offload), restore=link(transfer.restore)),
+    )
 
 
 def run_emulator(replica: Replica, options: EmulatorOptions) -> int:

@@ -21,7 +21,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from proserve_core.blocks import Reload
-from proserve_core.blocks.settings import KvOffload, KvOffloadError, kv_offload
+from proserve_core.blocks.settings import KvOffloadError, kv_offload
 from proserve_engine.kv.messages import CopyReport, StepCopies
 from proserve_engine.vllm.kv_scheduling import KvScheduling
 from proserve_engine.vllm.kv_worker import make_worker
@@ -54,7 +54,7 @@ class ProServeConnector(KVConnectorBase_V1, SupportsHMA):
         self.settings = kv_offload(vllm_config.kv_transfer_config.kv_connector_extra_config)
         _check(vllm_config, kv_cache_config)
         block_bytes = block_bytes_of(vllm_config, kv_cache_config)
-        self._host_blocks = host_blocks(self.settings, block_bytes)
+        self._host_blocks = self.settings.host_blocks(block_bytes=block_bytes)
         self.scheduling: KvScheduling | None = None
         """The scheduler's half; None in a worker."""
         self.worker: Any = None
@@ -151,20 +151,6 @@ def block_bytes_of(config: Any, kv_cache: Any) -> int:
     """Bytes of a KV block on all workers together."""
     group = kv_cache.kv_cache_groups[0]
     return int(group.kv_cache_spec.page_size_bytes * len(group.layer_names) * config.parallel_config.world_size)
-
-
-def host_blocks(settings: KvOffload, block_bytes: int) -> int:
-    """Blocks that the host's memory has room for.
-
-    Raises:
-        KvOffloadError: for none.
-    """
-    blocks = settings.host_bytes // block_bytes
-    if blocks < 1:
-        raise KvOffloadError(
-            f"kvOffload: hostMemory: {settings.host_memory} is less than one KV block of {block_bytes} bytes: give more"
-        )
-    return blocks
 
 
 def _check(config: Any, kv_cache: Any) -> None:

@@ -16,15 +16,18 @@ OWN = ("proserve_core", "proserve_lab")
 NEUTRAL = (
     "proserve_core.batching.explain",
     "proserve_core.batching.registry",
+    "proserve_core.blocks",
     "proserve_core.capacity",
     "proserve_core.capacity_rows",
+    "proserve_core.replica_kv",
     "proserve_core.resources",
     "proserve_core.routing",
     "proserve_lab.simulation.audit",
     "proserve_lab.simulation.fleet",
+    "proserve_lab.simulation.host_audit",
     "proserve_lab.simulation.workload",
 )
-"""Imported by the simulation, but without effect on what one replica does with given requests."""
+"""Imported by the simulation, but without effect on what one replica without host memory does with given requests."""
 
 
 def code_hash(modules: Sequence[str]) -> str:

@@ -9,8 +9,9 @@ does it twice or invents a token is caught in the step in which it happens.
 import math
 from collections.abc import Sequence
 
-from proserve_core.latency import LatencyModel
 from proserve_core.replica import Emission, Replica, StartedStep
+from proserve_core.replica_kv import HostTier
+from proserve_lab.simulation.host_audit import HostAudit, HostError
 from proserve_lab.simulation.workload import SimulatedRequest
 
 
@@ -34,9 +35,12 @@ class _Progress:
 class WorkAudit:
     """Checks the steps of one replica as they happen."""
 
-    def __init__(self, name: str, latency: LatencyModel) -> None:
+    def __init__(self, name: str, replica: Replica) -> None:
         self._name = name
-        self._latency = latency
+        self._latency = replica.latency
+        self._host = (
+            HostAudit(replica.kv_host, limits=replica.limits, latency=replica.latency) if replica.kv_host else None
+        )
         self._requests: dict[str, _Progress] = {}
         self._due: list[str] = []
         self._finished_tokens = 0
@@ -44,7 +48,7 @@ class WorkAudit:
         self.computed_tokens = 0
         """New tokens of all steps."""
         self.recomputed_tokens = 0
-        """Those whose result was lost with a request's blocks, so that they were computed again."""
+        """Those whose result was lost with a request's blocks and did not come back: they were computed again."""
 
     def submitted(self, request: SimulatedRequest) -> None:
         """The replica took a request."""
@@ -54,12 +58,22 @@ class WorkAudit:
         """A step began.
 
         Raises:
-            ConservationError: its duration is not that of the work it does.
+            ConservationError: its duration is not that of the work it does, or blocks came from nowhere.
         """
         requests = self._requests
+        restored: dict[str, int] = {}
+        if self._host is not None and step.copies is not None:
+            try:
+                self._host.flushed(step.copies, lambda request_id: requests[request_id].computed)
+                restored = self._host.restored(step.copies)
+            except HostError as error:
+                raise ConservationError(f"{self._name}: {error}") from error
         for request_id in step.plan.preempt:
             self.recomputed_tokens += requests[request_id].computed
             requests[request_id].computed = 0
+        for request_id, back in restored.items():
+            self.recomputed_tokens -= back
+            requests[request_id].computed = back
         tokens = attention = context = 0
         due = self._due = []
         for entry in step.plan.entries:
@@ -75,7 +89,11 @@ class WorkAudit:
                     context += computed
                     continue
             attention += new * (new + 2 * computed)
+        if not step.plan.entries:  # it waits for a copy to end
+            return
         needed_s = self._latency.sums_s(tokens, attention, context, len(step.plan.entries))
+        if self._host is not None and step.copies is not None:
+            needed_s = self._host.step_s(step.copies, needed_s)
         if not math.isclose(step.duration_s, needed_s, rel_tol=1e-9):
             raise ConservationError(
                 f"{self._name}: a step of {tokens} tokens at {step.started_s:.3f} s was charged "
@@ -97,7 +115,10 @@ class WorkAudit:
                 f"{self._name}: a step emitted {len(emitted)} tokens and has computed {len(self._due)}; "
                 f"lost: {', '.join(sorted(lost)) or 'none'}; invented: {', '.join(sorted(invented)) or 'none'}"
             )
-        for request_id in [emission.id for emission in emissions if emission.finished]:
+        finished = [emission.id for emission in emissions if emission.finished]
+        if self._host is not None:
+            self._host.ended(finished)
+        for request_id in finished:
             # The last token comes out but is not computed: nothing follows it.
             self._finished_tokens += self._requests.pop(request_id).total - 1
 
@@ -107,14 +128,28 @@ class WorkAudit:
         Raises:
             ConservationError: requests or blocks are left, or more or less was computed than the lengths ask for.
         """
-        if replica.pending or replica.free_blocks != replica.limits.blocks:
+        draining = 0 if replica.host is None else replica.host.ledger.draining
+        if replica.pending or replica.free_blocks + draining != replica.limits.blocks:
             raise ConservationError(
                 f"{self._name}: {replica.pending} requests left, {replica.free_blocks} of {replica.limits.blocks} "
-                "blocks free at the end"
+                f"blocks free at the end, {draining} more when copies end"
             )
         needed = self._finished_tokens + self.recomputed_tokens
         if self.computed_tokens != needed:
             raise ConservationError(
                 f"{self._name}: {self.computed_tokens} tokens were computed; prompts, outputs and what was lost by "
                 f"preemption are {needed}"
+            )
+        if self._host is not None and replica.host is not None:
+            self._check_copies(self._host, replica.host)
+
+    def _check_copies(self, audited: HostAudit, host: HostTier) -> None:
+        totals, arriving = host.totals, host.arriving_blocks
+        mine = (audited.copied_blocks, audited.restored_blocks, audited.evicted_blocks)
+        theirs = (totals.offloaded_blocks + arriving, totals.restored_blocks, totals.evicted_blocks)
+        # Blocks that come back only the second time were counted as to be computed again the first time.
+        if mine != theirs or totals.recomputed_tokens < self.recomputed_tokens:
+            raise ConservationError(
+                f"{self._name}: blocks to the host, back and evicted are {mine}, the replica counts {theirs}; "
+                f"{self.recomputed_tokens} tokens were computed again, the replica counts {totals.recomputed_tokens}"
             )

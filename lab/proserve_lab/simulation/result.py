@@ -6,6 +6,7 @@ from typing import TextIO
 import msgspec
 
 from proserve_core.gain import GainTotals
+from proserve_core.replica_kv import HostTier
 from proserve_lab.judgement import percentile
 from proserve_lab.simulation.run import Outcome, SimulationRun
 
@@ -23,7 +24,28 @@ class PlanFigures(msgspec.Struct, frozen=True, kw_only=True):
     p99: float
 
 
-class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
+class KvFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What keeping KV blocks on the host did, of all replicas."""
+
+    host_blocks: int
+    """Room for so many."""
+    offloaded_blocks: int
+    """Arrived there."""
+    restored_blocks: int
+    copied_bytes: int
+    """Both ways."""
+    hidden_s: float
+    """Time of copies behind compute."""
+    exposed_s: float
+    """Time for which steps waited for copies."""
+    restores: int
+    """Preempted requests that came back with blocks from the host."""
+    recomputed_tokens: int
+    """Tokens of preempted requests that were computed again."""
+    evicted_blocks: int
+
+
+class SimulationResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Field names are a contract: scripts read them."""
 
     policy: str
@@ -40,6 +62,8 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     plan_us: PlanFigures
     simulated_s: float
     wall_s: float
+    kv: KvFigures | None = None
+    """Only where blocks are kept on the host."""
 
 
 def summarise(
@@ -63,6 +87,26 @@ def summarise(
         plan_us=PlanFigures(p50=1e6 * (percentile(plan_s, 50) or 0.0), p99=1e6 * (percentile(plan_s, 99) or 0.0)),
         simulated_s=run.simulated_s,
         wall_s=wall_s,
+        kv=_kv_figures(run.hosts),
+    )
+
+
+def _kv_figures(hosts: Sequence[HostTier]) -> KvFigures | None:
+    if not hosts:
+        return None
+    totals = [host.totals for host in hosts]
+    return KvFigures(
+        host_blocks=sum(host.ledger.host_blocks for host in hosts),
+        offloaded_blocks=sum(total.offloaded_blocks for total in totals),
+        restored_blocks=sum(total.restored_blocks for total in totals),
+        copied_bytes=sum(
+            (host.totals.offloaded_blocks + host.totals.restored_blocks) * host.block_bytes for host in hosts
+        ),
+        hidden_s=sum(total.offload_hidden_s + total.restore_hidden_s for total in totals),
+        exposed_s=sum(total.offload_exposed_s + total.restore_exposed_s for total in totals),
+        restores=sum(total.restores for total in totals),
+        recomputed_tokens=sum(total.recomputed_tokens for total in totals),
+        evicted_blocks=sum(total.evicted_blocks for total in totals),
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from proserve_core.gain import GainLedger, RequestAccount, deadline_s
 from proserve_core.replica import Replica
+from proserve_core.replica_kv import HostTier
 from proserve_core.routing import RoutingPolicy
 from proserve_lab.simulation.audit import ConservationError, WorkAudit
 from proserve_lab.simulation.fleet import SimulatedGateway, replica_name
@@ -41,7 +42,9 @@ class SimulationRun(msgspec.Struct, frozen=True, kw_only=True):
     """New tokens of all steps: of a run to the end, prompts, outputs but for each one's last token, and
     `recomputed_tokens`."""
     recomputed_tokens: int
-    """Tokens whose result was lost by a preemption."""
+    """Tokens whose result was lost by a preemption and did not come back from the host."""
+    hosts: list[HostTier]
+    """Blocks that the replicas keep on the host; empty where they keep none."""
 
 
 def simulate(
@@ -75,7 +78,7 @@ def simulate(
     accounts = {request.id: RequestAccount(request.terms, request.arrival_s) for request in requests}
     emitted: dict[str, list[float]] = {request.id: [] for request in requests}
     ledger = GainLedger()
-    audits = [WorkAudit(replica_name(index), replica.latency) for index, replica in enumerate(replicas)]
+    audits = [WorkAudit(replica_name(index), replica) for index, replica in enumerate(replicas)]
     gateway = (
         SimulatedGateway(router=router, replicas=len(replicas), staleness_s=staleness_s) if len(replicas) > 1 else None
     )
@@ -160,6 +163,7 @@ def simulate(
         busy_s=sum(audit.busy_s for audit in audits),
         computed_tokens=sum(audit.computed_tokens for audit in audits),
         recomputed_tokens=sum(audit.recomputed_tokens for audit in audits),
+        hosts=[replica.host for replica in replicas if replica.host is not None],
     )
 
 

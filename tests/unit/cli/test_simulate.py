@@ -56,3 +56,26 @@ def test_class_file_sets_the_mix(trace: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*BASE, *options])
     assert done.exit_code == 0, done.output
     assert list(json.loads(done.stdout)["classes"]) == ["only"]
+
+
+def test_blocks_on_the_host_are_a_key_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{n * 0.01},300,80\n" for n in range(30)))
+    options = ["--trace", str(path), "--kv-blocks", "120", "--format", "json"]
+    host = ["--kv-offload", '{"hostMemory": "2Gi", "copyBudget": "Unlimited"}']
+    without = json.loads(CliRunner().invoke(app, [*BASE, *options]).stdout)
+    kept = json.loads(CliRunner().invoke(app, [*BASE, *options, *host]).stdout)
+    assert "kv" not in without
+    assert kept["preemptions"] > 0
+    assert set(kept["kv"]) == {
+        "host_blocks", "offloaded_blocks", "restored_blocks", "copied_bytes", "hidden_s", "exposed_s", "restores",
+        "recomputed_tokens", "evicted_blocks",
+    }  # fmt: skip
+    assert kept["kv"]["host_blocks"] == 1024
+    assert kept["kv"]["restored_blocks"] > 0
+
+
+def test_wrong_host_settings_are_named(trace: Path) -> None:
+    done = CliRunner().invoke(app, [*BASE, "--trace", str(trace), "--kv-offload", '{"hostMemory": "1Mi"}'])
+    assert done.exit_code == 2
+    assert "hostMemory: 1Mi is less than one KV block of 2097152 bytes" in " ".join(done.output.split())

@@ -13,6 +13,7 @@ import uvicorn
 
 from proserve_core.batching import BatchPlan, EngineState
 from proserve_core.batching.fcfs import Fcfs
+from proserve_core.blocks.settings import KvOffload, kv_offload
 from proserve_core.capacity import CapacitySnapshot, decode_snapshot
 from proserve_core.facts import encode_facts
 from proserve_core.objectives import PriorityClass, ServiceObjectives
@@ -24,10 +25,13 @@ from proserve_engine.emulator.server import EmulatorOptions, build_replica
 
 
 @contextlib.asynccontextmanager
-async def emulator(*, speed: float = 50.0, kv_blocks: int | None = None) -> AsyncIterator[httpx.AsyncClient]:
+async def emulator(
+    *, speed: float = 50.0, kv_blocks: int | None = None, kv_offload: KvOffload | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
     options = EmulatorOptions(
-        calibration="h100-llama-3.1-8b", policy="fcfs", model="tiny", speed=speed, kv_blocks=kv_blocks
-    )
+        calibration="h100-llama-3.1-8b", policy="fcfs", model="tiny", speed=speed, kv_blocks=kv_blocks,
+        kv_offload=kv_offload,
+    )  # fmt: skip
     clockwork = Clockwork(build_replica(options), time.monotonic)
     config = uvicorn.Config(EmulatorApp(clockwork, model="tiny"), lifespan="off", log_config=None)
     server = uvicorn.Server(config)
@@ -194,3 +198,23 @@ async def test_decisions_about_a_request_are_explained() -> None:
     assert [(each["decision"], each["tokens"]) for each in request["decisions"]] == [("runs", 20)]
     assert unknown.status_code == 404
     assert first.json()["error"]["message"].endswith("no decision was made here yet")
+
+
+async def test_copies_of_blocks_have_the_metrics_of_a_real_engine() -> None:
+    settings = kv_offload('{"hostMemory": "1Gi", "offload": "OnPreempt", "copyBudget": "Unlimited"}')
+    body = {"model": "tiny", "prompt": [1] * 200, "max_tokens": 150}
+    async with emulator(kv_blocks=50, kv_offload=settings) as client:
+        await asyncio.gather(*(client.post("/v1/completions", json=body) for _ in range(6)))
+        lines = (await client.get("/metrics")).text.splitlines()
+        found = await snapshot(client)
+    figures = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    restored = float(figures['proserve_engine_kv_copied_blocks_total{direction="restore"}'])
+    assert restored > 0
+    assert float(figures['proserve_engine_kv_copied_bytes_total{direction="restore"}']) == restored * 2**21
+    assert float(figures["proserve_engine_kv_restores_total"]) > 0
+    assert float(figures["proserve_engine_kv_free_host_blocks"]) == found.free_host_blocks == found.host_blocks == 512
+
+
+async def test_without_host_memory_there_are_no_metrics() -> None:
+    async with emulator() as client:
+        assert (await client.get("/metrics")).status_code == 404
