@@ -30,7 +30,6 @@ from proserve_core.latency.calibrations import load_calibration
 from proserve_core.latency.step_log import LoggedStep, decode_steps
 from proserve_core.objectives import PriorityClass, ServiceObjectives
 from proserve_core.pools import EnginePool, EngineSettings, ModelOrigin, ModelSource, PoolModel
-from proserve_core.routing.registry import make_router
 from proserve_lab.fidelity import (
     agreements,
     calibrate,
@@ -163,7 +162,6 @@ class _Session:
         run = simulate(
             requests,
             replicas=[replica],
-            router=make_router("round-robin"),
             noise=lambda: speed.factor(zero_s + replica.began_s),
         )
         return simulated_gain(run.outcomes[-len(self.replays[number].records) :])

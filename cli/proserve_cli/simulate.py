@@ -13,8 +13,13 @@ def simulate(
     ],
     calibration: Annotated[str, typer.Option(help="Whose step times and limits, e.g. h100-llama-3.1-8b.")],
     policy: Annotated[str, typer.Option(help="Batching policy of the engines.")],
-    router: Annotated[str, typer.Option(help="Routing policy; without effect on one replica.")] = "round-robin",
+    router: Annotated[str, typer.Option(help="Routing policy; on one replica only late-gain matters.")] = "round-robin",
     replicas: Annotated[int, typer.Option(help="Number of engines.", min=1)] = 1,
+    gateways: Annotated[int, typer.Option(help="Number of gateways; none sees what another one sends.", min=1)] = 1,
+    staleness_ms: Annotated[float, typer.Option(help="Age at which gateways see capacity snapshots.", min=0)] = 20,
+    prefix_cache: Annotated[
+        bool, typer.Option("--prefix-cache", help="Engines keep prompts' beginnings (trace with prefix_hash_ids).")
+    ] = False,
     rate: Annotated[float | None, typer.Option(help="Mean arrivals per second [default: as recorded].")] = None,
     limit: Annotated[int | None, typer.Option(help="Take the first N rows.", min=1)] = None,
     classes: Annotated[Path | None, typer.Option(help="YAML with PriorityClass documents and their shares.")] = None,
@@ -36,7 +41,8 @@ def simulate(
 
     run(
         SimulationOptions(
-            trace=trace, calibration=calibration, policy=policy, router=router, replicas=replicas, rate=rate,
+            trace=trace, calibration=calibration, policy=policy, router=router, replicas=replicas,
+            gateways=gateways, staleness_ms=staleness_ms, prefix_cache=prefix_cache, rate=rate,
             limit=limit, classes=classes, seed=seed, kv_blocks=kv_blocks, kv_offload=kv_offload, output=output,
             token_log=token_log,
         )

@@ -10,12 +10,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from proserve_cli.failures import failed, wrong_usage
-from proserve_cli.trace_workload import WorkloadOptions, load_engine, load_workload
+from proserve_cli.trace_workload import WorkloadOptions, load_engine, load_prefixes, load_workload
 from proserve_core.batching.registry import PolicyError, make_policy
 from proserve_core.blocks.settings import kv_offload
 from proserve_core.replica import Replica
 from proserve_core.replica_kv import host_of
-from proserve_core.routing.registry import make_router
+from proserve_core.routing.registry import make_room
 from proserve_lab.simulation.result import SimulationResult, summarise, write_token_log
 from proserve_lab.simulation.run import simulate as run_simulation
 from proserve_lab.simulation.timed import TimedPolicy
@@ -28,6 +28,9 @@ class SimulationOptions(WorkloadOptions, frozen=True, kw_only=True):
 
     policy: str
     router: str
+    gateways: int
+    staleness_ms: float
+    prefix_cache: bool
     kv_blocks: int | None
     kv_offload: str | None
     output: Literal["table", "json"]
@@ -42,13 +45,14 @@ def run(options: SimulationOptions) -> None:
     engine = load_engine(options)
     try:
         policies = [TimedPolicy(make_policy(options.policy)) for _ in range(options.replicas)]
-        routing = make_router(options.router)
+        rooms = [make_room(options.router) for _ in range(options.gateways)]
         settings = None if options.kv_offload is None else kv_offload(options.kv_offload)
         kv_host = host_of(engine, settings)
     except (PolicyError, ValueError) as error:
         raise wrong_usage(error) from error
     limits = engine.limits(blocks=options.kv_blocks)
     workload = load_workload(options, engine=engine, limits=limits)
+    prefixes = load_prefixes(options, workload) if options.prefix_cache else None
     engines = [
         Replica(
             policy=item,
@@ -66,7 +70,10 @@ def run(options: SimulationOptions) -> None:
         finished_run = run_simulation(
             workload,
             replicas=engines,
-            router=routing,
+            # One engine gets everything from a router that does not wait, so nothing is left to decide.
+            rooms=rooms if options.replicas > 1 or rooms[0].tick_s is not None else (),
+            staleness_s=options.staleness_ms / 1e3,
+            prefixes=prefixes,
             progress=lambda finished: bar.update(task, completed=finished),
         )
     result = summarise(

@@ -1,5 +1,6 @@
 """The requests that `simulate` and `bound` take from a trace: the same ones, and refused for the same reasons."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -45,6 +46,15 @@ def load_workload(options: WorkloadOptions, *, engine: Calibration, limits: Engi
     except SubmitError as error:
         raise wrong_usage(f"{options.trace}: {error}") from error
     return workload
+
+
+def load_prefixes(options: WorkloadOptions, workload: Sequence[SimulatedRequest]) -> dict[str, tuple[int, ...]]:
+    """Hashes of the prompts' blocks, by request of the workload; exit code 2 if the trace does not have them."""
+    rows = _load_rows(options)
+    prefixes = {request.id: row.prefix_hash_ids for request, row in zip(workload, rows, strict=True)}
+    if not any(prefixes.values()):
+        raise wrong_usage(f"--prefix-cache: {options.trace} has no column prefix_hash_ids: use a trace that has")
+    return prefixes
 
 
 def _load_rows(options: WorkloadOptions) -> list[TraceRow]:

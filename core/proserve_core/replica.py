@@ -7,7 +7,7 @@ engine has is an error, never a silent correction.
 
 Follows vLLM where it matters for timing: a chunk that ends the prompt emits the first token; a preempted request loses
 its blocks and is computed again, emitted tokens included, except for what the host has kept of it (`replica_kv`);
-blocks are allocated per chunk. No prefix cache.
+blocks are allocated per chunk. What a prefix cache would hold of a prompt is told by whoever submits it.
 """
 
 from collections.abc import Sequence
@@ -139,9 +139,13 @@ class Replica:
         arrival_s: float,
         prompt_tokens: int,
         output_tokens: int,
+        cached_tokens: int = 0,
         clues: LengthClues = NO_CLUES,
     ) -> None:
         """Take a request. `output_tokens` is its true length, which the policy never sees.
+
+        The KV of the first `cached_tokens` of its prompt is taken to be here already: it is not computed, unless the
+        request is preempted, but takes blocks like the rest.
 
         Raises:
             SubmitError: it has no tokens, is here already, or could not be held even by an empty engine.
@@ -153,6 +157,11 @@ class Replica:
             )
         if request_id in self._table.by_id:
             raise SubmitError(f"request {request_id!r} is in the engine already: use another id")
+        if not 0 <= cached_tokens < prompt_tokens:
+            raise SubmitError(
+                f"request {request_id!r}: cached_tokens {cached_tokens} must be from 0 to prompt_tokens - 1 "
+                f"({prompt_tokens - 1}): the last token of a prompt is always computed"
+            )
         blocks = blocks_for(prompt_tokens + output_tokens, self.limits.block_size)
         if blocks > self.limits.blocks:
             raise SubmitError(
@@ -160,7 +169,14 @@ class Replica:
                 f"blocks and the engine has {self.limits.blocks}: shorten it or give the engine more KV blocks"
             )
         self._table.add(
-            RequestState(id=request_id, arrival_s=arrival_s, terms=terms, prompt_tokens=prompt_tokens, clues=clues)
+            RequestState(
+                id=request_id,
+                arrival_s=arrival_s,
+                terms=terms,
+                prompt_tokens=prompt_tokens,
+                computed_tokens=cached_tokens,
+                clues=clues,
+            )
         )
         self._output_tokens[request_id] = output_tokens
         if self._host is not None:

@@ -10,7 +10,16 @@ from proserve_core.latency import LatencyModel
 from proserve_core.latency.calibrations import load_calibration
 from proserve_core.objectives import ServiceTerms
 from proserve_core.replica import Replica
-from proserve_core.routing import Dispatched, EngineView, FleetView, RouteDecision, RoutingPolicy, RoutingRequest
+from proserve_core.routing import (
+    Binding,
+    Dispatched,
+    EngineView,
+    FleetView,
+    RouteDecision,
+    RoutingPolicy,
+    RoutingRequest,
+    WaitingRoom,
+)
 
 MS_PER_TOKEN = LatencyModel(
     host_s=0.0,
@@ -32,6 +41,7 @@ def routing_request(
     terms: ServiceTerms | None = None,
     expected_output_tokens: float = 100.0,
     cached_tokens: Mapping[str, int] | None = None,
+    prefix_blocks: tuple[int, ...] = (),
 ) -> RoutingRequest:
     return RoutingRequest(
         id=name,
@@ -40,6 +50,7 @@ def routing_request(
         prompt_tokens=prompt_tokens,
         expected_output_tokens=expected_output_tokens,
         cached_tokens=cached_tokens or {},
+        prefix_blocks=prefix_blocks,
     )
 
 
@@ -127,7 +138,7 @@ def engine_view(
     )
 
 
-def queue_of(name: str, tokens: int, **options: int) -> EngineView:
+def queue_of(name: str, tokens: int, **options: int | str) -> EngineView:
     """An engine with `tokens` ms of prefills queued, all of them without worth, so that only load counts."""
     rows = [prefill_row(tokens, weight=0.0, due_s=1e6)] if tokens else []
     return engine_view(name, capacity(*rows, **options))  # type: ignore[arg-type]
@@ -135,6 +146,17 @@ def queue_of(name: str, tokens: int, **options: int) -> EngineView:
 
 def choose(router: RoutingPolicy, request: RoutingRequest, *engines: EngineView, now_s: float = 0.0) -> RouteDecision:
     return router.choose(request, FleetView(now_s=now_s, engines=engines))
+
+
+def bind_all(room: WaitingRoom, engines: Sequence[EngineView], *, now_s: float = 0.0) -> list[Binding]:
+    """What the room binds now; entered in the views, as a gateway does."""
+    views = {view.name: view for view in engines}
+    bound = []
+    for binding in room.bind(FleetView(now_s=now_s, engines=engines)):
+        entry = Dispatched(request=binding.request, sent_s=now_s, cached_tokens=binding.cached_tokens)
+        views[binding.decision.engine].dispatched[binding.request.id] = entry
+        bound.append(binding)
+    return bound
 
 
 def first_token_s(

@@ -9,21 +9,21 @@ late still serves some of them in time.
 
 from proserve_core.routing.gain_left import gain_left
 from proserve_core.routing.outlook import STEP_SHARE, EngineOutlook
-from proserve_core.routing.request_worth import Worth
+from proserve_core.routing.request_worth import Demand, Worth
 
 FULL_LOAD = 0.95
 """Share of an engine's time beyond which decodes displace each other."""
 SHARE_DISPLACED = 0.7
 
 
-def displaced_gain(
-    worth: Worth, engine: EngineOutlook, *, density: float, ready_s: float, load: float, prompt_tokens: int
-) -> float:
-    """Gain that others lose if the request is served there; it takes `ready_s` once it begins."""
+def displaced_gain(worth: Worth, engine: EngineOutlook, needs: Demand, place: int, prompt_tokens: int) -> float:
+    """Gain that others lose if the request is served by `engine`, whose place in `needs` is `place`."""
     lost = 0.0
-    place = engine.place(density)
-    if place < len(engine.queue):
-        finish_s, deadline_s, full, token_gain, rest, tpot_s = engine.behind(place)
+    density, load = float(needs.value[place] / needs.cost_s[place]), float(needs.load[place])
+    ahead = engine.place(density)
+    if ahead < len(engine.queue):
+        ready_s = float(needs.ready_s[place])
+        finish_s, deadline_s, full, token_gain, rest, tpot_s = engine.behind(ahead)
         late_s = finish_s - deadline_s
         if late_s.max() + ready_s >= 0:
             terms = {"full": full, "token_gain": token_gain, "rest": rest, "tpot_s": tpot_s, "step_s": engine.step_s}

@@ -5,7 +5,6 @@ Engines about which nothing new is known keep their outlook; a request sent sinc
 
 from collections.abc import Mapping
 
-import msgspec
 import numpy as np
 
 from proserve_core.capacity import CapacitySnapshot
@@ -13,18 +12,8 @@ from proserve_core.routing.engine_profile import nominal_profile
 from proserve_core.routing.gain_left import Column, Number
 from proserve_core.routing.outlook import EngineOutlook
 from proserve_core.routing.outlook_of_view import add_sent, outlook_of_own_requests, outlook_of_snapshot
-from proserve_core.routing.request_worth import COEFFICIENTS, SHARE, Coefficients, Demand, Worth, coefficients, demand
+from proserve_core.routing.request_worth import COEFFICIENTS, Coefficients, Demand, Worth, coefficients, demand
 from proserve_core.routing.state import Dispatched, EngineView, FleetView, RoutingRequest
-
-
-class Placements(msgspec.Struct, frozen=True):
-    """A request on each engine; one entry per engine."""
-
-    demand: Demand
-    ahead_s: Column
-    """How long after now its prefill could begin."""
-    finish_s: Column
-    """When its first token is expected."""
 
 
 class FleetOutlook:
@@ -49,19 +38,19 @@ class FleetOutlook:
             self.coefficients = np.zeros((COEFFICIENTS, len(names)))
         self.engines = [self._outlook(view, fleet, index, anew=anew) for index, view in enumerate(fleet.engines)]
 
-    def place(
-        self, request: RoutingRequest, worth: Worth, now_s: float, cached_tokens: Mapping[str, int]
-    ) -> Placements:
-        """What the request would meet; `cached_tokens` are prompt tokens that engines hold already, by name."""
+    def demand(self, request: RoutingRequest, worth: Worth, now_s: float, cached_tokens: Mapping[str, int]) -> Demand:
+        """What the request needs of each engine; `cached_tokens` are prompt tokens that engines hold, by name."""
         cached: Number = 0.0
         if cached_tokens:
             cached = np.array([cached_tokens.get(name, 0) for name in self._names], dtype=np.float64)
-        needs = demand(worth, self.coefficients, tokens=request.prompt_tokens - cached, cached=cached, now_s=now_s)
+        return demand(worth, self.coefficients, tokens=request.prompt_tokens - cached, cached=cached, now_s=now_s)
+
+    def ahead_s(self, needs: Demand, now_s: float) -> Column:
+        """How long after now each engine could begin it."""
         densities = needs.density.tolist()
-        ahead_s = np.array(
+        return np.array(
             [engine.ahead_s(density, now_s) for engine, density in zip(self.engines, densities, strict=True)]
         )
-        return Placements(needs, ahead_s, now_s + ahead_s + needs.prefill_s / self.coefficients[SHARE])
 
     def without_room(self, prompt_tokens: int) -> Column:
         """1 for engines that have no blocks or no sequence slot left for the prompt, else 0."""

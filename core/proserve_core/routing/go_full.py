@@ -13,7 +13,7 @@ from proserve_core.routing.displaced_gain import displaced_gain
 from proserve_core.routing.fleet_outlook import FleetOutlook
 from proserve_core.routing.gain_left import gain_left
 from proserve_core.routing.min_ahead import LOAD_S, NO_ROOM_S
-from proserve_core.routing.request_worth import SHARE, STEP, worth_of
+from proserve_core.routing.request_worth import STEP, worth_of
 from proserve_core.routing.state import FleetView, RouteDecision, RoutingRequest
 
 FINALISTS = 8
@@ -39,13 +39,12 @@ class GoFull:
         outlook.refresh(fleet)
         engines = outlook.engines
         worth = worth_of(request)
-        placements = outlook.place(request, worth, now_s, request.cached_tokens)
-        needs, finish_s = placements.demand, placements.finish_s
+        needs = outlook.demand(request, worth, now_s, request.cached_tokens)
+        finish_s = now_s + outlook.ahead_s(needs, now_s) + needs.ready_s
         load = np.array([engine.load + engine.queued_load for engine in engines])
         full = outlook.without_room(request.prompt_tokens)
         cost_s = finish_s + LOAD_S * load + NO_ROOM_S * full
         finalists = outlook.least(cost_s, FINALISTS)
-        ready_s = needs.prefill_s / outlook.coefficients[SHARE]
         values = gain_left(
             finish_s - worth.deadline_s,
             full=worth.full,
@@ -55,15 +54,7 @@ class GoFull:
             step_s=outlook.coefficients[STEP],
         )
         gains = [
-            float(values[place])
-            - displaced_gain(
-                worth,
-                engines[place],
-                density=float(needs.density[place]),
-                ready_s=float(ready_s[place]),
-                load=float(needs.load[place]),
-                prompt_tokens=request.prompt_tokens,
-            )
+            float(values[place]) - displaced_gain(worth, engines[place], needs, place, request.prompt_tokens)
             for place in finalists
         ]
         best_gain = max(gains)

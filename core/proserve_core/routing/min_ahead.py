@@ -27,13 +27,14 @@ class MinAhead:
     def choose(self, request: RoutingRequest, fleet: FleetView) -> RouteDecision:
         outlook = self._outlook
         outlook.refresh(fleet)
-        placements = outlook.place(request, worth_of(request), fleet.now_s, request.cached_tokens)
+        needs = outlook.demand(request, worth_of(request), fleet.now_s, request.cached_tokens)
+        finish_s = fleet.now_s + outlook.ahead_s(needs, fleet.now_s) + needs.ready_s
         loads = np.array([engine.load for engine in outlook.engines])
         full = outlook.without_room(request.prompt_tokens)
-        (best,) = outlook.least(placements.finish_s + LOAD_S * loads + NO_ROOM_S * full, 1)
+        (best,) = outlook.least(finish_s + LOAD_S * loads + NO_ROOM_S * full, 1)
         return RouteDecision(
             engine=outlook.engines[best].name,
             reason="earliest first token: no engine has room" if full[best] else "earliest first token",
-            expected_ttft_s=float(placements.finish_s[best]) - request.arrival_s,
+            expected_ttft_s=float(finish_s[best]) - request.arrival_s,
             candidates=tuple([engine.name for engine in outlook.engines]),
         )

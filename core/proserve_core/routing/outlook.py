@@ -9,7 +9,8 @@ The queue drains as time passes, at the share of time that decodes leave. What w
 queue when it was sent, after the queue has drained until then: dead reckoning.
 """
 
-from bisect import bisect_right
+import math
+from bisect import bisect_left, bisect_right
 from itertools import accumulate
 
 import msgspec
@@ -118,6 +119,20 @@ class EngineOutlook:
     def place(self, density: float) -> int:
         """How many of the queue would be served first."""
         return bisect_right(self._keys, -density) if self.ranks else len(self._keys)
+
+    @property
+    def queued_s(self) -> float:
+        """Time that the whole queue takes."""
+        return self._ahead_s[-1]
+
+    def least_density(self, depth_s: float, now_s: float) -> float:
+        """A prefill must be denser than this for less than `depth_s` of queued work to be ahead of it."""
+        within = bisect_left(self._ahead_s, depth_s + now_s - self.at_s) - 1
+        if within < 0:
+            return math.inf
+        if within == len(self.queue):
+            return -math.inf
+        return self.queue[within].density if self.ranks else math.inf
 
     def behind(self, place: int) -> NDArray[np.float64]:
         """Those that would be served later, as columns: finish, deadline, full gain, token gain, rest, TPOT."""

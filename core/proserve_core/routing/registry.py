@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from proserve_core.routing.go_full import GoFull
 from proserve_core.routing.go_routing import GoRouting
+from proserve_core.routing.late_gain import LateGain
 from proserve_core.routing.least_requests import LeastRequests
 from proserve_core.routing.llumnix import Llumnix
 from proserve_core.routing.min_ahead import MinAhead
@@ -15,6 +16,7 @@ from proserve_core.routing.random_choice import RandomChoice
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_core.routing.slo_aware import SloAware
 from proserve_core.routing.static_partition import StaticPartition
+from proserve_core.routing.waiting_room import ImmediateRoom, WaitingRoom
 
 ROUTERS: dict[str, Callable[[], RoutingPolicy]] = {
     "go-full": GoFull,
@@ -31,6 +33,9 @@ ROUTERS: dict[str, Callable[[], RoutingPolicy]] = {
     "static-partition": StaticPartition,
 }
 
+LATE_ROUTERS: dict[str, Callable[[], WaitingRoom]] = {"late-gain": LateGain}
+"""Those that hold requests back until an engine has room."""
+
 
 def make_router(name: str) -> RoutingPolicy:
     """A fresh policy with its default parameters; policies keep state, so use one per pool.
@@ -41,3 +46,17 @@ def make_router(name: str) -> RoutingPolicy:
     if name not in ROUTERS:
         raise ValueError(f"routing policy {name!r} does not exist; known: {', '.join(sorted(ROUTERS))}")
     return ROUTERS[name]()
+
+
+def make_room(name: str) -> WaitingRoom:
+    """A fresh waiting room for any policy: one that binds at once for those of `ROUTERS`.
+
+    Raises:
+        ValueError: no policy has this name; the message lists those that exist.
+    """
+    if name in LATE_ROUTERS:
+        return LATE_ROUTERS[name]()
+    if name not in ROUTERS:
+        known = ", ".join(sorted([*ROUTERS, *LATE_ROUTERS]))
+        raise ValueError(f"routing policy {name!r} does not exist; known: {known}")
+    return ImmediateRoom(make_router(name))

@@ -49,14 +49,23 @@ class WorthColumns(msgspec.Struct, frozen=True, gc=False):
 
 
 class Demand(msgspec.Struct, frozen=True, gc=False):
-    """What it needs of engines: one entry per engine, or per request."""
+    """What it needs of engines and brings there: one entry per engine, or per request."""
 
     prefill_s: Column
     """Engine time of the prompt."""
-    density: Column
-    """Gain left if the prompt were computed at once, per second of engine time until the end."""
+    ready_s: Column
+    """Time from its beginning to the first token, beside the decodes there."""
+    cost_s: Column
+    """Engine time until its end."""
+    value: Column
+    """Gain left if its prompt were begun at once."""
     load: Column
     """Share of the engine's time that its decode will take."""
+
+    @property
+    def density(self) -> Column:
+        """Gain per second of engine time: by this requests are ranked."""
+        return self.value / self.cost_s
 
 
 def worth_of(request: RoutingRequest) -> Worth:
@@ -82,10 +91,10 @@ def demand(
     """
     context = tokens + cached
     prefill_s = engines[LINEAR] * tokens + engines[ATTENTION] * (tokens * (context + cached)) + engines[SEQUENCE]
-    late_s = now_s + prefill_s / engines[SHARE] - worth.deadline_s
+    ready_s = prefill_s / engines[SHARE]
     rest = worth.rest
     value = gain_left(
-        late_s,
+        now_s + ready_s - worth.deadline_s,
         full=worth.full,
         token_gain=worth.token_gain,
         rest=rest,
@@ -93,11 +102,8 @@ def demand(
         step_s=engines[STEP],
     )
     cost_s = prefill_s + rest * (engines[TOKEN] + engines[CONTEXT] * (context + rest / 2))
-    return Demand(
-        prefill_s,
-        value / np.maximum(cost_s, LEAST_COST_S),
-        (engines[DECODE] + engines[CONTEXT] * context) / worth.tpot_s,
-    )
+    load = (engines[DECODE] + engines[CONTEXT] * context) / worth.tpot_s
+    return Demand(prefill_s, ready_s, np.maximum(cost_s, LEAST_COST_S), value, load)
 
 
 def coefficients(outlook: EngineOutlook) -> tuple[float, ...]:

@@ -17,6 +17,9 @@ class RoutingRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     """Estimated from bytes unless the client sent token ids."""
     expected_output_tokens: float
+    prefix_blocks: tuple[int, ...] = ()
+    """Hashes of the prompt's beginning, a block of `prefix_map.BLOCK_TOKENS` each; prompts that begin alike begin with
+    the same ones. Empty: unknown."""
     cached_tokens: Mapping[str, int] = {}
     """Leading prompt tokens whose KV an engine is predicted to hold, by engine: fewer than all. Others hold none."""
 

@@ -13,7 +13,6 @@ from proserve_core.batching.registry import make_policy
 from proserve_core.batching.slide_batching import SlideBatching
 from proserve_core.batching.sliding_serve import SlidingServe
 from proserve_core.replica import Replica
-from proserve_core.routing.registry import make_router
 from proserve_lab.bound.fluid import fluid_bound
 from proserve_lab.judgement import percentile
 from proserve_lab.report.ablations import ablated, told
@@ -61,7 +60,7 @@ def run_cell(cell: Cell) -> CellResult:
             limits=limits_of(cell.scenario),
             latency=engine.latency,
         )
-        run = simulate(requests, replicas=[replica], router=make_router("round-robin"), to_the_end=False, noise=noise)
+        run = simulate(requests, replicas=[replica], to_the_end=False, noise=noise)
     result = _result(cell, run, policy, timed, time.process_time() - started_s)
     if isinstance(probe, UrgentProbe):
         return msgspec.structs.replace(result, timeline=probe.timeline())

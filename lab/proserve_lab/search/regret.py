@@ -12,7 +12,6 @@ from proserve_core.batching.protocol import ObservesProgress
 from proserve_core.batching.registry import make_policy
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 from proserve_core.replica import Replica
-from proserve_core.routing.registry import make_router
 from proserve_lab.search.spec import WorkloadSpec, build
 from proserve_lab.simulation.run import simulate
 
@@ -77,9 +76,7 @@ def play(spec: WorkloadSpec, seed: int, policy: str) -> Played:
     workload = build(spec, seed)
     replica = Replica(policy=_Bounded(policy), policy_name=policy, limits=workload.limits, latency=workload.latency)
     try:
-        total = simulate(
-            workload.requests, replicas=[replica], router=make_router("round-robin"), to_the_end=False
-        ).ledger.total()
+        total = simulate(workload.requests, replicas=[replica], to_the_end=False).ledger.total()
     except _TooLongError:
         return Played(tdg_ratio=0.0, lost={})
     return Played(

@@ -24,11 +24,11 @@ class _Progress:
 
     __slots__ = ("computed", "prompt", "total")
 
-    def __init__(self, prompt: int) -> None:
+    def __init__(self, prompt: int, cached: int) -> None:
         self.prompt = prompt
         self.total = prompt
         """Prompt and emitted tokens, those of the running step included."""
-        self.computed = 0
+        self.computed = cached
         """Tokens in the cache once the running step has ended."""
 
 
@@ -44,15 +44,17 @@ class WorkAudit:
         self._requests: dict[str, _Progress] = {}
         self._due: list[str] = []
         self._finished_tokens = 0
+        self._cached_tokens = 0
         self.busy_s = 0.0
         self.computed_tokens = 0
         """New tokens of all steps."""
         self.recomputed_tokens = 0
         """Those whose result was lost with a request's blocks and did not come back: they were computed again."""
 
-    def submitted(self, request: SimulatedRequest) -> None:
-        """The replica took a request."""
-        self._requests[request.id] = _Progress(request.prompt_tokens)
+    def submitted(self, request: SimulatedRequest, cached_tokens: int = 0) -> None:
+        """The replica took a request and holds the first `cached_tokens` of its prompt."""
+        self._requests[request.id] = _Progress(request.prompt_tokens, cached_tokens)
+        self._cached_tokens += cached_tokens
 
     def started(self, step: StartedStep) -> None:
         """A step began.
@@ -134,11 +136,11 @@ class WorkAudit:
                 f"{self._name}: {replica.pending} requests left, {replica.free_blocks} of {replica.limits.blocks} "
                 f"blocks free at the end, {draining} more when copies end"
             )
-        needed = self._finished_tokens + self.recomputed_tokens
+        needed = self._finished_tokens - self._cached_tokens + self.recomputed_tokens
         if self.computed_tokens != needed:
             raise ConservationError(
                 f"{self._name}: {self.computed_tokens} tokens were computed; prompts, outputs and what was lost by "
-                f"preemption are {needed}"
+                f"preemption, less what was cached, are {needed}"
             )
         if self._host is not None and replica.host is not None:
             self._check_copies(self._host, replica.host)

@@ -1,21 +1,23 @@
 """The event loop of a simulation.
 
-Events are arrivals and ends of steps; a replica starts its next step as soon as it has work and none is running. Equal
-times are ordered: steps end before requests arrive, lower replica first, so that a run depends on its inputs alone.
+Events are arrivals, ends of steps, and moments at which a gateway looks again at the requests that wait there. A
+replica starts its next step as soon as it has work and none is running. Equal times are ordered: steps end before
+requests arrive, lower replica first, and gateways look last, so that a run depends on its inputs alone.
 """
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from proserve_core.gain import GainLedger, RequestAccount, deadline_s
 from proserve_core.replica import Replica
 from proserve_core.replica_kv import HostTier
-from proserve_core.routing import RoutingPolicy
+from proserve_core.routing import WaitingRoom
 from proserve_lab.simulation.audit import ConservationError, WorkAudit
 from proserve_lab.simulation.fleet import SimulatedGateway, replica_name
+from proserve_lab.simulation.prefix_cache import PrefixCache
 from proserve_lab.simulation.workload import SimulatedRequest
 
 
@@ -51,8 +53,9 @@ def simulate(
     requests: Sequence[SimulatedRequest],
     *,
     replicas: Sequence[Replica],
-    router: RoutingPolicy,
+    rooms: Sequence[WaitingRoom] = (),
     staleness_s: float = 0.02,
+    prefixes: Mapping[str, tuple[int, ...]] | None = None,
     to_the_end: bool = True,
     noise: Callable[[], float] = lambda: 1.0,
     progress: Callable[[int], None] | None = None,
@@ -61,8 +64,10 @@ def simulate(
 
     Args:
         replicas: fresh engines, each with a policy of its own.
-        router: which replica gets a request; not asked when there is only one.
-        staleness_s: age at which the router sees the replicas' snapshots.
+        rooms: of each gateway, which replica gets a request and when. Requests come to the gateways in turn, and none
+            sees what another one sends. Without any, all requests go to the only replica at once.
+        staleness_s: age at which gateways see the replicas' snapshots.
+        prefixes: hashes of the prompts' blocks, by request; replicas then have a prefix cache of the size of theirs.
         to_the_end: until the last token; else only until all deadlines are past. Gain and objectives met are the same:
             what has not come by then is counted as coming then, late. An overloaded engine may need many times as long
             for the rest.
@@ -71,17 +76,21 @@ def simulate(
         progress: called with the number of finished requests, every 100 of them.
 
     Raises:
+        ValueError: several replicas and no gateway.
         ConservationError: a step was charged more or less than its work, or tokens or blocks don't add up.
         SubmitError: a request that no engine of this size could hold.
     """
+    if not rooms and len(replicas) != 1:
+        raise ValueError(f"rooms: {len(replicas)} replicas need at least one gateway")
     by_id = {request.id: request for request in requests}
     accounts = {request.id: RequestAccount(request.terms, request.arrival_s) for request in requests}
     emitted: dict[str, list[float]] = {request.id: [] for request in requests}
     ledger = GainLedger()
     audits = [WorkAudit(replica_name(index), replica) for index, replica in enumerate(replicas)]
-    gateway = (
-        SimulatedGateway(router=router, replicas=len(replicas), staleness_s=staleness_s) if len(replicas) > 1 else None
-    )
+    gateways = [SimulatedGateway(room=room, replicas=len(replicas), staleness_s=staleness_s) for room in rooms]
+    gateway_of: dict[str, SimulatedGateway] = {}
+    prefixes = prefixes or {}
+    caches = [PrefixCache(replica.limits.blocks * replica.limits.block_size) for replica in replicas]
     # (end of step, replica); arrivals come from the sorted list.
     ends: list[tuple[float, int]] = []
     now_s = 0.0
@@ -103,8 +112,33 @@ def simulate(
             accounts[request_id].preempted = True
         heapq.heappush(ends, (now_s + step.duration_s * noise(), index))
 
-    while (ends or arrived < len(requests)) and now_s < end_s:
-        if ends and (arrived == len(requests) or ends[0][0] <= requests[arrived].arrival_s):
+    def submit(request: SimulatedRequest, index: int) -> None:
+        cached_tokens = caches[index].use(prefixes.get(request.id, ()), request.prompt_tokens)
+        replicas[index].submit(
+            request_id=request.id,
+            terms=request.terms,
+            arrival_s=request.arrival_s,
+            prompt_tokens=request.prompt_tokens,
+            output_tokens=request.output_tokens,
+            cached_tokens=cached_tokens,
+            clues=request.clues,
+        )
+        audits[index].submitted(request, cached_tokens)
+        if not replicas[index].busy:
+            start(index)
+
+    def bind(gateway: SimulatedGateway) -> None:
+        for request, index in gateway.bind(now_s):
+            gateway_of[request.id] = gateway
+            submit(request, index)
+
+    while now_s < end_s:
+        step_s = ends[0][0] if ends else math.inf
+        arrival_s = requests[arrived].arrival_s if arrived < len(requests) else math.inf
+        wake_s = min([gateway.wake_s for gateway in gateways], default=math.inf)
+        if step_s == arrival_s == wake_s == math.inf:
+            break
+        if step_s <= arrival_s and step_s <= wake_s:
             now_s, index = heapq.heappop(ends)
             replica = replicas[index]
             emissions = replica.complete_step(now_s)
@@ -112,8 +146,8 @@ def simulate(
             for emission in emissions:
                 request_id = emission.id
                 emitted[request_id].append(now_s)
-                if gateway is not None:
-                    gateway.token(index, by_id[request_id], emission.token, emission.finished)
+                if gateways:
+                    gateway_of[request_id].token(index, by_id[request_id], emission.token, emission.finished)
                 if emission.finished:
                     settle(request_id)
                     ledger.close(accounts[request_id])
@@ -121,24 +155,23 @@ def simulate(
                     if progress is not None and finished % 100 == 0:
                         progress(finished)
             start(index)
-            if gateway is not None:
-                gateway.published(index, replica.snapshot(now_s), now_s)
-        else:
+            if gateways:
+                snapshot = replica.snapshot(now_s)
+                for gateway in gateways:
+                    gateway.published(index, snapshot, now_s)
+        elif arrival_s <= wake_s:
             request = requests[arrived]
+            now_s = max(now_s, arrival_s)
+            if gateways:
+                gateway = gateways[arrived % len(gateways)]
+                gateway.arrived(request, now_s, prefixes.get(request.id, ()))
+                bind(gateway)
+            else:
+                submit(request, 0)
             arrived += 1
-            now_s = max(now_s, request.arrival_s)
-            index = gateway.route(request, now_s) if gateway is not None else 0
-            replicas[index].submit(
-                request_id=request.id,
-                terms=request.terms,
-                arrival_s=request.arrival_s,
-                prompt_tokens=request.prompt_tokens,
-                output_tokens=request.output_tokens,
-                clues=request.clues,
-            )
-            audits[index].submitted(request)
-            if not replicas[index].busy:
-                start(index)
+        else:
+            now_s = max(now_s, wake_s)
+            bind(min(gateways, key=lambda gateway: gateway.wake_s))
 
     if to_the_end or finished == len(requests):
         _check_lengths(requests, emitted)

@@ -15,7 +15,6 @@ from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
 from proserve_core.objectives import ServiceTerms
 from proserve_core.replica import Replica, StartedStep
 from proserve_core.replica_kv import KvHost
-from proserve_core.routing.registry import make_router
 from proserve_lab.simulation.run import SimulationRun, simulate
 from proserve_lab.simulation.workload import SimulatedRequest
 
@@ -62,7 +61,7 @@ def run(
     replica = Checked(
         policy=make_policy(policy), policy_name=policy, limits=limits, latency=H100_LLAMA_8B, kv_host=kv_host
     )
-    return simulate(requests, replicas=[replica], router=make_router("round-robin"))
+    return simulate(requests, replicas=[replica])
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

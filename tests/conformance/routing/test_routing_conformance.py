@@ -1,5 +1,7 @@
 """What every routing policy must do, over random fleets."""
 
+import copy
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,18 @@ from hypothesis import strategies as st
 from proserve_core.capacity import CapacitySnapshot, ClassTotals, RequestRow
 from proserve_core.latency.calibrations import calibration_names, load_calibration
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
-from proserve_core.routing import ROUTERS, Dispatched, EngineView, FleetView, RoutingRequest, make_router
+from proserve_core.routing import (
+    LATE_ROUTERS,
+    ROUTERS,
+    Binding,
+    Dispatched,
+    EngineView,
+    FleetView,
+    RoutingRequest,
+    WaitingRoom,
+    make_room,
+    make_router,
+)
 
 NOW_S = 1000.0
 
@@ -176,3 +189,62 @@ def test_order_of_engines_in_the_view_does_not_matter(name: str) -> None:
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'rr' does not exist; known: go-full, go-routing, least-requests"):
         make_router("rr")
+
+
+rooms = sorted([*ROUTERS, *LATE_ROUTERS])
+arrivals = st.lists(requests(st.uuids().map(str)), max_size=5, unique_by=lambda request: request.id)
+
+
+def bind(room: WaitingRoom, fleet: FleetView) -> list[Binding]:
+    views = {view.name: view for view in fleet.engines}
+    bound = []
+    for binding in room.bind(fleet):
+        entry = Dispatched(request=binding.request, sent_s=fleet.now_s, cached_tokens=binding.cached_tokens)
+        views[binding.decision.engine].dispatched[binding.request.id] = entry
+        bound.append(binding)
+    return bound
+
+
+@pytest.mark.parametrize("name", rooms)
+@settings(max_examples=25)
+@given(asked=arrivals, left=st.integers(0, 4), fleet=fleets())
+def test_room_binds_each_request_at_most_once_to_an_engine_of_the_view(
+    name: str, asked: list[RoutingRequest], left: int, fleet: FleetView
+) -> None:
+    room = make_room(name)
+    for request in asked:
+        room.arrived(request)
+    expected = {request.id for request in asked}
+    if left < len(asked):
+        assert room.left(asked[left].id)
+        expected.remove(asked[left].id)
+    bound = [binding for _ in range(2) for binding in bind(room, fleet)]
+    names = [binding.request.id for binding in bound]
+    assert len(set(names)) == len(names)
+    assert set(names) <= expected
+    assert len(room) == len(expected) - len(names)
+    assert room.tick_s is not None or len(room) == 0
+    for binding in bound:
+        assert binding.decision.engine in {view.name for view in fleet.engines}
+        assert binding.decision.engine in binding.decision.candidates
+        assert 0 <= binding.cached_tokens <= binding.request.prompt_tokens
+        assert binding.decision.reason
+        assert not any(character.isdigit() for character in binding.decision.reason), "reasons are metric labels"
+
+
+@pytest.mark.parametrize("name", rooms)
+@settings(max_examples=10)
+@given(asked=arrivals, fleet=fleets())
+def test_same_room_and_same_calls_give_same_bindings(name: str, asked: list[RoutingRequest], fleet: FleetView) -> None:
+    def run() -> list[tuple[str, str]]:
+        room, view = make_room(name), copy.deepcopy(fleet)
+        for request in asked:
+            room.arrived(request)
+        return [(binding.request.id, binding.decision.engine) for binding in bind(room, view)]
+
+    assert run() == run()
+
+
+def test_unknown_name_of_a_room_lists_late_ones_too() -> None:
+    with pytest.raises(ValueError, match=r"'rr' does not exist; known: .*late-gain"):
+        make_room("rr")

@@ -241,3 +241,28 @@ def test_snapshot_caps_rows_but_counts_all_and_changes_its_number_with_every_cha
     during = replica.snapshot(0.0)
     replica.complete_step(0.1)
     assert before.seq < during.seq < replica.snapshot(0.1).seq
+
+
+def test_a_beginning_that_is_cached_is_not_computed_but_takes_blocks() -> None:
+    replica = make_replica(limits=engine_limits(blocks=10, block_size=16))
+    replica.submit(
+        request_id="a", terms=service_terms(), arrival_s=0.0, prompt_tokens=40, output_tokens=2, cached_tokens=32
+    )
+    step = replica.begin_step(0.0)
+    assert step is not None
+    assert [entry.tokens for entry in step.plan.entries] == [8]
+    assert replica.free_blocks == 7
+    assert [emission.token for emission in replica.complete_step(0.1)] == [1]
+
+
+@pytest.mark.parametrize("cached_tokens", [-1, 40])
+def test_more_cached_tokens_than_a_prompt_can_have_are_refused(cached_tokens: int) -> None:
+    with pytest.raises(SubmitError, match="the last token of a prompt is always computed"):
+        make_replica().submit(
+            request_id="a",
+            terms=service_terms(),
+            arrival_s=0.0,
+            prompt_tokens=40,
+            output_tokens=2,
+            cached_tokens=cached_tokens,
+        )

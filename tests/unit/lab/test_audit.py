@@ -9,7 +9,6 @@ from engine_builders import H100_LLAMA_8B
 from proserve_core.batching import EngineLimits
 from proserve_core.batching.registry import POLICIES, make_policy
 from proserve_core.replica import Emission, Replica, StartedStep
-from proserve_core.routing.registry import make_router
 from proserve_lab.simulation.audit import ConservationError
 from proserve_lab.simulation.run import SimulationRun, simulate
 from proserve_lab.simulation.workload import DEFAULT_MIX, make_workload
@@ -22,7 +21,7 @@ def run(kind: type[Replica] = Replica, *, policy: str = "fcfs", limits: EngineLi
     rows = [TraceRow(arrival_s=0.001 * n, prompt_tokens=300 + 7 * n, output_tokens=60) for n in range(30)]
     replica = kind(policy=make_policy(policy), policy_name=policy, limits=limits, latency=H100_LLAMA_8B)
     workload = make_workload(rows, mix=DEFAULT_MIX, seed=3)
-    return simulate(workload, replicas=[replica], router=make_router("round-robin"))
+    return simulate(workload, replicas=[replica])
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
@@ -45,7 +44,7 @@ def test_the_engine_is_busy_for_as_long_as_its_steps_take() -> None:
     )
     replica = Replica(policy=make_policy("fcfs"), policy_name="fcfs", limits=TOO_FEW_BLOCKS, latency=latency)
     workload = make_workload([TraceRow(arrival_s=0, prompt_tokens=9, output_tokens=5)], mix=DEFAULT_MIX, seed=0)
-    result = simulate(workload, replicas=[replica], router=make_router("round-robin"))
+    result = simulate(workload, replicas=[replica])
     assert result.busy_s == pytest.approx(5 * latency.host_s)
 
 

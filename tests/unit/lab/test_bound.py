@@ -13,7 +13,6 @@ from proserve_core.gain import deadline_s, earnable_gain, token_gain
 from proserve_core.latency import LatencyModel, StepWork
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
 from proserve_core.replica import Replica
-from proserve_core.routing.registry import make_router
 from proserve_lab.bound import fluid
 from proserve_lab.bound.fluid import BoundError, fluid_bound
 from proserve_lab.simulation.run import simulate
@@ -277,7 +276,7 @@ def test_no_policy_earns_more(gap_s: float) -> None:
     earned = {}
     for policy in ("fcfs", "edf", "density", "slide-batching", "qoserve", "recoverable-gain"):
         replica = Replica(policy=make_policy(policy), policy_name=policy, limits=LIMITS, latency=GPU)
-        run = simulate(requests, replicas=[replica], router=make_router("round-robin"))
+        run = simulate(requests, replicas=[replica])
         earned[policy] = run.ledger.total().tdg_ratio
     least = bound(requests, bucket_s=0.25)
     assert max(earned.values()) <= least <= bound(requests, bucket_s=2.0) + 0.001

@@ -5,7 +5,7 @@ from fleet_builders import capacity
 from proserve_core.batching import EngineLimits
 from proserve_core.batching.registry import make_policy
 from proserve_core.replica import Replica
-from proserve_core.routing import FleetView, RouteDecision, RoutingRequest
+from proserve_core.routing import FleetView, ImmediateRoom, RouteDecision, RoutingRequest
 from proserve_lab.simulation.fleet import SimulatedGateway
 from proserve_lab.simulation.run import simulate
 from proserve_lab.simulation.workload import DEFAULT_MIX, SimulatedRequest, make_workload
@@ -31,26 +31,31 @@ def requests(count: int, *, gap_s: float) -> list[SimulatedRequest]:
     return make_workload(rows, mix=DEFAULT_MIX, seed=0)
 
 
+def route(gateway: SimulatedGateway, request: SimulatedRequest, now_s: float) -> None:
+    gateway.arrived(request, now_s)
+    assert [index for _, index in gateway.bind(now_s)] == [0]
+
+
 def test_a_snapshot_is_seen_when_it_is_as_old_as_snapshots_get() -> None:
     router = FirstReplica()
-    gateway = SimulatedGateway(router=router, replicas=2, staleness_s=0.02)
+    gateway = SimulatedGateway(room=ImmediateRoom(router), replicas=2, staleness_s=0.02)
     gateway.published(0, capacity(), now_s=1.0)
     gateway.published(0, capacity(), now_s=1.005)
     for request, now_s in zip(requests(4, gap_s=0), (1.01, 1.0199, 1.0201, 1.03), strict=True):
-        gateway.route(request, now_s)
+        route(gateway, request, now_s)
     assert router.snapshots_s == [None, None, 1.0, 1.005]
 
 
 def test_a_snapshot_counts_what_was_sent_before_it_was_taken() -> None:
     router = FirstReplica()
-    gateway = SimulatedGateway(router=router, replicas=2, staleness_s=0.02)
+    gateway = SimulatedGateway(room=ImmediateRoom(router), replicas=2, staleness_s=0.02)
     before, after, last, final = requests(4, gap_s=0)
-    gateway.route(before, 0.9)
+    route(gateway, before, 0.9)
     gateway.published(0, capacity(), now_s=1.0)
-    gateway.route(after, 1.01)
-    gateway.route(last, 1.03)
+    route(gateway, after, 1.01)
+    route(gateway, last, 1.03)
     gateway.token(0, before, 30, True)
-    gateway.route(final, 1.04)
+    route(gateway, final, 1.04)
     assert router.dispatched == [
         {},
         {before.id: False},
@@ -69,7 +74,7 @@ def test_a_run_shows_its_router_snapshots_of_that_age() -> None:
             for _ in range(2)
         ]
         workload = requests(60, gap_s=0.01)
-        simulate(workload, replicas=replicas, router=router, staleness_s=staleness_s)
+        simulate(workload, replicas=replicas, rooms=[ImmediateRoom(router)], staleness_s=staleness_s)
         return [
             request.arrival_s - taken_s
             for request, taken_s in zip(workload, router.snapshots_s, strict=True)

@@ -6,7 +6,6 @@ from engine_builders import H100_LLAMA_8B, engine_limits, service_terms
 from proserve_core.batching.registry import make_policy
 from proserve_core.clues import NO_CLUES, LengthClues
 from proserve_core.replica import Replica
-from proserve_core.routing.registry import make_router
 from proserve_lab.simulation.run import simulate
 from proserve_lab.simulation.workload import SimulatedRequest
 
@@ -32,7 +31,7 @@ def tdg_ratio(*, long: LengthClues, short: LengthClues) -> float:
         limits=engine_limits(blocks=30_000, max_sequences=256),
         latency=H100_LLAMA_8B,
     )
-    run = simulate(requests, replicas=[replica], router=make_router("round-robin"), to_the_end=False)
+    run = simulate(requests, replicas=[replica], to_the_end=False)
     return run.ledger.total().tdg_ratio
 
 

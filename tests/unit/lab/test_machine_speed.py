@@ -7,7 +7,6 @@ from proserve_core.batching import EngineLimits
 from proserve_core.batching.registry import make_policy
 from proserve_core.latency import StepWork
 from proserve_core.latency.step_log import LoggedStep
-from proserve_core.routing.registry import make_router
 from proserve_lab.machine_speed import MachineSpeed, TimedReplica
 from proserve_lab.simulation.run import simulate
 from proserve_lab.simulation.workload import SimulatedRequest
@@ -56,7 +55,6 @@ def test_steps_of_a_simulation_take_as_long_as_the_machine_then_did() -> None:
     run = simulate(
         requests,
         replicas=[replica],
-        router=make_router("round-robin"),
         noise=lambda: speed.factor(replica.began_s),
     )
     early_s, late_s = (outcome.emitted_s[0] - outcome.request.arrival_s for outcome in run.outcomes)

@@ -14,7 +14,7 @@ from proserve_core.latency import LatencyModel
 from proserve_core.objectives import PriorityClass, ServiceObjectives
 from proserve_core.replica import Replica
 from proserve_core.resources import parse_resources
-from proserve_core.routing.registry import make_router
+from proserve_core.routing.registry import make_room
 from proserve_lab.simulation.result import summarise, write_token_log
 from proserve_lab.simulation.run import SimulationRun, simulate
 from proserve_lab.simulation.workload import DEFAULT_MIX, MixError, class_mix, make_workload
@@ -50,12 +50,12 @@ def rows(count: int, *, gap_s: float, prompt: int = 200, output: int = 20) -> li
 
 def run(trace: Sequence[TraceRow], *, count: int = 1, router: str = "min-load", blocks: int = 2000) -> SimulationRun:
     workload = make_workload(trace, mix=DEFAULT_MIX, seed=3)
-    return simulate(workload, replicas=replicas(count, blocks=blocks), router=make_router(router))
+    return simulate(workload, replicas=replicas(count, blocks=blocks), rooms=[make_room(router)])
 
 
 def test_one_request_takes_one_step_per_token() -> None:
     workload = make_workload(rows(1, gap_s=0, output=3), mix=DEFAULT_MIX, seed=0)
-    result = simulate(workload, replicas=replicas(1, latency=TEN_MS_STEPS), router=make_router("round-robin"))
+    result = simulate(workload, replicas=replicas(1, latency=TEN_MS_STEPS))
     assert result.outcomes[0].emitted_s == pytest.approx([0.01, 0.02, 0.03])
     assert result.steps == 3
     assert result.busy_s == pytest.approx(0.03)
@@ -74,10 +74,7 @@ def test_all_tokens_come_and_blocks_balance_under_shortage() -> None:
 
 def test_a_run_that_stops_after_the_last_deadline_earns_the_same_by_class_and_cause() -> None:
     workload = make_workload(rows(150, gap_s=0.004, prompt=900, output=30), mix=DEFAULT_MIX, seed=3)
-    whole, stopped = (
-        simulate(workload, replicas=replicas(1), router=make_router("round-robin"), to_the_end=to_the_end)
-        for to_the_end in (True, False)
-    )
+    whole, stopped = (simulate(workload, replicas=replicas(1), to_the_end=to_the_end) for to_the_end in (True, False))
     assert stopped.steps < whole.steps
     assert whole.ledger.total().lost
     assert stopped.ledger.by_class() == whole.ledger.by_class()
@@ -141,3 +138,46 @@ def test_shares_of_the_class_file_are_followed() -> None:
     mix = ((rare, 0.1), (DEFAULT_MIX[1][0], 0.9))
     drawn = [r.terms.priority_class for r in make_workload(rows(1000, gap_s=0), mix=mix, seed=0)]
     assert 60 < drawn.count("rare") < 140
+
+
+@pytest.mark.parametrize("router", ["late-gain", "go-full", "prefix-affinity"])
+def test_all_requests_are_served_whoever_routes_them(router: str) -> None:
+    result = run(rows(120, gap_s=0.004, prompt=800), count=3, router=router)
+    assert sum(len(outcome.emitted_s) for outcome in result.outcomes) == 120 * 20
+
+
+def test_a_waiting_room_in_front_of_stock_engines_serves_the_heavy_class_first() -> None:
+    trace = rows(200, gap_s=0.005, prompt=800, output=60)
+    late, immediate = run(trace, count=2, router="late-gain"), run(trace, count=2, router="least-requests")
+    high, before = late.ledger.by_class()["high"].tdg_ratio, immediate.ledger.by_class()["high"].tdg_ratio
+    assert high > before + 0.2
+    assert late.ledger.total().tdg_ratio > immediate.ledger.total().tdg_ratio + 0.05
+
+
+def test_requests_come_to_several_gateways_in_turn_and_none_sees_what_the_others_send() -> None:
+    """Two gateways that count requests send each pair of simultaneous ones to the same replica."""
+    workload = make_workload(
+        [TraceRow(arrival_s=1.0 * (number // 2), prompt_tokens=50, output_tokens=3) for number in range(20)],
+        mix=DEFAULT_MIX,
+        seed=0,
+    )
+
+    def first_tokens(gateways: int) -> list[float]:
+        rooms = [make_room("least-requests") for _ in range(gateways)]
+        result = simulate(workload, replicas=replicas(2), rooms=rooms)
+        return [outcome.emitted_s[0] - outcome.request.arrival_s for outcome in result.outcomes]
+
+    assert max(first_tokens(1)[1::2]) < max(first_tokens(2)[1::2])
+
+
+def test_several_replicas_need_a_gateway() -> None:
+    with pytest.raises(ValueError, match="2 replicas need at least one gateway"):
+        simulate([], replicas=replicas(2))
+
+
+def test_replicas_do_not_compute_beginnings_again_that_they_hold() -> None:
+    trace = [TraceRow(arrival_s=float(number), prompt_tokens=1500, output_tokens=5) for number in range(4)]
+    workload = make_workload(trace, mix=DEFAULT_MIX, seed=0)
+    prefixes = {request.id: (1, 2) for request in workload}
+    cold, warm = (simulate(workload, replicas=replicas(1), prefixes=given) for given in (None, prefixes))
+    assert cold.computed_tokens - warm.computed_tokens == 3 * 1024

@@ -8,22 +8,15 @@ from proserve_core.capacity import CapacitySnapshot
 from proserve_core.routing import FleetView, RoutingRequest
 from proserve_core.routing.displaced_gain import displaced_gain
 from proserve_core.routing.fleet_outlook import FleetOutlook
-from proserve_core.routing.request_worth import SHARE, worth_of
+from proserve_core.routing.request_worth import worth_of
 
 
 def displaced(snapshot: CapacitySnapshot, request: RoutingRequest) -> float:
     outlook = FleetOutlook()
     outlook.refresh(FleetView(now_s=0.0, engines=[engine_view("a", snapshot)]))
     worth = worth_of(request)
-    needs = outlook.place(request, worth, 0.0, {}).demand
-    return displaced_gain(
-        worth,
-        outlook.engines[0],
-        density=float(needs.density[0]),
-        ready_s=float(needs.prefill_s[0] / outlook.coefficients[SHARE][0]),
-        load=float(needs.load[0]),
-        prompt_tokens=request.prompt_tokens,
-    )
+    needs = outlook.demand(request, worth, 0.0, {})
+    return displaced_gain(worth, outlook.engines[0], needs, 0, request.prompt_tokens)
 
 
 DENSE = routing_request(100, terms=service_terms(100.0), expected_output_tokens=10)

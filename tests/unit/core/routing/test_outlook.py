@@ -2,6 +2,8 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine_builders import service_terms
 from fleet_builders import capacity, decode_row, engine_view, prefill_row, routing_request, sent
@@ -14,16 +16,20 @@ from proserve_core.routing.request_worth import worth_of
 RANKS = "recoverable-gain"
 
 
-def ahead_s(view: EngineView, request: RoutingRequest, now_s: float = 0.0) -> float:
+def meets(view: EngineView, request: RoutingRequest, now_s: float, *others: EngineView) -> tuple[float, float]:
+    """How long after now the request could begin on the engine, and how long it then takes."""
     outlook = FleetOutlook()
-    outlook.refresh(FleetView(now_s=now_s, engines=[view]))
-    return float(outlook.place(request, worth_of(request), now_s, request.cached_tokens).ahead_s[0])
+    outlook.refresh(FleetView(now_s=now_s, engines=[view, *others]))
+    needs = outlook.demand(request, worth_of(request), now_s, request.cached_tokens)
+    return float(outlook.ahead_s(needs, now_s)[0]), float(needs.ready_s[0])
+
+
+def ahead_s(view: EngineView, request: RoutingRequest, now_s: float = 0.0) -> float:
+    return meets(view, request, now_s)[0]
 
 
 def finish_s(view: EngineView, request: RoutingRequest, now_s: float = 0.0) -> float:
-    outlook = FleetOutlook()
-    outlook.refresh(FleetView(now_s=now_s, engines=[view]))
-    return float(outlook.place(request, worth_of(request), now_s, request.cached_tokens).finish_s[0])
+    return now_s + sum(meets(view, request, now_s))
 
 
 def heavy(tokens: int, **options: float) -> RequestRow:
@@ -119,10 +125,7 @@ def test_engine_without_a_snapshot_has_all_its_unanswered_requests_ahead() -> No
     speed = engine_view("known", capacity())
     waits, runs = sent(routing_request(300, name="w")), sent(routing_request(900, name="r"), emitted=5)
     plain = engine_view("plain", None, waits, runs)
-    request = routing_request(10)
-    outlook = FleetOutlook()
-    outlook.refresh(FleetView(now_s=50.0, engines=[plain, speed]))
-    assert outlook.place(request, worth_of(request), 50.0, {}).ahead_s[0] == pytest.approx(0.3 / (1 - 0.02))
+    assert meets(plain, routing_request(10), 50.0, speed)[0] == pytest.approx(0.3 / (1 - 0.02))
 
 
 def test_prefills_beyond_the_rows_delay_a_newcomer() -> None:
@@ -145,3 +148,21 @@ def test_engine_is_full_without_blocks_or_a_sequence_slot() -> None:
     ]
     outlook.refresh(FleetView(now_s=0.0, engines=views))
     assert outlook.without_room(100).tolist() == [1, 1, 0, 1]
+
+
+@given(
+    tokens=st.lists(st.tuples(st.integers(1, 500), st.sampled_from([0.1, 1.0, 10.0, 1e3])), max_size=6),
+    depth_s=st.floats(0.01, 1),
+    weight=st.sampled_from([0.05, 0.1, 1.0, 10.0, 1e3]),
+    policy=st.sampled_from([RANKS, "fcfs"]),
+)
+def test_least_density_tells_who_has_less_than_the_depth_ahead(
+    tokens: list[tuple[int, float]], depth_s: float, weight: float, policy: str
+) -> None:
+    rows = [prefill_row(count, weight=value) for count, value in tokens]
+    outlook = FleetOutlook()
+    outlook.refresh(FleetView(now_s=0.0, engines=[engine_view("a", capacity(*rows, policy=policy))]))
+    request = routing_request(100, terms=service_terms(weight))
+    density = float(outlook.demand(request, worth_of(request), 0.0, {}).density[0])
+    engine = outlook.engines[0]
+    assert (density > engine.least_density(depth_s, 0.0)) == (engine.ahead_s(density, 0.0) < depth_s)

@@ -11,7 +11,6 @@ from proserve_core.batching.registry import make_policy
 from proserve_core.clues import LengthClues
 from proserve_core.gain import earnable_gain, earned_gain
 from proserve_core.replica import Replica
-from proserve_core.routing.registry import make_router
 from proserve_lab.report.ablations import ablated, told
 from proserve_lab.report.length_shift import FACTOR, sender, shift_lengths
 from proserve_lab.report.scenarios import requests_of
@@ -32,7 +31,7 @@ def gain_by_quarter(requests: list[SimulatedRequest], policy: str, variant: str 
             limits=engine_limits(blocks=30_000, max_sequences=256),
             latency=H100_LLAMA_8B,
         )
-        run = simulate(seen, replicas=[replica], router=make_router("round-robin"), to_the_end=False)
+        run = simulate(seen, replicas=[replica], to_the_end=False)
     shares = []
     for part in batched(run.outcomes, len(requests) // 4):
         earned = sum(earned_gain(item.request.terms, item.request.arrival_s, item.emitted_s) for item in part)

@@ -6,7 +6,6 @@ from proserve_core.batching.fcfs import Fcfs
 from proserve_core.batching.recoverable_gain import RecoverableGain
 from proserve_core.batching.slide_batching import SlideBatching
 from proserve_core.replica import Replica
-from proserve_core.routing.registry import make_router
 from proserve_lab.report.latency_probe import OFF, LatencyProbe
 from proserve_lab.report.scenarios import calibration_of, limits_of, requests_of
 from proserve_lab.report.urgent_probe import UrgentProbe
@@ -17,9 +16,7 @@ LATENCY = calibration_of("h100").latency
 
 def run(policy: UrgentProbe | LatencyProbe | Fcfs | RecoverableGain | SlideBatching, load: float) -> SimulationRun:
     replica = Replica(policy=policy, policy_name="probed", limits=limits_of("h100"), latency=LATENCY)
-    return simulate(
-        requests_of("h100", "azure-conv", load)[:150], replicas=[replica], router=make_router("round-robin")
-    )
+    return simulate(requests_of("h100", "azure-conv", load)[:150], replicas=[replica])
 
 
 def test_urgent_is_rarer_at_low_load_and_the_policy_is_not_disturbed() -> None:

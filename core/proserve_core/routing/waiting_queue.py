@@ -1,0 +1,106 @@
+"""Requests that wait for an engine, in the order in which they should get one.
+
+Source: the central queue of `late-gain` (docs/routing.md). Ranked anew at every tick: of the requests that can still
+bring gain, those that can all be in time (`accept_set`) come first, by gain density, the more pressing sooner; then the
+others, by gain density. A request that can bring nothing any more goes aside and does not come back: it only gets
+later. Costs are those on the fleet's average engine; a prompt's predicted prefix hit is taken off.
+"""
+
+import numpy as np
+
+from proserve_core.routing.accept_set import accept_set
+from proserve_core.routing.gain_left import TPOT_SHARE
+from proserve_core.routing.request_worth import SHARE, STEP, Coefficients, WorthColumns, demand, worth_of
+from proserve_core.routing.state import RoutingRequest
+
+LATENESS_SHARE = 0.1
+"""A request counts as in time up to a lateness that costs it this share of its tokens."""
+PRESSING_SHARE = 0.3
+"""How soon pressing requests overtake denser ones, as a share of the time in which the whole queue could be served."""
+LEAST_DRAIN_S = 1e-3
+
+_PROMPT, _CACHED, _FULL, _TOKEN_GAIN, _REST, _TPOT, _DEADLINE = range(7)
+_FIELDS = 7
+
+
+class WaitingQueue:
+    """Waiting requests, and those put aside."""
+
+    def __init__(self) -> None:
+        self._requests: list[RoutingRequest] = []
+        self._columns = np.zeros((_FIELDS, 64))
+        """One column per entry of `_requests`."""
+        self._places: dict[str, int] = {}
+        """Of requests in `_requests`, by id."""
+        self.aside: dict[str, RoutingRequest] = {}
+        """Requests that can bring nothing any more, by id, in the order in which that was found."""
+        self.order: list[RoutingRequest] = []
+        """Of the last ranking; those that left since are still in it."""
+        self.prefill_share = 0.0
+        """Prompts' part of the engine time that waiting requests need, their average at the last ranking."""
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __contains__(self, request_id: str) -> bool:
+        """Whether the request waits and was not put aside."""
+        return request_id in self._places
+
+    def add(self, request: RoutingRequest, cached_tokens: int) -> None:
+        """A request arrives; some engine is predicted to hold `cached_tokens` of its prompt."""
+        count = len(self._requests)
+        if count == self._columns.shape[1]:
+            self._columns = np.concatenate((self._columns, np.zeros_like(self._columns)), axis=1)
+        worth = worth_of(request)
+        self._columns[:, count] = (
+            request.prompt_tokens,
+            cached_tokens,
+            worth.full,
+            worth.token_gain,
+            worth.rest,
+            worth.tpot_s,
+            worth.deadline_s,
+        )
+        self._places[request.id] = count
+        self._requests.append(request)
+
+    def remove(self, request_id: str) -> bool:
+        """A request leaves; False: it is not here."""
+        if self.aside.pop(request_id, None) is not None:
+            return True
+        place = self._places.pop(request_id, None)
+        if place is None:
+            return False
+        last = self._requests.pop()
+        if last.id != request_id:
+            self._requests[place] = last
+            self._places[last.id] = place
+            self._columns[:, place] = self._columns[:, len(self._requests)]
+        return True
+
+    def rank(self, engines: Coefficients, now_s: float) -> None:
+        """Put the requests in order for a fleet with these coefficients."""
+        if not self._requests:
+            self.order = []
+            return
+        average = engines.mean(axis=1, keepdims=True)
+        # What not even the engine with the most time for prefills could save is lost.
+        average[SHARE] = engines[SHARE].max()
+        prompt, cached, full, token_gain, rest, tpot_s, deadline_s = self._columns[:, : len(self._requests)]
+        worth = WorthColumns(full, token_gain, rest, tpot_s, deadline_s)
+        needs = demand(worth, average, tokens=prompt - cached, cached=cached, now_s=now_s)
+        self.prefill_share = float(needs.prefill_s.sum() / needs.cost_s.sum())
+        places = np.flatnonzero(needs.value > 0)
+        density = needs.density[places]
+        work_s = needs.prefill_s[places] / engines[SHARE].sum()
+        catch_up_s = tpot_s - np.minimum(average[STEP, 0], TPOT_SHARE * tpot_s)
+        due_in_s = (deadline_s - now_s + LATENESS_SHARE * rest * catch_up_s)[places]
+        accepted = accept_set(work_s=work_s, due_in_s=due_in_s, density=density)
+        drain_s = max(LEAST_DRAIN_S, float(work_s.sum()))
+        slack_s = np.maximum(0.0, due_in_s - needs.ready_s[places])
+        rank = np.log(density) - np.where(accepted, slack_s / (PRESSING_SHARE * drain_s), 0.0)
+        self.order = [self._requests[place] for place in places[np.lexsort((-rank, ~accepted))].tolist()]
+        lost = [self._requests[place] for place in np.flatnonzero(needs.value <= 0).tolist()]
+        for request in lost:
+            self.remove(request.id)
+            self.aside[request.id] = request

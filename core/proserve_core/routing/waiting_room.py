@@ -1,0 +1,94 @@
+"""The seam between whoever holds requests and whoever decides when and where each one goes.
+
+A waiting room takes every request that was admitted and hands it out again, bound to an engine: at once, as a routing
+policy does (`ImmediateRoom`), or when an engine has room for it (`late_gain`). Gateway and simulator drive it alike:
+tell it of arrivals and of requests that left unserved, and ask it to bind whenever a request arrived, an engine's
+snapshot changed, or `tick_s` has passed with requests waiting. It has no clock and starts nothing by itself.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import msgspec
+
+from proserve_core.routing.prefix_map import PrefixMap
+from proserve_core.routing.protocol import RoutingPolicy
+from proserve_core.routing.state import FleetView, RouteDecision, RoutingRequest
+
+UNKNOWN_KV_TOKENS = 100_000
+"""KV cache of an engine that does not tell: a small one, so that few hits are predicted that are not there."""
+
+
+class Binding(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that goes to an engine now."""
+
+    request: RoutingRequest
+    decision: RouteDecision
+    cached_tokens: int
+    """Leading prompt tokens that the engine is predicted to hold."""
+
+
+class WaitingRoom(Protocol):
+    """Every implementation passes tests/conformance/routing: each request is bound once, to an engine of the view."""
+
+    tick_s: float | None
+    """Ask again at least this often while requests wait; None: nothing waits once `bind` has been asked."""
+
+    def __len__(self) -> int:
+        """Requests that wait."""
+        ...
+
+    def arrived(self, request: RoutingRequest) -> None:
+        """A request was admitted; its id is new."""
+        ...
+
+    def left(self, request_id: str) -> bool:
+        """A request does not want an engine any more; False: it is not here."""
+        ...
+
+    def bind(self, fleet: FleetView) -> Iterator[Binding]:
+        """Requests that go to an engine now, one by one.
+
+        Enter each in its engine's `dispatched` before asking for the next: what follows depends on it.
+        """
+        ...
+
+
+class ImmediateRoom:
+    """Binds each request when it arrives, by a routing policy."""
+
+    tick_s: float | None = None
+
+    def __init__(self, policy: RoutingPolicy) -> None:
+        self._policy = policy
+        self._waiting: dict[str, RoutingRequest] = {}
+        self._prefixes = PrefixMap()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def arrived(self, request: RoutingRequest) -> None:
+        self._waiting[request.id] = request
+
+    def left(self, request_id: str) -> bool:
+        return self._waiting.pop(request_id, None) is not None
+
+    def bind(self, fleet: FleetView) -> Iterator[Binding]:
+        while self._waiting:
+            request = self._waiting.pop(next(iter(self._waiting)))
+            if request.prefix_blocks:
+                hits = self._prefixes.cached_tokens(request.prefix_blocks, request.prompt_tokens)
+                request = msgspec.structs.replace(request, cached_tokens=hits)
+            decision = self._policy.choose(request, fleet)
+            if request.prefix_blocks:
+                remember_prefix(self._prefixes, request, decision.engine, fleet)
+            yield Binding(
+                request=request, decision=decision, cached_tokens=request.cached_tokens.get(decision.engine, 0)
+            )
+
+
+def remember_prefix(prefixes: PrefixMap, request: RoutingRequest, engine: str, fleet: FleetView) -> None:
+    """The request's prompt goes to an engine of the fleet, which will hold it."""
+    snapshot = next(view.snapshot for view in fleet.engines if view.name == engine)
+    kv_tokens = UNKNOWN_KV_TOKENS if snapshot is None else snapshot.blocks * snapshot.block_size
+    prefixes.sent(engine, request.prefix_blocks, kv_tokens)

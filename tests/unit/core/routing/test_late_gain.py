@@ -1,0 +1,132 @@
+"""`late-gain`: requests wait in gain order and go to an engine when it has room."""
+
+import pytest
+
+from engine_builders import service_terms
+from fleet_builders import bind_all, capacity, decode_row, engine_view, prefill_row, queue_of, routing_request
+from proserve_core.objectives import ServiceTerms
+from proserve_core.routing import EngineView
+from proserve_core.routing.late_gain import LateGain
+
+
+def room_with(*requests: tuple[str, int, ServiceTerms]) -> LateGain:
+    room = LateGain()
+    for name, tokens, terms in requests:
+        room.arrived(routing_request(tokens, name=name, terms=terms))
+    return room
+
+
+def bound(room: LateGain, *engines: EngineView, now_s: float = 0.0) -> list[tuple[str, str]]:
+    return [(item.request.id, item.decision.engine) for item in bind_all(room, engines, now_s=now_s)]
+
+
+HIGH, LOW = service_terms(2.0, ttft_s=5.0), service_terms(1.0, ttft_s=5.0)
+
+
+def test_idle_engines_get_requests_at_once() -> None:
+    room = room_with(("a", 100, HIGH), ("b", 100, LOW))
+    assert sorted(bound(room, queue_of("x", 0), queue_of("y", 0))) == [("a", "x"), ("b", "y")]
+    assert len(room) == 0
+
+
+def test_engine_gets_no_more_than_it_will_do_next_and_the_rest_waits() -> None:
+    room = room_with(*((f"r{number}", 200, LOW) for number in range(6)))
+    assert len(bound(room, queue_of("x", 0, policy="fcfs"))) == 2
+    assert len(room) == 4
+
+
+def test_heavier_request_that_comes_later_goes_first() -> None:
+    room, engine = room_with(*((f"low-{number}", 200, LOW) for number in range(6))), queue_of("x", 0)
+    bound(room, engine)
+    room.arrived(routing_request(200, name="high", arrival_s=0.1, terms=HIGH))
+    done = engine_view("x", capacity(), snapshot_s=0.5)
+    assert bound(room, done, now_s=0.5)[0] == ("high", "x")
+
+
+def test_nothing_is_sent_while_all_engines_have_enough_to_do() -> None:
+    room = room_with(("r", 100, LOW))
+    busy = engine_view("x", capacity(prefill_row(400, due_s=9.0), policy="fcfs"))
+    assert bound(room, busy) == []
+    assert bound(room, busy, now_s=0.2) == [("r", "x")]
+
+
+def test_dense_request_passes_what_an_engine_that_ranks_would_do_later_anyway() -> None:
+    queue = [prefill_row(3000, due_s=9.0, weight=0.01)]
+    assert bound(room_with(("r", 100, HIGH)), engine_view("x", capacity(*queue, policy="recoverable-gain")))
+    assert not bound(room_with(("r", 100, HIGH)), engine_view("x", capacity(*queue, policy="fcfs")))
+
+
+def test_stale_snapshot_makes_an_engine_deeper() -> None:
+    """What it may have done since must not leave it idle."""
+    queue = [prefill_row(900, due_s=9.0)]
+    view = engine_view("x", capacity(*queue, policy="fcfs"), snapshot_s=0.0)
+    assert not bound(room_with(("r", 100, LOW)), view, now_s=0.25)
+    assert bound(room_with(("r", 100, LOW)), view, now_s=0.35)
+
+
+def test_engine_where_others_would_lose_more_is_avoided() -> None:
+    fragile = engine_view("a", capacity(prefill_row(250, due_s=0.26, weight=0.5), policy="recoverable-gain"))
+    free = engine_view("b", capacity(prefill_row(100, weight=1e4), policy="recoverable-gain"))
+    room = LateGain()
+    room.arrived(routing_request(100, name="r", terms=service_terms(5.0, ttft_s=5), expected_output_tokens=5))
+    assert bound(room, fragile, free) == [("r", "b")]
+
+
+def test_prompt_that_would_fill_the_cache_waits_where_recomputing_is_dear() -> None:
+    room = LateGain()
+    room.arrived(routing_request(4000, name="r", expected_output_tokens=3, terms=service_terms(ttft_s=60)))
+    full = queue_of("x", 0, free_blocks=250 + 600 - 1)
+    assert bound(room, full) == []
+    assert bound(room, queue_of("x", 0, free_blocks=250 + 601)) == [("r", "x")]
+
+
+def test_stock_engine_keeps_time_for_prompts() -> None:
+    """It runs all its decodes in each step: with more of them, prompts would make tokens late."""
+    rows = [decode_row(10 + row) for row in range(46)]
+    assert not bound(room_with(("r", 20, LOW)), engine_view("x", capacity(*rows, policy="fcfs")))
+    assert bound(room_with(("r", 20, LOW)), engine_view("x", capacity(*rows, policy="recoverable-gain")))
+
+
+def test_idle_stock_engine_gets_even_a_request_that_is_all_prompt() -> None:
+    room = LateGain()
+    room.arrived(routing_request(900, name="r", expected_output_tokens=1))
+    assert bound(room, queue_of("x", 0, policy="fcfs")) == [("r", "x")]
+
+
+HOPELESS = service_terms(1.0, ttft_s=-100.0)
+
+
+def test_request_that_is_too_late_goes_only_where_nothing_else_is_to_be_done() -> None:
+    room = room_with(("late", 100, HOPELESS))
+    assert bound(room, queue_of("x", 50)) == []
+    assert len(room) == 1
+    assert bound(room, queue_of("x", 50), queue_of("y", 0), now_s=0.1) == [("late", "y")]
+
+
+def test_too_late_requests_make_progress_in_any_overload() -> None:
+    room = room_with(("late", 10, HOPELESS))
+    sent: list[str] = []
+    for number in range(300):
+        now_s = number * 0.1
+        room.arrived(routing_request(100, name=f"r{number}", arrival_s=now_s, terms=HIGH))
+        busy = engine_view("x", capacity(prefill_row(100, weight=1e6, due_s=9), policy="fcfs"), snapshot_s=now_s)
+        sent += [name for name, _ in bound(room, busy, now_s=now_s)]
+    assert "late" in sent
+    assert len(sent) == 301
+
+
+def test_request_that_left_is_not_bound() -> None:
+    room = room_with(("a", 10, LOW), ("late", 10, HOPELESS), ("b", 10, LOW))
+    assert room.left("a")
+    assert not room.left("a")
+    assert bound(room, queue_of("x", 900)) == []
+    assert room.left("late")
+    assert bound(room, queue_of("x", 0), now_s=1.0) == [("b", "x")]
+
+
+def test_decision_tells_what_is_expected() -> None:
+    room = room_with(("r", 100, LOW))
+    (binding,) = bind_all(room, [queue_of("x", 50)])
+    assert binding.decision.expected_ttft_s == pytest.approx(0.15)
+    assert binding.decision.expected_gain == pytest.approx(100)
+    assert binding.decision.candidates == ("x",)
