@@ -192,7 +192,8 @@ class PretendedWorker:
             req_ids=ids, req_id_to_index={request_id: i for i, request_id in enumerate(ids)}, sampled_token_ids=samples
         )
         if copies is not None:
-            metadata = WorkerMetadata(self.copier.report())
+            report = self.copier.report()
+            metadata = WorkerMetadata(lambda: report)
             result.kv_connector_output = KVConnectorOutput(kv_connector_worker_meta=metadata)
         return result
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from proserve_engine.kv.layers import KvLayers, Layer, checksums
-from proserve_engine.kv.messages import CopyJob, CopyResult
+from proserve_engine.kv.messages import CopyJob, CopyReport, CopyResult, Report
 
 _logger = logging.getLogger("vllm.proserve")
 
@@ -29,7 +29,7 @@ class HostMemory:
 
     def __init__(self, layers: Sequence[Layer], blocks: int) -> None:
         self.layers: list[Layer] = [
-            tuple(torch.empty((blocks, *plane.shape[1:]), dtype=plane.dtype) for plane in layer) for layer in layers
+            tuple(torch.empty((blocks, plane.shape[1]), dtype=plane.dtype) for plane in layer) for layer in layers
         ]
         self.sums = [[torch.zeros(blocks, dtype=torch.int64) for _ in layer] for layer in layers]
 
@@ -43,35 +43,47 @@ class CpuCopier:
         self._lock = threading.Lock()
         self._results: dict[int, CopyResult] = {}
         self._arrivals: list[threading.Event] = []
+        self._waited_s = 0.0
+        self._flushed_s = 0.0
         self._offloads = _Lane("proserve-offload")
         self._restores = _Lane("proserve-restore")
 
-    def offload(self, job: CopyJob) -> threading.Event:
-        """Begin to copy to the host; the event is set when it is done."""
-        return self._offloads.do(lambda: self._offload(job))
+    def flush(self, jobs: Sequence[CopyJob]) -> None:
+        began_s = time.perf_counter()
+        for done in [self._begin_offload(job) for job in jobs]:
+            done.wait()
+        self._flushed_s += time.perf_counter() - began_s
+
+    def offload(self, jobs: Sequence[CopyJob]) -> None:
+        for job in jobs:
+            self._begin_offload(job)
 
     def restore(self, jobs: Sequence[CopyJob]) -> None:
-        """Begin to copy to the device, all layers of the step's restores one after the other."""
         arrivals = [threading.Event() for _ in self._device]
         self._arrivals = arrivals
         self._restores.do(lambda: self._restore(jobs, arrivals))
 
     def wait_for_layer(self, number: int) -> None:
-        """Until the step's restores are there in this layer."""
         if self._arrivals:
+            began_s = time.perf_counter()
             self._arrivals[number].wait()
+            self._waited_s += time.perf_counter() - began_s
 
     def wait_for_restores(self) -> None:
-        """Until they are there in all layers."""
-        if self._arrivals:
-            self._arrivals[-1].wait()
-            self._arrivals = []
+        self.wait_for_layer(-1)
 
-    def ended(self) -> dict[int, CopyResult]:
-        """Copies that have ended since the last call, by number."""
+    def after_step(self) -> None:
+        self.wait_for_restores()
+        self._arrivals = []
+
+    def report(self) -> Report | None:
         with self._lock:
             results, self._results = self._results, {}
-        return results
+        if not results:
+            return None
+        report = CopyReport(results=results, waited_s=self._waited_s, flushed_s=self._flushed_s)
+        self._waited_s = self._flushed_s = 0.0
+        return lambda: report
 
     def close(self) -> None:
         """End the threads; what is queued is done before."""
@@ -97,6 +109,9 @@ class CpuCopier:
             intact &= checksums(blocks) == sums[host]
             plane[device] = blocks
         return intact
+
+    def _begin_offload(self, job: CopyJob) -> threading.Event:
+        return self._offloads.do(lambda: self._offload(job))
 
     def _offload(self, job: CopyJob) -> None:
         began_s = time.perf_counter()

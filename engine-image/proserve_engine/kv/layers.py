@@ -1,11 +1,14 @@
 """The KV caches of an engine's layers as rows of blocks, whatever the attention backend's layout.
 
-A layer's cache is one tensor, with blocks in its first dimension or, where keys and values are apart, in its second.
-Some backends cut vLLM's blocks into smaller ones of their own. Here a layer is a tuple of planes, tensors of bytes with
-vLLM's blocks in the first dimension; copies select along it and need to know no more.
+vLLM hands out a tensor per layer. Its first dimension counts blocks, or the second where keys and values are apart;
+some backends cut vLLM's blocks into smaller ones of their own. What is behind that is a matter of strides: heads before
+tokens or behind them, all layers of a block side by side, or heads outside of everything (vLLM 0.28 lets each attention
+backend choose, from 0.29 on there are six layouts). Here a layer is a tuple of planes: tensors of bytes with vLLM's
+blocks in the first dimension, of each block the bytes that lie in one run of memory. Copies need to know no more.
 """
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +17,7 @@ LEAST_BLOCKS = 3
 """With two blocks, a dimension of blocks could not be told from that of keys and values."""
 
 Plane: TypeAlias = Any
-"""A tensor of bytes, blocks first."""
+"""Bytes, (blocks, bytes of a run): block b's begin `b * stride(0)` behind the first one's and have no gaps."""
 Layer = tuple[Plane, ...]
 
 
@@ -41,7 +44,7 @@ class KvLayers:
     @property
     def block_bytes(self) -> int:
         """Of one block over all layers."""
-        return sum(plane[0].numel() for layer in self.layers for plane in layer)
+        return sum(plane.shape[1] for layer in self.layers for plane in layer)
 
 
 def planes(name: str, cache: torch.Tensor, num_blocks: int) -> Layer:
@@ -52,21 +55,44 @@ def planes(name: str, cache: torch.Tensor, num_blocks: int) -> Layer:
     """
     if not isinstance(cache, torch.Tensor) or cache.stride(-1) != 1:
         raise LayoutError(f"layer {name}: its KV cache is no plain tensor; leave --kv-offload out for this model")
-    if cache.shape[0] % num_blocks == 0:
-        return (_grouped(cache.view(torch.uint8), num_blocks),)
-    if cache.shape[0] == 2 and cache.shape[1] % num_blocks == 0:
-        return tuple(_grouped(half, num_blocks) for half in cache.view(torch.uint8).unbind(0))
-    raise LayoutError(
-        f"layer {name}: a KV cache of shape {tuple(cache.shape)} has no dimension for {num_blocks} blocks; "
-        "leave --kv-offload out for this model"
+    content = cache.view(torch.uint8)
+    dimensions = list(zip(content.shape, content.stride(), strict=True))
+    counted = _blocks_in(content.shape, num_blocks)
+    if counted is None:
+        raise LayoutError(
+            f"layer {name}: a KV cache of shape {tuple(cache.shape)} has no dimension for {num_blocks} blocks; "
+            "leave --kv-offload out for this model"
+        )
+    kernel_blocks, kernel_stride = dimensions.pop(counted)
+    pieces = kernel_blocks // num_blocks
+    dimensions.append((pieces, kernel_stride))
+    run = 1
+    apart: list[tuple[int, int]] = []
+    for size, stride in sorted((d for d in dimensions if d[0] > 1), key=lambda dimension: dimension[1]):
+        if stride == run and not apart:
+            run *= size
+        else:
+            apart.append((size, stride))
+    offsets = [sum(place) for place in product(*(range(0, size * stride, stride) for size, stride in reversed(apart)))]
+    return tuple(
+        content.as_strided((num_blocks, run), (pieces * kernel_stride, 1), content.storage_offset() + offset)
+        for offset in offsets
     )
 
 
-def _grouped(cache: torch.Tensor, num_blocks: int) -> Plane:
-    return cache if cache.shape[0] == num_blocks else cache.unflatten(0, (num_blocks, -1))
-
-
 def checksums(blocks: torch.Tensor) -> torch.Tensor:
-    """One number per block: the sum of its words, wrapped. Any single damaged word changes it."""
-    rows = blocks.reshape(blocks.shape[0], -1)
-    return rows.view(torch.int64).sum(1) if rows.shape[1] % 8 == 0 else rows.sum(1, dtype=torch.int64)
+    """One number per block of a plane: the sum of its words, wrapped. Any single damaged word changes it."""
+    return words(blocks).sum(-1, dtype=torch.int64)
+
+
+def words(plane: torch.Tensor) -> torch.Tensor:
+    """The same bytes as larger numbers, where they are laid out for that."""
+    places = (plane.shape[-1], plane.storage_offset(), *plane.stride()[:-1])
+    return plane.view(torch.int64) if all(place % 8 == 0 for place in places) else plane
+
+
+def _blocks_in(shape: torch.Size, num_blocks: int) -> int | None:
+    """The dimension that counts blocks."""
+    if shape[0] % num_blocks == 0:
+        return 0
+    return 1 if shape[0] == 2 and shape[1] % num_blocks == 0 else None

@@ -1,5 +1,8 @@
 """What the scheduler tells a worker to copy, and what the worker tells it about the copies."""
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import msgspec
 
 from proserve_core.blocks import Reload
@@ -64,6 +67,10 @@ class CopyReport(msgspec.Struct, frozen=True, kw_only=True):
             flushed_s=max(self.flushed_s, other.flushed_s),
             refused=self.refused or other.refused,
         )
+
+
+Report: TypeAlias = Callable[[], CopyReport]
+"""A report that may not be complete before the step has been computed: asked for once, when its output is there."""
 
 
 def together(one: CopyResult, other: CopyResult) -> CopyResult:

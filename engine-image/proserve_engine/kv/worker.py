@@ -1,28 +1,43 @@
 """A worker's part in a step's copies, around its forward pass. What copies is the platform's copier."""
 
-import time
-from collections.abc import Mapping
-from threading import Event
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from proserve_core.blocks import Reload
-from proserve_engine.kv.messages import CopyJob, CopyReport, CopyResult, StepCopies
+from proserve_engine.kv.messages import CopyJob, CopyReport, CopyResult, Report, StepCopies
+
+_logger = logging.getLogger("vllm.proserve")
 
 
 class Copier(Protocol):
-    """Moves blocks between device and host."""
+    """Moves blocks between device and host. "Computed" is what the caller has the device do, in that order."""
 
-    def offload(self, job: CopyJob) -> Event: ...
+    def flush(self, jobs: Sequence[CopyJob]) -> None:
+        """Copy to the host what has been computed so far; whatever is computed next comes after it."""
 
-    def restore(self, jobs: tuple[CopyJob, ...]) -> None: ...
+    def offload(self, jobs: Sequence[CopyJob]) -> None:
+        """Copy to the host what has been computed so far, whenever there is time."""
 
-    def wait_for_layer(self, number: int) -> None: ...
+    def restore(self, jobs: Sequence[CopyJob]) -> None:
+        """Begin to copy to the device, all layers of the step's restores one after the other."""
 
-    def wait_for_restores(self) -> None: ...
+    def wait_for_layer(self, number: int) -> None:
+        """Whatever is computed next comes after the step's restores in this layer."""
 
-    def ended(self) -> dict[int, CopyResult]: ...
+    def wait_for_restores(self) -> None:
+        """The same for all layers."""
 
-    def close(self) -> None: ...
+    def after_step(self) -> None:
+        """The forward pass has been launched. Whatever is computed next comes after the step's restores."""
+
+    def report(self) -> Report | None:
+        """Of the copies that have ended and of the step's restores, each once; None if there are none."""
+
+    def close(self) -> None:
+        """End all copies and give the memory back."""
 
 
 class CopyWorker:
@@ -39,64 +54,77 @@ class CopyWorker:
         self._layers = layers
         self._refused = refused
         self._failed: dict[int, CopyResult] = {}
-        self._restoring = False
-        self._waited_s = 0.0
-        self._flushed_s = 0.0
+        self._restoring: tuple[CopyJob, ...] = ()
+        self._unasked: set[int] = set()
+        """Layers that have not waited for the step's restores yet."""
+        self._layerwise = True
 
     def before_step(self, copies: StepCopies) -> None:
         """Before the worker writes to any block."""
         if self.copier is None:
-            for job in (*copies.flushes, *copies.offloads, *copies.restores):
-                self._failed[job.number] = CopyResult(intact=False, copy_s=0.0)
+            self._fail((*copies.flushes, *copies.offloads, *copies.restores))
             return
         if copies.flushes:
-            began_s = time.perf_counter()
-            for done in [self.copier.offload(job) for job in copies.flushes]:
-                done.wait()
-            self._flushed_s += time.perf_counter() - began_s
-        for job in copies.offloads:
-            self.copier.offload(job)
+            self.copier.flush(copies.flushes)
+        if copies.offloads:
+            self.copier.offload(copies.offloads)
 
-    def start_restores(self, copies: StepCopies) -> None:
-        """Before the forward pass."""
+    def start_restores(self, copies: StepCopies, *, layerwise: bool = True) -> None:
+        """Before the forward pass.
+
+        Args:
+            layerwise: each layer of it is going to call `wait_for_layer`.
+        """
         if self.copier is None or not copies.restores:
             return
         self.copier.restore(copies.restores)
-        self._restoring = True
-        if copies.reload is Reload.BLOCKING:
-            self._wait_for_restores()
+        if copies.reload is Reload.PIPELINED and layerwise and self._layerwise:
+            self._restoring = copies.restores
+            self._unasked = set(self._layers.values())
+        else:
+            self.copier.wait_for_restores()
 
     def wait_for_layer(self, name: str) -> None:
         """Before a layer reads its KV cache."""
         if self._restoring and self.copier is not None:
-            began_s = time.perf_counter()
-            self.copier.wait_for_layer(self._layers[name])
-            self._waited_s += time.perf_counter() - began_s
+            number = self._layers[name]
+            self._unasked.discard(number)
+            self.copier.wait_for_layer(number)
 
     def after_step(self) -> None:
-        """After the forward pass: whatever it did not wait for must have ended, too, before it is reported."""
-        if self._restoring:
-            self._wait_for_restores()
-
-    def report(self) -> CopyReport | None:
-        """What there is to say since the last call; None if nothing."""
-        results, self._failed = self._failed, {}
+        """After the forward pass; more than once for a step does no harm."""
         if self.copier is not None:
-            results |= self.copier.ended()
-        if not results:
-            return None
-        report = CopyReport(results=results, waited_s=self._waited_s, flushed_s=self._flushed_s, refused=self._refused)
-        self._waited_s = self._flushed_s = 0.0
-        return report
+            self.copier.after_step()
+        if self._unasked:
+            self._layerwise = False
+            self._fail(self._restoring)
+            _logger.error(
+                "%d layers did not wait for KV blocks from the host: what they computed is dropped, and from here on "
+                "steps begin when all blocks are there, as with reload Blocking",
+                len(self._unasked),
+            )
+        self._restoring = ()
+        self._unasked = set()
+
+    def report(self) -> Report | None:
+        """What there is to say since the last call; None if nothing."""
+        failed, self._failed = self._failed, {}
+        copied = None if self.copier is None else self.copier.report()
+        if copied is None:
+            refused = self._refused
+            return (lambda: CopyReport(results=failed, refused=refused)) if failed else None
+        if not failed:
+            return copied
+        return lambda: _with_failures(copied(), failed)
 
     def close(self) -> None:
         if self.copier is not None:
             self.copier.close()
 
-    def _wait_for_restores(self) -> None:
-        if self.copier is None:
-            return
-        began_s = time.perf_counter()
-        self.copier.wait_for_restores()
-        self._waited_s += time.perf_counter() - began_s
-        self._restoring = False
+    def _fail(self, jobs: Sequence[CopyJob]) -> None:
+        for job in jobs:
+            self._failed[job.number] = CopyResult(intact=False, copy_s=0.0)
+
+
+def _with_failures(report: CopyReport, failed: Mapping[int, CopyResult]) -> CopyReport:
+    return msgspec.structs.replace(report, results={**report.results, **failed})

@@ -9,8 +9,10 @@ Loads are synchronous in vLLM's terms: a request whose blocks come back is compu
 pass waits for them, before it starts or layer by layer.
 """
 
+from functools import cached_property
 from typing import Any
 
+from vllm.config import CUDAGraphMode
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -20,9 +22,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
-from proserve_core.blocks import Reload
 from proserve_core.blocks.settings import KvOffloadError, kv_offload
-from proserve_engine.kv.messages import CopyReport, StepCopies
+from proserve_engine.kv.messages import CopyReport, Report, StepCopies
 from proserve_engine.vllm.kv_scheduling import KvScheduling
 from proserve_engine.vllm.kv_worker import make_worker
 
@@ -37,13 +38,30 @@ class StepMetadata(KVConnectorMetadata):
 
 
 class WorkerMetadata(KVConnectorWorkerMetadata):
-    """Carries a worker's report to the scheduler."""
+    """Carries a worker's report to the scheduler, together with the output of the step that it is about.
 
-    def __init__(self, report: CopyReport) -> None:
-        self.report = report
+    On a GPU it is made when the step has been launched, not computed. vLLM sends both on when the output is there, from
+    a thread of its own if steps overlap; to be sent, this is pickled, and only then the report is asked for. So nobody
+    waits for copies while a step is put together, and no output is looked at before its copies are known.
+    """
+
+    def __init__(self, ask: Report) -> None:
+        self._ask = ask
+
+    @cached_property
+    def report(self) -> CopyReport:
+        return self._ask()
 
     def aggregate(self, other: "WorkerMetadata") -> "WorkerMetadata":
-        return WorkerMetadata(self.report + other.report)
+        both = self.report + other.report
+        return WorkerMetadata(lambda: both)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self.report,)
+
+
+def _received(report: CopyReport) -> WorkerMetadata:
+    return WorkerMetadata(lambda: report)
 
 
 class ProServeConnector(KVConnectorBase_V1, SupportsHMA):
@@ -73,11 +91,6 @@ class ProServeConnector(KVConnectorBase_V1, SupportsHMA):
     def requires_kv_delivery(self) -> bool:
         return False
 
-    @classmethod
-    def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
-        """A full graph would skip the wait before each layer. Without such waits it may be used."""
-        return kv_offload(extra_config).reload is Reload.PIPELINED
-
     # Worker
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
@@ -87,7 +100,9 @@ class ProServeConnector(KVConnectorBase_V1, SupportsHMA):
         self.worker.before_step(kv_connector_metadata.copies)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        self.worker.start_restores(self._get_connector_metadata().copies)
+        # The layers of a draft model run behind the others.
+        layerwise = layers_wait(forward_context) and self._vllm_config.speculative_config is None
+        self.worker.start_restores(self._get_connector_metadata().copies, layerwise=layerwise)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         self.worker.wait_for_layer(layer_name)
@@ -99,6 +114,8 @@ class ProServeConnector(KVConnectorBase_V1, SupportsHMA):
         self.worker.after_step()
 
     def build_connector_worker_meta(self) -> WorkerMetadata | None:
+        # With speculative decoding vLLM asks for this before the step is over for it.
+        self.worker.after_step()
         report = self.worker.report()
         return None if report is None else WorkerMetadata(report)
 
@@ -147,6 +164,18 @@ class ProServeConnector(KVConnectorBase_V1, SupportsHMA):
         return self.scheduling
 
 
+def layers_wait(forward_context: Any) -> bool:
+    """Whether vLLM is going to call `wait_for_layer_load` before each layer of this forward pass.
+
+    Within one CUDA graph no Python runs. A step that is one is known by its mode, or, under vLLM's second model runner,
+    by the empty context that connectors see. In eager mode and between the pieces of a cut graph attention is called
+    from Python. Should that ever be wrong, the worker finds out behind the pass.
+    """
+    return (
+        forward_context.attn_metadata is not None and forward_context.cudagraph_runtime_mode is not CUDAGraphMode.FULL
+    )
+
+
 def block_bytes_of(config: Any, kv_cache: Any) -> int:
     """Bytes of a KV block on all workers together."""
     group = kv_cache.kv_cache_groups[0]
@@ -170,6 +199,8 @@ def _check(config: Any, kv_cache: Any) -> None:
         kv_cache.kv_cache_groups[0].kv_cache_spec, FullAttentionSpec
     ):
         reasons.append("the model has layers that do not attend to everything before")
+    if kv_cache.needs_kv_cache_zeroing:
+        reasons.append("vLLM clears blocks before victims' could be copied")
     if parallel.pipeline_parallel_size > 1 or getattr(parallel, "decode_context_parallel_size", 1) > 1:
         reasons.append("its layers or blocks are spread over workers (pipeline or context parallel)")
     if reasons:
