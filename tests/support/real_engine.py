@@ -16,6 +16,7 @@ from engine_harness import HIGH, LOW
 from proserve_core.blocks.settings import KvOffload
 from proserve_core.facts import encode_facts
 from proserve_engine.serve import SYNC_CLASS, UNIPROC_EXECUTOR, kv_transfer_config
+from proserve_engine.vllm.scheduler import ProServeMixin
 
 REAL_BLOCK = 32
 HOST_BLOCKS = 256
@@ -68,6 +69,9 @@ class RealEngine:
         """Put another scheduler in charge, with an empty cache of `blocks` blocks and `kv` for preempted requests."""
         old = self.core.scheduler
         assert not old.requests
+        # What a worker has to say of copies is for the scheduler that knows them.
+        while isinstance(old, ProServeMixin) and old._kv is not None and old._kv.copies.under_way:
+            self._llm.llm_engine.step()
         config = old.vllm_config
         config.scheduler_config.scheduler_cls = scheduler_class
         config.kv_transfer_config = None
