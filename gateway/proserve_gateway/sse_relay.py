@@ -17,6 +17,12 @@ from proserve_gateway.token_trail import TokenTrail
 _COUNT = re.compile(rb'"completion_tokens":\s*(\d+)')
 _USAGE = re.compile(rb',\s*"usage":\s*(?:null|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _TEXT = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments|refusal)":\s*"(?!")')
+_NOT_FINISHED = b'"finish_reason":null'
+_PLAIN_END = re.compile(
+    _NOT_FINISHED + rb'((?:,"stop_reason":null)?)((?:,"prompt_token_ids":null)?(?:,"token_ids":(?:\[([\d,]+)\]|null))?)'
+    rb'\}\],"usage":\{[^{}]*"completion_tokens":(\d+)[^{}]*\}\}\n\n'
+)
+"""How vLLM ends a chunk of text: what only the gateway asked for is all there."""
 _FINISH = re.compile(rb'"finish_reason":\s*"')
 BROKEN_OFF = frozenset({"abort", "error"})
 """Reasons to finish that say that the engine gave up: vLLM's when it is told to stop, SGLang's too."""
@@ -28,8 +34,8 @@ class SseRelay:
     """One stream. Feed it what comes from the engine; it returns what goes to the client, in whole events."""
 
     __slots__ = (
-        "_by_choice", "_choices", "_finished", "_keep_all", "_keep_last", "_splitter", "_usual_before", "done",
-        "failure", "prompt_tokens", "tokens", "trail",
+        "_by_choice", "_choices", "_finished", "_keep_all", "_keep_last", "_splitter", "_strips", "_usual_before",
+        "done", "failure", "prompt_tokens", "tokens", "trail",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +45,7 @@ class SseRelay:
         self._splitter = EventSplitter()
         self._keep_last = include_usage
         self._keep_all = include_usage and continuous_usage
+        self._strips = not self._keep_all and choices == 1
         self._choices = choices
         self._by_choice: dict[int, int] | None = {} if choices > 1 else None
         self._finished: set[int] = set()
@@ -76,6 +83,10 @@ class SseRelay:
             return b""
         if not data:
             return b""
+        if self._strips and data.find(b"\n") == len(data) - 2 and (at := data.rfind(_NOT_FINISHED)) > 0:
+            plain = _PLAIN_END.fullmatch(data, at)
+            if plain is not None:
+                return self._plain(data, plain)
         if (
             self._by_choice is not None
             or not (data.startswith(b"data: {") and data.endswith(b"}\n\n"))
@@ -87,6 +98,16 @@ class SseRelay:
         ):
             return self._by_event(data)
         return self._usual(data)
+
+    def _plain(self, data: bytes, end: "re.Match[bytes]") -> bytes:
+        """One chunk of text as vLLM writes it, without looking for anything else: half the time of `_usual`."""
+        if (count := int(end[4])) > self.tokens:
+            self.tokens = count
+        self._usual_before = b""
+        if self.trail is None:
+            return data[: end.end(2)] + b"}]}\n\n"
+        self.trail.add(data, end[3] or b"")
+        return data[: end.end(1)] + b"}]}\n\n"
 
     def _usual(self, data: bytes) -> bytes:
         out = data

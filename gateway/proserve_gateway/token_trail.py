@@ -26,14 +26,13 @@ class TokenTrail:
 
     def take(self, events: bytes) -> bytes:
         """Keep the ids of whole events; returns the events without them."""
-        if b'"reasoning' in events and _REASONING.search(events):
-            self.has_reasoning = True
+        self._look(events)
         at = events.find(_USUAL)
         if at >= 0 and self.prompt:
             end = events.find(b"]", at)
             head, rest = events[:at].removesuffix(_NO_PROMPT), events[end + 1 :]
             if b'token_ids"' not in head and b'token_ids"' not in rest:
-                self._add(events[at + len(_USUAL) : end])
+                self._append(events[at + len(_USUAL) : end])
                 return head + rest
         if b'token_ids"' not in events:
             return events
@@ -44,10 +43,19 @@ class TokenTrail:
         if ids and found[1]:
             self.prompt = ids
         elif ids:
-            self._add(ids)
+            self._append(ids)
         return b""
 
-    def _add(self, ids: bytes) -> None:
+    def add(self, event: bytes, ids: bytes) -> None:
+        """Keep the ids that were found in an event."""
+        self._look(event)
+        self._append(ids)
+
+    def _look(self, events: bytes) -> None:
+        if b'"reasoning' in events and _REASONING.search(events):
+            self.has_reasoning = True
+
+    def _append(self, ids: bytes) -> None:
         if ids:
             self._output += b","
             self._output += ids

@@ -4,7 +4,6 @@ A stream has one event per step and request; events of tokens that piled up behi
 vLLM. Each event's constant parts are rendered once per request.
 """
 
-import json
 import time
 
 import msgspec
@@ -51,17 +50,15 @@ class Rendering:
             "created": int(time.time()),
             "model": model,
         }
-        self._head = b"data: " + json.dumps(self._envelope).encode()[:-1] + b', "choices": '
+        self._head = b"data: " + msgspec.json.encode(self._envelope)[:-1] + b',"choices":'
 
     def opening(self) -> bytes:
         """The event with the assistant's role that opens a chat stream; nothing for completions."""
         if not self._job.chat:
             return b""
-        choice = (
-            b'[{"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": null, "finish_reason": null}]'
-        )
+        choice = b'[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
         if self._job.return_token_ids:
-            choice += b', "prompt_token_ids": ' + self._prompt_ids()
+            choice += b',"prompt_token_ids":' + self._prompt_ids()
         return self._event(choice, emitted=0)
 
     def tokens(self, first: int, count: int) -> bytes:
@@ -71,14 +68,14 @@ class Rendering:
         text = words(job, first, count)
         emitted = first + count
         finish = f'"{job.finish_reason}"' if emitted == job.output_tokens else "null"
-        part = f'"delta": {{"content": "{text}"}}' if job.chat else f'"text": "{text}"'
+        part = f'"delta":{{"content":"{text}"}}' if job.chat else f'"text":"{text}"'
         ids = b""
         if job.return_token_ids:
-            ids = f', "token_ids": {[word_id(word) for word in _said(job, first, count)]}'.encode()
+            ids = b',"token_ids":' + msgspec.json.encode([word_id(word) for word in _said(job, first, count)])
             if first == 0 and not job.chat:
-                ids += b', "prompt_token_ids": ' + self._prompt_ids()
+                ids += b',"prompt_token_ids":' + self._prompt_ids()
         return self._event(
-            f'[{{"index": 0, {part}, "logprobs": null, "finish_reason": {finish}'.encode() + ids + b"}]",
+            f'[{{"index":0,{part},"logprobs":null,"finish_reason":{finish}'.encode() + ids + b"}]",
             emitted=emitted,
         )
 
@@ -86,7 +83,7 @@ class Rendering:
         """What follows the last token: usage if asked for, and the end mark."""
         if not self._job.include_usage:
             return DONE
-        return self._head + b'[], "usage": ' + self._usage(self._job.output_tokens) + b"}\n\n" + DONE
+        return self._head + b'[],"usage":' + self._usage(self._job.output_tokens) + b"}\n\n" + DONE
 
     def whole(self) -> bytes:
         """The reply to a request that does not stream."""
@@ -106,17 +103,17 @@ class Rendering:
     def _prompt_ids(self) -> bytes:
         job = self._job
         said = [word_id(word_at(job.seed, token)) for token in range(job.said)]
-        return json.dumps(ids_of(job.prompt) + said).encode()
+        return msgspec.json.encode(ids_of(job.prompt) + said)
 
     def _event(self, choices: bytes, *, emitted: int) -> bytes:
         if self._job.continuous_usage:
-            return self._head + choices + b', "usage": ' + self._usage(emitted) + b"}\n\n"
+            return self._head + choices + b',"usage":' + self._usage(emitted) + b"}\n\n"
         return self._head + choices + b"}\n\n"
 
     def _usage(self, emitted: int) -> bytes:
         prompt = self._job.prompt_tokens
         total = prompt + emitted
-        return f'{{"prompt_tokens": {prompt}, "completion_tokens": {emitted}, "total_tokens": {total}}}'.encode()
+        return f'{{"prompt_tokens":{prompt},"total_tokens":{total},"completion_tokens":{emitted}}}'.encode()
 
 
 def _object(job: Job) -> str:

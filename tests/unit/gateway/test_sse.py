@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from proserve_gateway.sse import MAX_EVENT_BYTES, SseError, decode_reply, payloads
 from proserve_gateway.sse_relay import SseRelay
+from proserve_gateway.token_trail import TokenTrail
 
 DONE = b"data: [DONE]\n\n"
 
@@ -101,6 +103,35 @@ def test_usage_is_removed_wherever_and_however_it_is_written(
     got = json.loads(payloads(stream.feed(event(value, separators)))[0])
     assert got == {key: each for key, each in value.items() if key != "usage"}
     assert stream.tokens == 1
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize("with_trail", [True, False])
+@pytest.mark.parametrize("include", [True, False])
+@given(texts=st.lists(st.text(max_size=8) | st.sampled_from(['"finish_reason":null', "\n\n"]), min_size=1, max_size=5))
+def test_chunks_as_vllm_writes_them_are_taken_as_any_others(
+    chat: bool, with_trail: bool, include: bool, texts: list[str]
+) -> None:
+    def chunks(separators: tuple[str, str]) -> Iterator[bytes]:
+        for number, text in enumerate(texts, start=1):
+            said = {"delta": {"content": text}} if chat else {"text": text}
+            choice = {"index": 0, **said, "logprobs": None, "finish_reason": None, "stop_reason": None}
+            ids: dict[str, Any] = {"prompt_token_ids": None, "token_ids": [number, 7]} if with_trail else {}
+            usage = {"prompt_tokens": 7, "completion_tokens": 2 * number, "completion_tokens_details": None}
+            yield event({"id": "c", "choices": [choice | ids], "usage": usage}, separators)
+
+    got = []
+    for separators in ((",", ":"), (", ", ": ")):
+        trail = TokenTrail() if with_trail else None
+        stream = SseRelay(include_usage=include, continuous_usage=False, trail=trail)
+        out = [json.loads(payload) for chunk in chunks(separators) for payload in payloads(stream.feed(chunk))]
+        got.append((out, stream.tokens, stream.finished, trail.last(99) if trail is not None else None))
+    usual, other = got
+    assert usual == other
+    assert usual[1:3] == (2 * len(texts), False)
+    assert [("usage" in each, "token_ids" in json.dumps(each)) for each in usual[0]] == [(False, False)] * len(texts)
+    if with_trail:
+        assert usual[3] == [id_ for number in range(len(texts)) for id_ in (number + 1, 7)]
 
 
 def test_several_tokens_in_a_chunk_count_as_many() -> None:
