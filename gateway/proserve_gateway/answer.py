@@ -96,7 +96,10 @@ class Answer:
             if not data:
                 raise SseError("it ended its stream before the first event")
             self.answered_s = self._clock()
-            self.first = self._take(relay, data)
+            events = self._take(relay, data)
+            if b"data:" in events:
+                # Comments before it are not worth an answer that no other engine can give any more.
+                self.first = events
 
     async def read(self) -> bytes:
         """The next whole events of a stream, after `first`; b"" at its end.

@@ -27,6 +27,9 @@ _FINISH = re.compile(rb'"finish_reason":\s*"')
 BROKEN_OFF = frozenset({"abort", "error"})
 """Reasons to finish that say that the engine gave up: vLLM's when it is told to stop, SGLang's too."""
 
+NO_DATA = (b":", b"event:", b"id:", b"retry:", b"\n")
+"""Beginnings of an event that may be without data: comments, which keep connections open, and fields of the format."""
+
 _any_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -152,6 +155,8 @@ class SseRelay:
         """
         payload = payload_of(event)
         if payload is None:
+            if not event.startswith(NO_DATA):
+                raise SseError(f"this is no event stream: {event[:100].decode(errors='replace')!r}")
             return True
         if payload == DONE:
             if not self.finished:

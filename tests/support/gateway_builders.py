@@ -11,6 +11,7 @@ from fake_openai_engine import FakeEngine
 from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjectives, Tenant
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
+from proserve_core.routing import RoutingPolicy
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.accounting_metrics import AccountingCollector
@@ -56,8 +57,17 @@ def _key(entry: str) -> SecretKeyRef:
 class Gateway:
     """A running data path and its books."""
 
-    def __init__(self, *, server: HttpServer, fleet: Fleet, accounting: Accounting, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self,
+        *,
+        server: HttpServer,
+        fleet: Fleet,
+        accounting: Accounting,
+        metrics: GatewayMetrics,
+        upstream: UpstreamClient,
+    ) -> None:
         self.server = server
+        self.upstream = upstream
         self.fleet = fleet
         self.accounting = accounting
         self.metrics = metrics
@@ -89,12 +99,13 @@ async def gateway(
     upstream: UpstreamLimits | None = None,
     clock: Callable[[], float] = time.monotonic,
     stall_ms: int = 60_000,
+    router: Callable[[], RoutingPolicy] = RoundRobin,
 ) -> AsyncIterator[Gateway]:
     """A gateway in front of `engines`; `ours` engines publish capacity."""
     metrics = GatewayMetrics()
     accounting = Accounting(metrics)
     AccountingCollector(accounting, metrics)
-    fleet = Fleet(make_router=lambda _: RoundRobin(), clock=clock)
+    fleet = Fleet(make_router=lambda _: router(), clock=clock)
     fleet.set_targets([engine.target() for engine in engines])
     for known in fleet.engines:
         fleet.probe_answered(known)
@@ -106,7 +117,7 @@ async def gateway(
     api = HttpApi(intake=intake, dispatcher=dispatcher, clock=clock, limits=limits)
     server = HttpServer(api, host="127.0.0.1", port=0, stall_ms=stall_ms)
     await server.start()
-    running = Gateway(server=server, fleet=fleet, accounting=accounting, metrics=metrics)
+    running = Gateway(server=server, fleet=fleet, accounting=accounting, metrics=metrics, upstream=client)
     try:
         async with httpx.AsyncClient(base_url=running.url, timeout=10, verify=False) as running.client:
             yield running

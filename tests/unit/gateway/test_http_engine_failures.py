@@ -34,8 +34,14 @@ async def talk_nonsense(request: FakeRequest, reply: Reply) -> None:
     await reply.raw(b"nonsense\r\n\r\n")
 
 
+async def comment_then_die(request: FakeRequest, reply: Reply) -> None:
+    await reply.start_stream()
+    await reply.chunk(b": working on it\n\n")
+    reply.hang_up()
+
+
 FAILURES_BEFORE_THE_FIRST_BYTE = [
-    die_before_answering, answer_503, open_stream_then_die, stream_nothing, talk_nonsense,
+    die_before_answering, answer_503, open_stream_then_die, stream_nothing, talk_nonsense, comment_then_die,
 ]  # fmt: skip
 
 

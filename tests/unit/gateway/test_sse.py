@@ -200,6 +200,13 @@ def test_another_engine_goes_on_where_whole_events_ended() -> None:
     assert (stream.done, stream.tokens) == (True, 2)
 
 
+@pytest.mark.parametrize("data", [b"<html>\n\n", b"HTTP/1.1 200 OK\n\n", b"data\n\n"])
+def test_what_is_no_event_stream_is_a_failure(data: bytes) -> None:
+    stream = relay()
+    assert stream.feed(data) == b""
+    assert "no event stream" in str(stream.failure)
+
+
 @pytest.mark.parametrize("data", [b'data: {"error": oops}\n\n', b'data: {"choices":[]\n\n', b"data: [DONE] x\n\n"])
 def test_event_that_is_not_json_is_an_error(data: bytes) -> None:
     stream = relay()
