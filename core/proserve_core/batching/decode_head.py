@@ -45,12 +45,16 @@ def decode_head(
         return NOBODY
     decodes = decodes[:count]
     block_size, sums_s = state.limits.block_size, state.latency.sums_s
-    contexts = list(accumulate([request.computed_tokens for request in decodes]))
+    contexts = [request.computed_tokens for request in decodes]
     wanted = [request.computed_tokens // block_size + 1 - request.blocks for request in decodes]
+    context = sum(contexts)
     # Who has more blocks than it needs gives none back.
-    blocks = list(accumulate([need if need > 0 else 0 for need in wanted]))
-    if blocks[-1] > state.free_blocks:
-        count = bisect_right(blocks, state.free_blocks)
-    if count and sums_s(count, 0, contexts[count - 1], count) > budget_s:
-        count = bisect_right(range(count), budget_s, key=lambda place: sums_s(place + 1, 0, contexts[place], place + 1))
-    return DecodeHead(count=count, context=contexts[count - 1], blocks=blocks[count - 1]) if count else NOBODY
+    blocks = sum([need for need in wanted if need > 0])
+    if blocks <= state.free_blocks and sums_s(count, 0, context, count) <= budget_s:
+        return DecodeHead(count=count, context=context, blocks=blocks)
+    until = list(accumulate(contexts))
+    taken = list(accumulate([max(0, need) for need in wanted]))
+    count = bisect_right(taken, state.free_blocks)
+    if count and sums_s(count, 0, until[count - 1], count) > budget_s:
+        count = bisect_right(range(count), budget_s, key=lambda place: sums_s(place + 1, 0, until[place], place + 1))
+    return DecodeHead(count=count, context=until[count - 1], blocks=taken[count - 1]) if count else NOBODY

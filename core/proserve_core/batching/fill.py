@@ -78,11 +78,12 @@ def fill_ranked(
         kept: by resident in the order of `columns`; nobody up to the last of these makes room for a waiting request.
     """
     resident_order = ranking.first(columns.residents)
-    residents = columns.requests(resident_order)
+    in_order_of_arrival = state.requests.residents
+    residents = [in_order_of_arrival[place] for place in resident_order.tolist()]
     protected = 0
     if kept is not None:
-        last = kept.take(resident_order)[::-1]
-        protected = len(last) - int(last.argmax()) if last.any() else 0
+        last = kept.take(resident_order).nonzero()[0]
+        protected = int(last[-1]) + 1 if len(last) else 0
     parts = ranking.parts()
     decodes, parts = _decodes_first(columns, parts)
     head = decode_head(residents[: len(decodes)], state, step_tokens=step_tokens, budget_s=budget_s)
@@ -154,7 +155,7 @@ def fill(
     new_tokens = sequences = head.count
     attention, context = 0, head.context
     resume, copied = state.resume, 0  # blocks that come back from the host
-    entries = [PlanEntry(request.id, 1) for request in islice(residents, head.count)]
+    entries = [request.one_token for request in islice(residents, head.count)]
     preempt: list[str] = []
     paused: list[str] = []
     waits: dict[str, Reason] = {}
@@ -194,7 +195,7 @@ def fill(
                     break
             if need > 0:
                 free -= need
-            entries.append(PlanEntry(request.id, 1))
+            entries.append(request.one_token)
             reached += 1
             new_tokens += 1
             tokens_left -= 1

@@ -54,15 +54,21 @@ def prefill_share(
     columns: RequestColumns, latency: LatencyModel, decodes: Index, wanted: Column | float = 1.0
 ) -> float:
     """Part of the time left to prompts when `decodes`, weighted by `wanted`, get a token per TPOT."""
-    each_s = latency.linear_token_s + latency.sequence_s + latency.context_s * columns.context[decodes]
-    busy = float((wanted * each_s / columns.tpot_s[decodes]).sum()) + latency.constant_s / (0.8 * columns.least_tpot_s)
+    each_s = wanted * _each_s(columns, latency, decodes)
+    busy = float(np.add.reduce(each_s / columns.tpot_s[decodes])) + latency.constant_s / (0.8 * columns.least_tpot_s)
     return max(LEAST_PREFILL_SHARE, 1 - busy)
 
 
 def decode_share(columns: RequestColumns, latency: LatencyModel, decodes: Index) -> float:
     """Part of the time that `decodes` take when each gets a token per TPOT, with the steps' constant."""
-    each_s = latency.linear_token_s + latency.sequence_s + latency.context_s * columns.context[decodes]
-    return float((each_s / columns.tpot_s[decodes]).sum()) + latency.constant_s / columns.least_tpot_s
+    each_s = _each_s(columns, latency, decodes)
+    return float(np.add.reduce(each_s / columns.tpot_s[decodes])) + latency.constant_s / columns.least_tpot_s
+
+
+def _each_s(columns: RequestColumns, latency: LatencyModel, decodes: Index) -> Column:
+    """Marginal time of a token of each decode."""
+    each_s: Column = latency.linear_token_s + latency.sequence_s + latency.context_s * columns.context[decodes]
+    return each_s
 
 
 def prospects(

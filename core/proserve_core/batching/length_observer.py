@@ -49,9 +49,8 @@ class LengthObserver:
     def ended(self, request: RequestState, *, finished: bool) -> None:
         """The request has left; its output is complete if `finished`."""
         profile = self._profile(request)
-        self._count([request])
+        self.table.saw_more(profile, self._counted.pop(request.id, 0), request.emitted_tokens)
         del self._profiles[request.id]
-        del self._counted[request.id]
         if finished:
             self.table.saw_end(profile, request.emitted_tokens)
         self.table.left(profile)

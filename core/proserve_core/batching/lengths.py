@@ -24,7 +24,18 @@ import numpy as np
 
 from proserve_core.batching.hazards import general, of_kind, of_sender
 from proserve_core.batching.length_counts import LengthCounts, TableCounts
-from proserve_core.batching.output_bins import BINS, WIDTHS, Column, Index, Table, last_bin, locate, passed, survival
+from proserve_core.batching.output_bins import (
+    BINS,
+    WIDTHS,
+    Column,
+    Index,
+    Table,
+    last_bin,
+    locate,
+    passed,
+    passed_by_one,
+    survival,
+)
 from proserve_core.batching.recent_slots import RecentSlots
 from proserve_core.batching.state import RequestState
 
@@ -138,6 +149,18 @@ class LengthTable:
         self._exposure[0] = 0.0
         self._counted[tables[tables > 0]] = True
 
+    def saw_more(self, profile: int, since: int, until: int) -> None:
+        """`saw_tokens` of one request, without the cost of columns."""
+        if since == until:
+            return
+        first, tokens = passed_by_one(min(since, until), max(since, until))
+        if until < since:
+            tokens = -tokens
+        for slot in self._chains[profile].tolist():
+            if slot:
+                self._exposure[slot, first : first + len(tokens)] += tokens
+                self._counted[slot] = True
+
     def saw_end(self, profile: int, emitted: int) -> None:
         """An output ended after `emitted` tokens. An output that was cut off from outside is none: do not report it."""
         if emitted <= 0:
@@ -174,24 +197,26 @@ class LengthTable:
         With S the survival function it is sum over i >= emitted + skipped of S(i) / S(emitted).
         """
         at = emitted if skipped is None else emitted + skipped
-        cells, inside = locate(profiles, at)
-        log_survival, log_stay, tail, beyond = self._in_cells(cells)
-        rest: Column = tail + beyond * np.exp((WIDTHS[cells - profiles * BINS] - inside) * log_stay)
+        bins, inside = locate(at)
+        log_survival, log_stay, tail, beyond = self._in_bins(profiles, bins)
+        rest: Column = tail + beyond * np.exp((WIDTHS[bins] - inside) * log_stay)
         if skipped is None:
             return rest
         log_reached: Column = log_survival + inside * log_stay
         started = emitted.nonzero()[0]
         if len(started):
-            cells, inside = locate(profiles[started], emitted[started])
-            log_survival, log_stay, _, _ = self._in_cells(cells)
+            profiles = profiles[started]
+            bins, inside = locate(emitted[started])
+            log_survival, log_stay, _, _ = self._in_bins(profiles, bins)
             log_reached[started] = log_reached[started] - log_survival - inside * log_stay
         reached: Column = np.exp(log_reached) * rest
         return reached
 
-    def _in_cells(self, cells: Index) -> Table:
-        """Answers by cell (`locate`): four rows, `_answers` has their order."""
-        # take, because indexing is ten times slower where each index stands for several numbers.
-        return self._answers.reshape(-1, 4).take(cells, axis=0).T
+    def _in_bins(self, profiles: Index, bins: Index) -> Table:
+        """Answers by profile and bin: four rows, `_answers` has their order."""
+        # take, because indexing is ten times slower where each index stands for several numbers; without its check of
+        # the indices it takes half the time.
+        return self._answers.reshape(-1, 4).take(profiles * BINS + bins, axis=0, mode="clip").T
 
     def expected_length(self, profiles: Index) -> Column:
         """Expected tokens of requests that have emitted none: `expected_rest` of 0, looked up."""

@@ -31,7 +31,7 @@ class LoadGate:
 def prompts_feasible(slack_s: Column, prefill_s: Column, prefill_share: float) -> bool:
     """Whether prompts, served one after the other by deadline in `prefill_share` of the time, all come in time."""
     room_s = prefill_share * slack_s
-    if (prefill_s > room_s).any():
+    if np.count_nonzero(prefill_s > room_s):
         return False
     order = slack_s.argsort(kind="stable")
     return bool((prefill_s[order].cumsum() <= room_s[order]).all())

@@ -60,10 +60,25 @@ def passed(since: Column, until: Column) -> tuple[Index, Index, Column]:
     return output, bins, tokens
 
 
-def locate(rows: Index, emitted: Column) -> tuple[Index, Column]:
-    """Cell (row * BINS + bin) of the next token, and tokens emitted inside its bin."""
+def passed_by_one(since: int, until: int) -> tuple[int, Column]:
+    """`passed` of one output that has become longer: the first bin, and tokens in each bin from there on."""
+    first, last = int(_BIN_OF[min(since, LAST_TOKEN)]), int(_BIN_OF[min(until - 1, LAST_TOKEN)])
+    tokens = WIDTHS[first : last + 1].copy()
+    tokens[-1] = until - _BEFORE[last]
+    tokens[0] -= since - _BEFORE[first]
+    return first, tokens
+
+
+def locate_one(emitted: int) -> tuple[int, float]:
+    """`locate` of one output."""
+    at = int(_BIN_OF[min(emitted, LAST_TOKEN)])
+    return at, emitted - float(_BEFORE[at])
+
+
+def locate(emitted: Column) -> tuple[Index, Column]:
+    """Bin of the next token, and tokens emitted inside it."""
     bins = _BIN_OF[np.minimum(emitted, LAST_TOKEN).astype(np.intp)]
-    return rows * BINS + bins, emitted - _BEFORE[bins]
+    return bins, emitted - _BEFORE[bins]
 
 
 class Survival(msgspec.Struct, frozen=True):

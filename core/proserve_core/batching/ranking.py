@@ -39,8 +39,9 @@ class Ranking:
                 continue
             while len(places) > 2 * _PART:
                 is_near = key <= np.partition(key, _PART)[_PART]
-                near, far = is_near.nonzero()[0], (~is_near).nonzero()[0]
+                near = is_near.nonzero()[0]
                 yield _sorted(places.take(near), key.take(near))
+                far = (~is_near).nonzero()[0]
                 places, key = places.take(far), key.take(far)
             yield _sorted(places, key)
 
@@ -51,7 +52,7 @@ class Ranking:
             LookupError: the position is in no group.
         """
         for number, (places, key) in enumerate(self._groups):
-            found = np.flatnonzero(places == position)
+            found = (places == position).nonzero()[0]
             if len(found):
                 return number, self._names[number], float(key[found[0]])
         raise LookupError(f"position {position} is in no group of the ranking")

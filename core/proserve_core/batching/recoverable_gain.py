@@ -95,7 +95,8 @@ class RecoverableGain:
         decode = columns.decode[:residents]
         decoding = decode.nonzero()[0]
         decodes = len(decoding)
-        decode_step_s = latency.sums_s(decodes, 0, float(columns.context[decoding].sum()) - decodes, decodes)
+        computed = float(np.add.reduce(columns.context[decoding])) - decodes
+        decode_step_s = latency.sums_s(decodes, 0, computed, decodes)
         crowded = decodes > 0 and decode_step_s > SATURATED_SHARE * tpot_s
         saturated = crowded and decode_share(columns, latency, decoding) > SATURATED_SHARE
         if crowded:
@@ -109,7 +110,8 @@ class RecoverableGain:
             prefill_share=prefill_share(columns, latency, decoding),
         )
         worth = prospects(columns, pace, self._lengths.table, profiles, latency)
-        self._flow.note(float(worth.rest[self._lengths.arrived].sum()), now_s=state.now_s)
+        arrived = self._lengths.arrived
+        self._flow.note(float(worth.rest[arrived].sum()) if len(arrived) else 0.0, now_s=state.now_s)
         valuable = worth.value > 0
         running = (valuable[:residents] & decode).nonzero()[0]
         prompts = (valuable & ~columns.decode).nonzero()[0]
@@ -183,7 +185,7 @@ class RecoverableGain:
             room=room,
             latency=state.latency,
         )
-        waiting = prompts[np.searchsorted(prompts, residents) :]
+        waiting = prompts[prompts.searchsorted(residents) :]
         if len(waiting) + residents > limits.max_sequences:
             return longest_s
         if columns.pending[waiting].sum() > state.free_blocks * limits.block_size:
@@ -203,14 +205,16 @@ class RecoverableGain:
         """Whether all deadlines can be met, and have been for a while."""
         running_slack_s = columns.slack_s[running]
         feasible = not saturated and not (len(running) and running_slack_s.min() < pace.decode_step_s)
+        slack_s, prefill_s = columns.slack_s[prompts], columns.prefill_s[prompts]
+        # Under overload some prompt will be late whatever share of the time prompts get.
+        feasible = feasible and not np.count_nonzero(prefill_s > slack_s)
         if feasible and len(prompts):
-            slack_s = columns.slack_s[prompts]
             horizon_s = max(0.1, float(slack_s.max()))
             # A decode that is ahead needs no time until its lead is used up.
             lead_s = running_slack_s - URGENT_TPOTS * columns.tpot_s[running]
             wanted = np.minimum(1.0, np.maximum(0.0, 1 - lead_s / horizon_s))
             share = prefill_share(columns, state.latency, running, wanted)
-            feasible = prompts_feasible(slack_s, columns.prefill_s[prompts], share)
+            feasible = prompts_feasible(slack_s, prefill_s, share)
         safe = self._gate.note(feasible, elapsed_s)
         return safe and len(prompts) >= 2 and len(running) + len(prompts) <= state.limits.max_sequences - CROWD
 

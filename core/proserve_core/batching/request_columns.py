@@ -49,7 +49,7 @@ class RequestColumns:
 
     def place(self, request_id: str) -> int:
         """The entry of a request."""
-        return int(np.flatnonzero(self._rows == self._table.row(request_id))[0])
+        return int((self._rows == self._table.row(request_id)).nonzero()[0][0])
 
     def request(self, place: int) -> RequestState:
         return self._table.at(self._rows[place])
@@ -87,8 +87,9 @@ class RequestColumns:
     @cached_property
     def decode(self) -> Mask:
         """Residents that need one token to emit the next."""
-        mask: Mask = (self.pending == 1) & (self.emitted > 0)
-        mask[self.residents :] = False
+        mask = np.zeros(len(self), dtype=np.bool_)
+        residents = self.residents
+        np.logical_and(self.pending[:residents] == 1, self.emitted[:residents], out=mask[:residents])
         return mask
 
     @cached_property
@@ -120,7 +121,8 @@ class RequestColumns:
         prefill_s = self._prefill_s(self.computed)
         if self._resume is not None:
             prefill_s += self._resume.costs.block_s / self._resume.block_size * self._host_tokens
-        return np.where(self.decode, 0.0, prefill_s)
+        prefill_s[self.decode] = 0.0
+        return prefill_s
 
     @cached_property
     def recompute_s(self) -> Column:

@@ -47,6 +47,7 @@ class RequestTable(Sequence["RequestState"]):
         self._noted_by: object = None
         self._visible: list[RequestState] | None = None
         self._residents: list[RequestState] | None = None
+        self._resident_rows: Index | None = None
         self._order: Index | None = None
         for request in requests:
             self.add(request)
@@ -81,18 +82,14 @@ class RequestTable(Sequence["RequestState"]):
             np.nan if request.first_token_s is None else request.first_token_s,
         )
         self._host_tokens[row] = 0 if request.resident else request.host_tokens
-        place = _RESIDENT if request.resident else _WAITING
-        if self._place[row] != place:
-            self._place[row] = place
-            self._forget()
+        self._put(row, _RESIDENT if request.resident else _WAITING)
 
     def remove(self, request_id: str) -> "RequestState":
         """A request leaves."""
         row = self._rows.pop(request_id)
         self._hidden.discard(request_id)
         self._objects[row] = None
-        self._place[row] = _EMPTY
-        self._forget()
+        self._put(row, _EMPTY)
         return self.by_id.pop(request_id)
 
     def hide(self, request_ids: Set[str]) -> None:
@@ -102,9 +99,9 @@ class RequestTable(Sequence["RequestState"]):
         for request_id in list(self._hidden):
             self.update(self.by_id[request_id])
         for request_id in request_ids:
-            self._place[self._rows[request_id]] = _HIDDEN
+            self._put(self._rows[request_id], _HIDDEN)
         self._hidden = set(request_ids)
-        self._forget()
+        self._visible = None
 
     def sees(self, request_id: str) -> bool:
         """Whether the policy sees the request: it is here and not hidden."""
@@ -114,13 +111,13 @@ class RequestTable(Sequence["RequestState"]):
     def residents(self) -> "list[RequestState]":
         """Those that hold a sequence slot, in order of arrival. Not to be changed."""
         if self._residents is None:
-            self._residents = self.requests(np.flatnonzero(self._place == _RESIDENT))
+            self._residents = self.requests(self._rows_of_residents())
         return self._residents
 
     @property
     def waiting(self) -> "Iterator[RequestState]":
         """The others, in order of arrival, looked up only as far as they are read."""
-        yield from map(self.at, np.flatnonzero(self._place == _WAITING).tolist())
+        yield from map(self.at, (self._place == _WAITING).nonzero()[0].tolist())
 
     def row(self, request_id: str) -> int:
         """Row of a request, larger for later arrivals."""
@@ -129,17 +126,18 @@ class RequestTable(Sequence["RequestState"]):
     def rows(self) -> Index:
         """Rows of the residents, then of the waiting, each in order of arrival. They hold until the next change."""
         if self._order is None:
-            place = self._place
-            self._order = np.concatenate((np.flatnonzero(place == _RESIDENT), np.flatnonzero(place == _WAITING)))
+            waiting = (self._place == _WAITING).nonzero()[0]
+            self._order = np.concatenate((self._rows_of_residents(), waiting))
         return self._order
 
     def columns(self, rows: Index) -> NDArray[np.float64]:
         """The columns of `rows()`, one row of the result each."""
         residents = self.residents
         at = rows[: len(residents)]
-        self._data[EMITTED, at] = [request.emitted_tokens for request in residents]
-        self._data[COMPUTED, at] = [request.computed_tokens for request in residents]
-        return self._data.take(rows, axis=1)
+        self._data[EMITTED, at] = np.array([request.emitted_tokens for request in residents], dtype=np.float64)
+        self._data[COMPUTED, at] = np.array([request.computed_tokens for request in residents], dtype=np.float64)
+        # The rows are there; without numpy's own check it takes less than half the time.
+        return self._data.take(rows, axis=1, mode="clip")
 
     def host_tokens(self, rows: Index) -> Column:
         """Tokens that would come back from the host if these requests ran."""
@@ -191,9 +189,20 @@ class RequestTable(Sequence["RequestState"]):
             self._visible = [by_id[i] for i in by_id if i not in hidden] if hidden else list(by_id.values())
         return self._visible
 
-    def _forget(self) -> None:
-        """What was looked up holds no longer."""
-        self._visible = self._residents = self._order = None
+    def _rows_of_residents(self) -> Index:
+        if self._resident_rows is None:
+            self._resident_rows = (self._place == _RESIDENT).nonzero()[0]
+        return self._resident_rows
+
+    def _put(self, row: int, place: int) -> None:
+        """Change a row's place; what was looked up and holds no longer is forgotten."""
+        before = self._place[row]
+        if before == place:
+            return
+        self._place[row] = place
+        self._visible = self._order = None
+        if _RESIDENT in (before, place):
+            self._residents = self._resident_rows = None
 
     def _make_room(self) -> None:
         """Close the gaps; take more rows unless that leaves half of them free."""
@@ -209,4 +218,4 @@ class RequestTable(Sequence["RequestState"]):
         self._data, self._host_tokens, self._place = data, host_tokens, place
         self._objects = list(self.by_id.values())
         self._rows = {request_id: row for row, request_id in enumerate(self.by_id)}
-        self._forget()
+        self._resident_rows = self._order = None

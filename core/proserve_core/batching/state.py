@@ -12,6 +12,13 @@ from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceTerms
 
 
+class PlanEntry(msgspec.Struct, frozen=True, gc=False):
+    """`tokens` new tokens of request `id` in the step."""
+
+    id: str
+    tokens: int
+
+
 class RequestState(msgspec.Struct, kw_only=True, gc=False):
     """One request as the engine knows it. Kept by whoever runs the engine; policies only read it.
 
@@ -38,6 +45,11 @@ class RequestState(msgspec.Struct, kw_only=True, gc=False):
     preemptions: int = 0
     first_token_s: float | None = None
     clues: LengthClues = NO_CLUES
+    one_token: PlanEntry = PlanEntry("", 1)
+    """Its entry in a step in which it decodes: made once, because most entries are these."""
+
+    def __post_init__(self) -> None:
+        self.one_token = PlanEntry(self.id, 1)
 
     @property
     def total_tokens(self) -> int:
@@ -103,13 +115,6 @@ class Reason(StrEnum):
     PREEMPTED = "its blocks went to a request ahead of it"
     BEHIND = "a request ahead of it does not fit and the policy does not skip"
     SCHEDULED = "runs in this step"
-
-
-class PlanEntry(msgspec.Struct, frozen=True, gc=False):
-    """`tokens` new tokens of request `id` in the step."""
-
-    id: str
-    tokens: int
 
 
 class Restore(msgspec.Struct, frozen=True, gc=False):

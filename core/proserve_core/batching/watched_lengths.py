@@ -13,7 +13,7 @@ import numpy as np
 from proserve_core.batching.length_counts import LengthCounts
 from proserve_core.batching.length_drift import LengthDrift
 from proserve_core.batching.lengths import BAND_EDGES, LengthTable, band_of
-from proserve_core.batching.output_bins import Column, Index, locate
+from proserve_core.batching.output_bins import Column, Index, locate, locate_one
 from proserve_core.batching.request_columns import Mask
 from proserve_core.batching.state import RequestState
 
@@ -47,13 +47,17 @@ class WatchedLengths(LengthTable):
             profiles, since, until = profiles[judged], since[judged], until[judged]
             self._drift.aged(self._bands[profiles], self._age(profiles, since), self._age(profiles, until))
 
+    def saw_more(self, profile: int, since: int, until: int) -> None:
+        super().saw_more(profile, since, until)
+        if self._judges(profile):
+            since_age, until_age = self._age_of(profile, since), self._age_of(profile, until)
+            self._drift.aged(self._bands[profile : profile + 1], np.array([since_age]), np.array([until_age]))
+
     def saw_end(self, profile: int, emitted: int) -> None:
         super().saw_end(profile, emitted)
-        row = np.array([profile], dtype=np.intp)
-        if emitted > 0 and self._judged(row)[0]:
-            age = self._age(row, np.array([emitted], dtype=float))
-            if self._drift.ended(int(self._bands[profile]), float(age[0])):
-                self._forget_kinds()
+        judged = emitted > 0 and self._judges(profile)
+        if judged and self._drift.ended(int(self._bands[profile]), self._age_of(profile, emitted)):
+            self._forget_kinds()
 
     def _judged(self, profiles: Index) -> Mask:
         """Whose outputs tell whether the tables of kinds are wrong: requests that have no other, once those are known.
@@ -66,10 +70,25 @@ class WatchedLengths(LengthTable):
         judged: Mask = known & (chains[:, _SENDER_LINK] == 0) & (self._whole[profiles] > 0)
         return judged
 
+    def _judges(self, profile: int) -> bool:
+        """`_judged` of one."""
+        chain = self._chains[profile]
+        return bool(
+            chain[_SENDER_LINK] == 0
+            and self._whole[profile] > 0
+            and np.add.reduce(self._events[chain[_BAND_LINK]]) >= KNOWN_OUTPUTS
+        )
+
+    def _age_of(self, profile: int, emitted: int) -> float:
+        """`_age` of one."""
+        at, inside = locate_one(emitted)
+        log_survival, log_stay, _, _ = map(float, self._answers[profile, at])
+        return -(log_survival + inside * log_stay)
+
     def _age(self, profiles: Index, emitted: Column) -> Column:
         """Ends foreseen until so many tokens were emitted."""
-        cells, inside = locate(profiles, emitted)
-        log_survival, log_stay, _, _ = self._in_cells(cells)
+        bins, inside = locate(emitted)
+        log_survival, log_stay, _, _ = self._in_bins(profiles, bins)
         age: Column = -(log_survival + inside * log_stay)
         return age
 

@@ -69,9 +69,7 @@ class ExplainedStep:
     def explain(self, request: RequestState) -> Explanation:
         """Why the plan treats a request of the state as it does."""
         plan = self._plan
-        # Most of those asked about have just come or are waiting: they are in neither, and a search is cheaper than an
-        # index of all places.
-        place = plan.order.index(request.id) if request.id in plan.order else None
+        place = self._place(request.id)
         if place is not None and place < len(plan.entries):
             decision, reason, tokens = Decision.RUNS, Reason.SCHEDULED, plan.entries[place].tokens
         elif request.id in plan.preempt:
@@ -92,6 +90,13 @@ class ExplainedStep:
             position=None if place is None else place + 1,
             taken_by=self._takers[request.id] if decision is Decision.LOSES_BLOCKS else None,
         )
+
+    def _place(self, request_id: str) -> int | None:
+        """In the plan's order. A few are asked about, so a search is cheaper than an index of all places."""
+        try:
+            return self._plan.order.index(request_id)
+        except ValueError:
+            return None
 
     @cached_property
     def _takers(self) -> dict[str, str]:

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proserve_core.batching.output_bins import BINS, LAST_TOKEN, STARTS, last_bin, locate, passed, survival
+from proserve_core.batching.output_bins import (
+    BINS,
+    LAST_TOKEN,
+    STARTS,
+    last_bin,
+    locate,
+    locate_one,
+    passed,
+    passed_by_one,
+    survival,
+)
 
 
 def test_bins_grow_from_single_tokens() -> None:
@@ -32,6 +42,20 @@ def test_each_token_is_counted_in_the_bin_that_it_is_in(steps: list[tuple[int, i
     assert tokens.all()
 
 
+@given(since=_emitted, more=st.integers(1, 2 * LAST_TOKEN))
+def test_one_output_is_counted_as_many_are(since: int, more: int) -> None:
+    _, bins, tokens = passed(np.array([float(since)]), np.array([float(since + more)]))
+    first, found = passed_by_one(since, since + more)
+    assert found.tolist() == tokens.tolist()
+    assert bins.tolist() == list(range(first, first + len(found)))
+
+
+@given(emitted=_emitted)
+def test_one_output_is_where_it_is_among_many(emitted: int) -> None:
+    bins, inside = locate(np.array([float(emitted)]))
+    assert locate_one(emitted) == (bins[0], inside[0])
+
+
 def test_the_last_token_is_in_the_bin_that_was_entered_last() -> None:
     for emitted in (1, 10, 500, 3 * LAST_TOKEN):
         _, bins, _ = passed(np.zeros(1), np.array([float(emitted)]))
@@ -39,8 +63,8 @@ def test_the_last_token_is_in_the_bin_that_was_entered_last() -> None:
 
 
 def test_a_request_is_in_the_bin_of_its_next_token() -> None:
-    cells, inside = locate(np.array([0, 2]), np.array([0.0, float(STARTS[40] + 1)]))
-    assert cells.tolist() == [0, 2 * BINS + 40]
+    bins, inside = locate(np.array([0.0, float(STARTS[40] + 1)]))
+    assert bins.tolist() == [0, 40]
     assert inside.tolist() == [0.0, 2.0]
 
 

@@ -1,9 +1,12 @@
 """The table of an engine's requests: order of arrival, residents and waiting, hiding, room."""
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine_builders import decoding, waiting
-from proserve_core.batching.request_table import PROMPT, RequestTable
+from proserve_core.batching.request_table import NOTE, PROMPT, RequestTable
 
 
 def ids(requests: object) -> list[str]:
@@ -63,3 +66,33 @@ def test_rows_from_before_a_change_are_not_taken_for_others() -> None:
     table.remove("a")
     with pytest.raises(LookupError, match="is empty"):
         table.at(row)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "admit", "preempt", "hide", "emit", "remove"]), st.integers(0, 99))))
+def test_what_is_asked_after_each_change_is_what_a_new_table_would_say(changes: list[tuple[str, int]]) -> None:
+    table, hidden = RequestTable(), set[str]()
+    for number, (change, choice) in enumerate(changes):
+        present = list(table.by_id.values())
+        chosen = present[choice % len(present)] if present else None
+        if change == "add":
+            table.add(waiting(f"r{number}", 10 + number))
+        elif chosen is None:
+            continue
+        elif change == "hide":
+            hidden = {chosen.id} ^ hidden
+        elif change == "remove":
+            hidden.discard(table.remove(chosen.id).id)
+        elif change == "emit":
+            if not chosen.resident:
+                continue
+            chosen.emitted_tokens += 1
+            chosen.computed_tokens += 1
+        else:
+            chosen.resident = change == "admit"
+            table.update(chosen)
+        table.hide(hidden)
+        seen = RequestTable([request for request in table.by_id.values() if request.id not in hidden])
+        assert (ids(table), len(table)) == (ids(seen), len(seen))
+        assert (ids(table.residents), ids(table.waiting)) == (ids(seen.residents), ids(seen.waiting))
+        assert ids(table.requests(table.rows())) == ids(seen.requests(seen.rows()))
+        np.testing.assert_array_equal(table.columns(table.rows())[:NOTE], seen.columns(seen.rows())[:NOTE])
