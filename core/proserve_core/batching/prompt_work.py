@@ -12,7 +12,7 @@ def decode_work(decodes: Sequence[RequestState]) -> StepWork:
     """One token for each decode."""
     return StepWork(
         new_tokens=len(decodes),
-        decode_context=sum(request.computed_tokens for request in decodes),
+        decode_context=sum([request.computed_tokens for request in decodes]),
         sequences=len(decodes),
     )
 

@@ -41,8 +41,7 @@ from proserve_core.batching.decode_head import decode_head
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.prompt_work import decode_work, with_prompts
 from proserve_core.batching.ranking import Ranking
-from proserve_core.batching.request_columns import Mask, RequestColumns
-from proserve_core.batching.stages import stages
+from proserve_core.batching.request_columns import Column, Mask, RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 from proserve_core.latency import LatencyModel, StepWork
 
@@ -102,14 +101,14 @@ class QoServe:
         """When the last step was planned, and its throughput in tokens per second."""
 
     def plan(self, state: EngineState) -> BatchPlan:
-        decodes = stages(state.requests).decodes
         self._learn_throughput(state)
         columns, ranking = RequestColumns(state), Ranking()
+        decodes = columns.requests(columns.decode.nonzero()[0])
         relegated = self._relegated(columns, state)
         last_first = -(columns.arrival_s + columns.ttft_s + self.options.a * columns.pending)
         ranking.add(~columns.decode & ~relegated, last_first)
         ranking.add(~columns.decode & relegated, last_first)
-        step_tokens = self._step_tokens(state, decodes, columns.lazily(ranking.parts()))
+        step_tokens = self._step_tokens(state, columns, decodes, columns.lazily(ranking.parts()))
         prompts = columns.requests(ranking.first(columns.residents))
         step_tokens = max(len(decodes), step_tokens)
         head = decode_head(decodes, state, step_tokens=step_tokens)
@@ -122,17 +121,19 @@ class QoServe:
             head=head,
         )
         if plan.predicted_s > 0:
-            self._last = state.now_s, sum(entry.tokens for entry in plan.entries) / plan.predicted_s
+            self._last = state.now_s, sum([entry.tokens for entry in plan.entries]) / plan.predicted_s
         return plan
 
-    def _step_tokens(self, state: EngineState, decodes: list[RequestState], order: Iterator[RequestState]) -> int:
+    def _step_tokens(
+        self, state: EngineState, columns: RequestColumns, decodes: list[RequestState], order: Iterator[RequestState]
+    ) -> int:
         scarce = state.free_blocks * state.limits.block_size < self.options.scarce_tokens
         grid: Sequence[int] = SCARCE_GRID if scarce else GRID
         prompts, tokens = list[RequestState](), 0
         while tokens < grid[-1] and (request := next(order, None)) is not None:
             prompts.append(request)
             tokens += request.pending_tokens
-        slack_s = min(map(self._deadline_s, decodes), default=math.inf) - state.now_s
+        slack_s = float(np.min(self._deadlines_s(columns), initial=math.inf)) - state.now_s
         work = decode_work(decodes)
         low, high = 0, len(grid) - 1
         while low < high:
@@ -144,13 +145,17 @@ class QoServe:
                 high = middle - 1
         return grid[low]
 
-    def _deadline_s(self, request: RequestState) -> float:
-        if self.options.deadline is DecodeDeadline.FIXED or request.first_token_s is None:
-            return request.next_deadline_s()
-        objectives = request.terms.objectives
-        first_s = max(request.first_token_s, request.arrival_s + objectives.ttft_s)
-        tokens = request.emitted_tokens + (self.options.deadline is DecodeDeadline.FIRST_TOKEN)
-        return first_s + objectives.tpot_s * tokens
+    def _deadlines_s(self, columns: RequestColumns) -> Column:
+        """Of the decodes' next tokens."""
+        decode = columns.decode.nonzero()[0]
+        emitted, tpot_s = columns.emitted[decode], columns.tpot_s[decode]
+        first_due_s = columns.arrival_s[decode] + columns.ttft_s[decode]
+        fixed_s: Column = first_due_s + emitted * tpot_s
+        if self.options.deadline is DecodeDeadline.FIXED:
+            return fixed_s
+        first_s = columns.first_token_s[decode]
+        tokens = emitted + (self.options.deadline is DecodeDeadline.FIRST_TOKEN)
+        return np.where(np.isnan(first_s), fixed_s, np.maximum(first_s, first_due_s) + tpot_s * tokens)
 
     def rank(self, state: EngineState, request: RequestState) -> tuple[bool, float]:
         """Whether a prompt is relegated, and the time by which it is ordered, in the step that was planned last."""
@@ -168,7 +173,7 @@ class QoServe:
         fresh = ~columns.resident & (columns.emitted == 0)
         late = fresh & (state.now_s + columns.pending / tokens_per_s > first_due_s)
         relegated: Mask = late | (columns.notes(self) > 0)
-        columns.note(np.flatnonzero(relegated), 1)
+        columns.note(relegated.nonzero()[0], 1)
         return relegated
 
     def _learn_throughput(self, state: EngineState) -> None:

@@ -103,10 +103,16 @@ class RequestColumns:
         """Time to the next token's deadline; negative when it is past."""
         return self.arrival_s + self.ttft_s + self.emitted * self.tpot_s - self._now_s
 
+    @property
+    def first_token_s(self) -> Column:
+        """When the first token came; NaN if it has not."""
+        first_s: Column = self._data[table.FIRST_TOKEN]
+        return first_s
+
     @cached_property
     def first_token_slack_s(self) -> Column:
         """The same, with deadlines that count from the first token's real time once there is one."""
-        from_first: Column = self._data[table.FIRST_TOKEN] + self.emitted * self.tpot_s - self._now_s
+        from_first: Column = self.first_token_s + self.emitted * self.tpot_s - self._now_s
         return np.where(np.isnan(from_first), self.slack_s, from_first)
 
     @cached_property

@@ -111,7 +111,9 @@ class RequestTable(Sequence["RequestState"]):
     def residents(self) -> "list[RequestState]":
         """Those that hold a sequence slot, in order of arrival. Not to be changed."""
         if self._residents is None:
-            self._residents = self.requests(self._rows_of_residents())
+            objects = self._objects
+            found = [objects[row] for row in self._rows_of_residents().tolist()]
+            self._residents = cast("list[RequestState]", found)
         return self._residents
 
     @property
@@ -142,6 +144,11 @@ class RequestTable(Sequence["RequestState"]):
     def host_tokens(self, rows: Index) -> Column:
         """Tokens that would come back from the host if these requests ran."""
         return self._host_tokens.take(rows)
+
+    def column(self, number: int, rows: Index) -> Column:
+        """One column of rows; of residents, tokens are as `columns` last found them."""
+        found: Column = self._data[number].take(rows, mode="clip")
+        return found
 
     def notes(self, rows: Index, owner: object) -> Column:
         """What `owner` noted of these requests, -1 for nothing. There is one owner at a time."""

@@ -19,8 +19,10 @@ from itertools import chain
 from math import inf
 
 import msgspec
+import numpy as np
 
 from proserve_core.batching.fill import FillOptions, fill
+from proserve_core.batching.request_table import EMITTED, Index, RequestTable
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 
 _OPTIONS = FillOptions(waiting_preempts=False, preempt_self=True, admit_after_preemption=False)
@@ -73,6 +75,8 @@ class WeightedVtc:
         self.options = options or VtcOptions()
         self.counters: dict[str, float] = {}
         """Virtual tokens per unit of weight, by client."""
+        self._clients: list[str] = []
+        """By the number that the table's notes have."""
         self._accounts: dict[str, _Account] = {}
         self._admitted: list[_Admission] = []
         """By the last plan."""
@@ -82,33 +86,47 @@ class WeightedVtc:
         """Client that was last to have none waiting any more."""
 
     def plan(self, state: EngineState) -> BatchPlan:
-        requests = state.requests
-        queues: dict[str, deque[RequestState]] = {}
-        begun: list[RequestState] = list(requests.residents)
-        for request in requests.waiting:
-            queues.setdefault(request.terms.priority_class, deque()).append(request)
-            if request.emitted_tokens:
-                begun.append(request)
-        self._charge(begun, requests.by_id)
+        requests, residents = state.requests, state.requests.residents
+        waiting = requests.rows()[len(residents) :]
+        begun_again = requests.requests(waiting[requests.column(EMITTED, waiting) > 0])
+        self._charge(chain(residents, begun_again), requests.by_id)
+        queues = self._queues(requests, waiting)
         self._lift(queues.keys())
-        residents = requests.residents
-        plan = fill(state, order=chain(residents, self._by_counter(queues)), residents=residents, options=_OPTIONS)
+        order = chain(residents, self._by_counter(queues, requests))
+        plan = fill(state, order=order, residents=residents, options=_OPTIONS)
         planned = [requests.by_id[entry.id] for entry in plan.entries if entry.id not in self._accounts]
         self._admitted = [_Admission.of(request) for request in planned]
         return plan
 
+    def _queues(self, requests: RequestTable, waiting: Index) -> dict[str, deque[int]]:
+        """Rows of those that wait, by client. Whose they are is looked up once for each request."""
+        new = waiting[requests.notes(waiting, self) < 0]
+        for row, request in zip(new.tolist(), requests.requests(new), strict=True):
+            client = request.terms.priority_class
+            if client not in self._clients:
+                self._clients.append(client)
+            requests.note(np.array([row]), self._clients.index(client))
+        clients = requests.notes(waiting, self)
+        rows = [(client, waiting[clients == number].tolist()) for number, client in enumerate(self._clients)]
+        return {client: deque(queue) for client, queue in rows if queue}
+
     def _charge(self, begun: Iterable[RequestState], present: Container[str]) -> None:
         """Charge the progress since the last plan."""
+        accounts, counters, output_charge = self._accounts, self.counters, self.options.output_charge
         for request in begun:
-            account = self._accounts.get(request.id)
+            account = accounts.get(request.id)
             if account is None:
                 account = self._admit(_Admission.of(request))
-            self._emit(account, request.emitted_tokens - account.emitted)
+            tokens = request.emitted_tokens - account.emitted
+            if tokens:
+                account.emitted += tokens
+                counters[account.client] += output_charge * tokens / account.weight
         for admission in self._admitted:
             if admission.id not in present:
                 self._admit(admission)
-        for request_id in [request_id for request_id in self._accounts if request_id not in present]:
-            self._emit(self._accounts.pop(request_id), 1)
+        for request_id in [request_id for request_id in accounts if request_id not in present]:
+            account = accounts.pop(request_id)
+            counters[account.client] += output_charge / account.weight
 
     def _admit(self, admission: _Admission) -> _Account:
         client, weight = admission.client, admission.weight
@@ -116,10 +134,6 @@ class WeightedVtc:
         charge = self.options.input_charge * admission.prompt_tokens / weight
         self.counters[client] = self.counters.get(client, 0.0) + charge
         return account
-
-    def _emit(self, account: _Account, tokens: int) -> None:
-        account.emitted += tokens
-        self.counters[account.client] += self.options.output_charge * tokens / account.weight
 
     def _lift(self, waiting: Set[str]) -> None:
         """Raise the counters of clients that have begun to wait."""
@@ -135,13 +149,13 @@ class WeightedVtc:
             self.counters[client] = max(self.counters.get(client, 0.0), least)
         self._waiting = set(waiting)
 
-    def _by_counter(self, queues: Mapping[str, deque[RequestState]]) -> Iterator[RequestState]:
+    def _by_counter(self, queues: Mapping[str, deque[int]], requests: RequestTable) -> Iterator[RequestState]:
         """Waiting requests in the order of admission, each charged to its client as soon as it is picked."""
         heap = [(self.counters[client], client) for client in queues]
         heapify(heap)
         while heap:
             counter, client = heap[0]
-            request = queues[client].popleft()
+            request = requests.at(queues[client].popleft())
             yield request
             if queues[client]:
                 charge = self.options.input_charge * request.prompt_tokens / request.terms.weight

@@ -60,13 +60,15 @@ class DecodeLoad(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, columns: RequestColumns, now_s: float) -> "DecodeLoad":
-        decode = columns.decode
-        slack_s = np.maximum(columns.slack_s, columns.first_token_slack_s)
+        decodes = columns.decode.nonzero()[0]
+        tpot_s, slack_s, first_s = columns.tpot_s[decodes], columns.slack_s[decodes], columns.first_token_s[decodes]
+        # fmax, because a first token that is not known moves nothing.
+        slack_s = np.fmax(slack_s, first_s + columns.emitted[decodes] * tpot_s - now_s)
         return cls(
-            count=int(np.count_nonzero(decode)),
-            context=int(np.sum(columns.computed, where=decode)),
-            due_s=now_s + float(np.min(slack_s, where=decode, initial=math.inf)),
-            after_s=now_s + float(np.min(slack_s + columns.tpot_s, where=decode, initial=math.inf)),
+            count=len(decodes),
+            context=int(np.add.reduce(columns.computed[decodes])),
+            due_s=now_s + float(np.min(slack_s, initial=math.inf)),
+            after_s=now_s + float(np.min(slack_s + tpot_s, initial=math.inf)),
         )
 
 
@@ -122,7 +124,7 @@ class SlidingChunker:
     def greedy(self) -> Pair:
         """As much as fits now, then as much as fits next."""
         most = max(0, min(self._line.tokens, self._limit_tokens - self._decodes.count))
-        fitting = _largest(most, self.first_s, self._slack_s)
+        fitting, _ = _largest(most, self.first_s, self._slack_s)
         return self._pair(max(fitting, min(self._least_tokens, most)))
 
     def best(self) -> Pair:
@@ -176,22 +178,22 @@ class SlidingChunker:
             )
 
         most = max(0, min(self._line.tokens - first, self._limit_tokens - decodes))
-        second = _largest(most, second_s, slack_s)
-        return Pair(first=first, second=second, started=len(finished), first_s=first_s, second_s=second_s(second))
+        second, took_s = _largest(most, second_s, slack_s)
+        return Pair(first=first, second=second, started=len(finished), first_s=first_s, second_s=took_s)
 
 
-def _largest(most: int, time_s: Callable[[int], float], limit_s: float) -> int:
-    """Largest count up to `most` whose time is within `limit_s`, 0 if none is; more never takes less time.
+def _largest(most: int, time_s: Callable[[int], float], limit_s: float) -> tuple[int, float]:
+    """Largest count up to `most` whose time is within `limit_s`, 0 if none is, and its time; more never takes less.
 
     Time is nearly linear in tokens, so the next count tried is where a line through the ends of what is left meets the
     limit; every third one halves it, for models where that goes slowly.
     """
     high_s = time_s(most)
     if high_s <= limit_s:
-        return most
+        return most, high_s
     low, low_s, high = 0, time_s(0), most
     if low_s > limit_s:
-        return 0
+        return 0, low_s
     tries = 0
     while low < high - 1:
         tries += 1
@@ -205,4 +207,4 @@ def _largest(most: int, time_s: Callable[[int], float], limit_s: float) -> int:
             low, low_s = middle, middle_s
         else:
             high, high_s = middle, middle_s
-    return low
+    return low, low_s

@@ -20,7 +20,6 @@ from itertools import chain
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from proserve_core.batching.decode_head import decode_head
 from proserve_core.batching.fill import FillOptions, fill
@@ -106,7 +105,7 @@ class SlidingServe:
         if self.options.own_predictor:
             self._learn(state)
         columns = RequestColumns(state)
-        decodes = columns.requests(np.flatnonzero(columns.decode))
+        decodes = columns.requests(columns.decode.nonzero()[0])
         load = DecodeLoad.of(columns, state.now_s)
         prompts = self._prompts(state, columns, load)
         step_tokens = len(decodes) + prompts.tokens

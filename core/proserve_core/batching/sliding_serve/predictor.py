@@ -41,6 +41,10 @@ class Scenario(StrEnum):
     MIXED_LARGE = "mixed-large"
 
 
+_DECODE, _PREFILL, _MIXED_SMALL, _MIXED_LARGE = Scenario
+"""To read a member from its class takes as long as half a prediction."""
+
+
 class BatchFeatures(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over one batch."""
 
@@ -59,10 +63,10 @@ class BatchFeatures(msgspec.Struct, frozen=True, kw_only=True):
 
     def scenario(self, knee_tokens: float) -> Scenario:
         if self.prompt_tokens == 0:
-            return Scenario.DECODE
+            return _DECODE
         if self.decodes == 0:
-            return Scenario.PREFILL
-        return Scenario.MIXED_SMALL if self.tokens <= knee_tokens else Scenario.MIXED_LARGE
+            return _PREFILL
+        return _MIXED_SMALL if self.prompt_tokens + self.decodes <= knee_tokens else _MIXED_LARGE
 
     def row(self) -> tuple[float, ...]:
         """What the coefficients multiply."""
@@ -103,19 +107,21 @@ class BatchLatencyPredictor:
 
     def __init__(self) -> None:
         self._fits: dict[Scenario, _Fit] = {scenario: _Fit() for scenario in Scenario}
+        self._known: tuple[LatencyModel | None, float] = None, 0.0
+        """The latency model that was asked about last, and its knee."""
 
     def predict_s(self, features: BatchFeatures, latency: LatencyModel) -> float:
         """Seconds; 0 for an empty batch."""
         if features.sequences == 0:
             return 0.0
-        coefficients = self._fits[features.scenario(_knee(latency))].coefficients
+        coefficients = self._fits[features.scenario(self._knee_tokens(latency))].coefficients
         if coefficients is None:
             return latency.step_s(features.work())
         # Written out: a plan asks about a hundred times.
         constant, tokens, prompt_tokens, decodes, decode_context, attention, prompt_context, sequences = coefficients
         return (
             constant
-            + tokens * features.tokens
+            + tokens * (features.prompt_tokens + features.decodes)
             + prompt_tokens * features.prompt_tokens
             + decodes * features.decodes
             + decode_context * features.decode_context
@@ -127,13 +133,21 @@ class BatchLatencyPredictor:
     def observe(self, features: BatchFeatures, measured_s: float, latency: LatencyModel) -> None:
         """Learn from a batch that took `measured_s` (above 0)."""
         predicted_s = self.predict_s(features, latency)
-        fit = self._fits[features.scenario(_knee(latency))]
+        fit = self._fits[features.scenario(self._knee_tokens(latency))]
         fit.recent.append((predicted_s, measured_s))
         fit.add([value / measured_s for value in features.row()])
 
     def fidelity(self) -> dict[Scenario, Fidelity]:
         """By scenario, of those that occurred."""
         return {scenario: _fidelity(fit.recent) for scenario, fit in self._fits.items() if fit.recent}
+
+    def _knee_tokens(self, latency: LatencyModel) -> float:
+        """A plan asks a hundred times about the same model."""
+        known, knee = self._known
+        if known is not latency:
+            knee = _knee(latency)
+            self._known = latency, knee
+        return knee
 
 
 class _Fit:
