@@ -30,6 +30,15 @@ FEWEST = 32
 """Fewer are walked as quickly."""
 
 
+def leading_decodes(order: Sequence[RequestState]) -> Sequence[RequestState]:
+    """Those before the first request of an order that is no decode."""
+    for place, request in enumerate(order):
+        emitted = request.emitted_tokens
+        if not (emitted and request.prompt_tokens + emitted - request.computed_tokens == 1 and request.resident):
+            return order[:place]
+    return order
+
+
 def decode_head(
     decodes: Sequence[RequestState],
     state: EngineState,

@@ -10,14 +10,12 @@ A preempted request returns to the front of vLLM's queue, so order of admission 
 `EngineState.requests` has it. Not modelled: vLLM's block watermark (0 by default).
 """
 
-from itertools import chain, takewhile
-from operator import attrgetter
+from itertools import chain
 
-from proserve_core.batching.decode_head import decode_head
+from proserve_core.batching.decode_head import decode_head, leading_decodes
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.state import BatchPlan, EngineState
 
-_is_decode = attrgetter("is_decode")
 _OPTIONS = FillOptions(waiting_preempts=False, preempt_self=True, admit_after_preemption=False)
 
 
@@ -26,6 +24,6 @@ class Fcfs:
 
     def plan(self, state: EngineState) -> BatchPlan:
         residents = state.requests.residents
-        head = decode_head(list(takewhile(_is_decode, residents)), state)
+        head = decode_head(leading_decodes(residents), state)
         order = chain(residents[head.count :], state.requests.waiting)
         return fill(state, order=order, residents=residents, options=_OPTIONS, head=head)

@@ -84,12 +84,21 @@ def fill_ranked(
     if kept is not None:
         last = kept.take(resident_order).nonzero()[0]
         protected = int(last[-1]) + 1 if len(last) else 0
-    parts = ranking.parts()
-    decodes, parts = _decodes_first(columns, parts)
-    head = decode_head(residents[: len(decodes)], state, step_tokens=step_tokens, budget_s=budget_s)
+    order: Iterable[RequestState]
+    slots = state.limits.max_sequences - columns.residents
+    if slots <= 0 and not options.waiting_takes_slots and columns.residents < len(columns):
+        # Nobody is admitted, so in which order the others wait need not be found out.
+        decodes = _count_first(columns.decode.take(resident_order))
+        head = decode_head(residents[:decodes], state, step_tokens=step_tokens, budget_s=budget_s)
+        order = chain(residents[head.count :], state.requests.waiting)
+    else:
+        parts = ranking.parts()
+        first, parts = _decodes_first(columns, parts)
+        head = decode_head(residents[: len(first)], state, step_tokens=step_tokens, budget_s=budget_s)
+        order = columns.lazily(chain((first[head.count :],), parts))
     return fill(
         state,
-        order=columns.lazily(chain((decodes[head.count :],), parts)),
+        order=order,
         residents=residents,
         options=options,
         budget_s=budget_s,
@@ -104,14 +113,19 @@ def _decodes_first(columns: RequestColumns, parts: Iterator[Index]) -> tuple[Ind
     """The decodes that an order begins with, and what follows, read only as far as it must be."""
     decodes: list[Index] = [np.empty(0, dtype=np.intp)]
     for part in parts:
-        decode = columns.decode.take(part)
-        first = int(decode.argmin())
-        if not decode[first]:
+        first = _count_first(columns.decode.take(part))
+        if first < len(part):
             decodes.append(part[:first])
             parts = chain((part[first:],), parts)
             break
         decodes.append(part)
     return np.concatenate(decodes), parts
+
+
+def _count_first(mask: Mask) -> int:
+    """How many are true before the first that is not."""
+    first = int(mask.argmin()) if len(mask) else 0
+    return len(mask) if len(mask) and mask[first] else first
 
 
 def fill(

@@ -18,5 +18,7 @@ def stages(requests: RequestTable) -> Stages:
     decodes: list[RequestState] = []
     prefills: list[RequestState] = []
     for request in requests.residents:
-        (decodes if request.is_decode else prefills).append(request)
+        emitted = request.emitted_tokens
+        is_decode = emitted and request.prompt_tokens + emitted - request.computed_tokens == 1
+        (decodes if is_decode else prefills).append(request)
     return Stages(decodes=decodes, prefills=prefills)

@@ -21,6 +21,7 @@ from math import inf
 import msgspec
 import numpy as np
 
+from proserve_core.batching.decode_head import decode_head, leading_decodes
 from proserve_core.batching.fill import FillOptions, fill
 from proserve_core.batching.request_table import EMITTED, Index, RequestTable
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
@@ -92,8 +93,9 @@ class WeightedVtc:
         self._charge(chain(residents, begun_again), requests.by_id)
         queues = self._queues(requests, waiting)
         self._lift(queues.keys())
-        order = chain(residents, self._by_counter(queues, requests))
-        plan = fill(state, order=order, residents=residents, options=_OPTIONS)
+        head = decode_head(leading_decodes(residents), state)
+        order = chain(residents[head.count :], self._by_counter(queues, requests))
+        plan = fill(state, order=order, residents=residents, options=_OPTIONS, head=head)
         planned = [requests.by_id[entry.id] for entry in plan.entries if entry.id not in self._accounts]
         self._admitted = [_Admission.of(request) for request in planned]
         return plan
