@@ -37,6 +37,7 @@ from proserve_engine.vllm.kv_connector import WorkerMetadata
 BLOCK = 16
 VOCABULARY = 1000
 BLOCK_BYTES = 2 * BLOCK * 8 * 4
+STEP_S = 0.01
 DAMAGED = -1
 """What a slot holds after a copy that failed, or when it was computed from such slots."""
 
@@ -255,6 +256,11 @@ class Engine:
         self.prompts: dict[str, tuple[list[int], int]] = {}
         self.scheduled: list[dict[str, int]] = []
         """Tokens per request of each step, in vLLM's order."""
+        if kv is not None:
+            # Copies ahead of preemption are planned by the clock. With one of its own, a schedule is a function of its
+            # seed, whatever else the machine does.
+            self.scheduler._kv._offloading._clock = lambda: len(self.scheduled) * STEP_S
+            self.scheduler._proserve._latency.observe = lambda *_: None
         self._depth = depth
         self._in_flight: deque[Any] = deque()
         self.on_schedule: Callable[[Any], None] | None = None

@@ -13,6 +13,7 @@ from proserve_engine.kv.copies import Copies
 from proserve_engine.kv.counters import CopyCounters
 from proserve_engine.kv.link import MeasuredLink
 from proserve_engine.kv.messages import CopyJob
+from proserve_engine.vllm.kv_admissions import Admissions
 
 
 class Offloading:
@@ -29,6 +30,7 @@ class Offloading:
         *,
         scheduler: Any,
         adapter: Any,
+        admissions: Admissions,
         counters: CopyCounters,
         link: MeasuredLink,
         block_size: int,
@@ -41,6 +43,7 @@ class Offloading:
         self._copies = copies
         self._scheduler = scheduler
         self._adapter = adapter
+        self._admissions = admissions
         self._counters = counters
         self._link = link
         self._block_size = block_size
@@ -48,16 +51,6 @@ class Offloading:
         self._clock = clock
         self._ahead = CopyAhead(block_size)
         self._flushes: list[CopyJob] = []
-        self._started_from: dict[str, int] = {}
-        """Of residents: tokens whose KV they had when they were admitted."""
-
-    def admitted(self, request: Any, had_tokens: int) -> None:
-        """vLLM has given the request blocks; the KV of `had_tokens` is there or comes in this step."""
-        self._started_from[request.request_id] = had_tokens
-
-    def ended(self, request: Any) -> None:
-        """vLLM is done with the request."""
-        self._started_from.pop(request.request_id, None)
 
     def preempting(self, request: Any, *, discarding: bool) -> None:
         """The request is about to lose its blocks; `discarding`: what they hold is not wanted."""
@@ -148,11 +141,7 @@ class Offloading:
 
     def _complete(self, request: Any) -> None:
         """Note which of the request's blocks are full and computed by steps that are over."""
-        tokens = request.num_computed_tokens - request.num_in_flight_tokens
-        # vLLM's prefix cache gives blocks to a request that others are about to fill, in the same step or the one
-        # before. They are full when the step that admits it is over, and then it has computed something itself.
-        if tokens > self._started_from.get(request.request_id, 0):
-            self._copies.complete(request.request_id, tokens // self._block_size)
+        self._copies.complete(request.request_id, self._admissions.computed_tokens(request) // self._block_size)
 
     def _device_blocks(self, request_id: str) -> list[int]:
         blocks: list[int] = self._scheduler.kv_cache_manager.get_block_ids(request_id)[0]

@@ -17,6 +17,7 @@ from proserve_engine.kv.copies import Copies
 from proserve_engine.kv.counters import CopyCounters
 from proserve_engine.kv.link import MeasuredLink
 from proserve_engine.kv.messages import CopyReport, StepCopies
+from proserve_engine.vllm.kv_admissions import Admissions
 from proserve_engine.vllm.kv_offloading import Offloading
 from proserve_engine.vllm.kv_restoring import Restoring
 from proserve_engine.vllm.kv_undo import undo
@@ -64,6 +65,7 @@ class KvScheduling:
             pool=self.pool,
             workers=config.parallel_config.world_size,
         )
+        self._admissions = Admissions()
         self._discarding = False
 
     def attach(
@@ -84,6 +86,7 @@ class KvScheduling:
             self.copies,
             scheduler=scheduler,
             adapter=adapter,
+            admissions=self._admissions,
             counters=counters,
             link=self._link,
             block_size=self._block_size,
@@ -121,7 +124,7 @@ class KvScheduling:
 
     def admitted(self, request: Any, device: Sequence[int], restored_tokens: int) -> None:
         """vLLM has given the request blocks, among them those for `restored_tokens`."""
-        self._offloading.admitted(request, self._restoring.admitted(request, device, restored_tokens))
+        self._admissions.admitted(request, self._restoring.admitted(request, device, restored_tokens))
 
     def preempting(self, request: Any) -> None:
         """The request is about to lose its blocks."""
@@ -131,7 +134,7 @@ class KvScheduling:
     def ended(self, request: Any) -> None:
         """vLLM is done with the request."""
         self._restoring.ended(request)
-        self._offloading.ended(request)
+        self._admissions.ended(request)
         self.copies.end(request.request_id, keep=self._shared)
         self._count_host_blocks()
 
@@ -152,10 +155,9 @@ class KvScheduling:
             _logger.error("no KV blocks are copied to the host: a worker has no memory for them (%s)", report.refused)
         ended = self.copies.report(report)
         self._link.ended(ended, report)
-        failed = [copy for copy in ended if copy.direction is Direction.RESTORE and not copy.intact]
-        if failed:
+        if any(copy.direction is Direction.RESTORE and not copy.intact for copy in ended):
             self._discarding = True
-            undo(self._scheduler, self.copies, failed)
+            undo(self._scheduler, self._admissions)
             self._discarding = False
         for request_id in {copy.request_id for copy in ended if copy.direction is Direction.OFFLOAD}:
             request = self._scheduler.requests.get(request_id)
