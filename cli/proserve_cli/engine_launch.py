@@ -57,7 +57,12 @@ def _vllm(pool: EnginePool, name: str, policy: str) -> EngineSpec:
     settings = EngineSettings(policy=policy, capacity_port=capacity_port)
     try:
         command = serve_command(
-            _model(pool), [*arguments, *pool.engine.args], settings=settings, host="127.0.0.1", port=port
+            _model(pool),
+            [*arguments, *pool.engine.args],
+            settings=settings,
+            host="127.0.0.1",
+            port=port,
+            kv_offload=pool.engine.kv_offload,
         )
     except (ServeError, ModelError) as error:
         raise LaunchError(f"EnginePool {pool_label(pool)}: {error}") from error

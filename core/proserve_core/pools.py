@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
+from proserve_core.blocks.settings import KvOffload
 from proserve_core.objectives import SecretKeyRef
 
 DEFAULT_BATCHING_POLICY = "recoverable-gain"
@@ -52,6 +53,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     args: tuple[str, ...] = ()
     """Further arguments of `vllm serve`."""
     batching_policy: str = DEFAULT_BATCHING_POLICY
+    kv_offload: KvOffload | None = None
+    """None: preempted requests compute their KV again."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

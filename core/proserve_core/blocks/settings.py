@@ -7,11 +7,16 @@ from typing import Any
 import msgspec
 
 from proserve_core.blocks.restore import Reload
+from proserve_core.quantities import whole_units
 
 FORM = (
     'a JSON object such as {"hostMemory": "4Gi", "offload": "Async", "reload": "Pipelined", "copyBudget": "Adaptive"}'
 )
-_UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+COPY_BLOCKS = "copyBlocks"
+COPY_BLOCKS_ALONE = ("has no effect without copyBudget Fixed", "set that, or remove it")
+"""What is wrong with it, and what to do."""
+DEFAULT_COPY_BLOCKS = 64
 
 
 class Offload(StrEnum):
@@ -48,20 +53,22 @@ class KvOffload(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbi
     offload: Offload = Offload.ASYNC
     reload: Reload = Reload.PIPELINED
     copy_budget: CopyBudget = CopyBudget.ADAPTIVE
-    copy_blocks: int = 64
+    copy_blocks: int = DEFAULT_COPY_BLOCKS
     """Blocks per step of a fixed budget."""
 
     def __post_init__(self) -> None:
-        if _quantity(self.host_memory) is None:
+        try:
+            size = whole_units(self.host_memory)
+        except ValueError:
+            size = 0
+        if size < 1:
             raise ValueError(f"hostMemory: write a quantity such as '512Mi' or '4Gi', got {self.host_memory!r}")
         if self.copy_blocks < 1:
             raise ValueError(f"copyBlocks: must be at least 1, got {self.copy_blocks}")
 
     @property
     def host_bytes(self) -> int:
-        size = _quantity(self.host_memory)
-        assert size is not None
-        return size
+        return whole_units(self.host_memory)
 
     def host_blocks(self, *, block_bytes: int) -> int:
         """KV blocks that the host's memory has room for.
@@ -79,6 +86,8 @@ class KvOffload(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbi
     def to_mapping(self) -> dict[str, Any]:
         """As in JSON."""
         mapping: dict[str, Any] = msgspec.to_builtins(self)
+        if self.copy_budget is not CopyBudget.FIXED:
+            del mapping[COPY_BLOCKS]
         return mapping
 
 
@@ -89,17 +98,10 @@ def kv_offload(written: str | Mapping[str, Any]) -> KvOffload:
         KvOffloadError: they have another form.
     """
     try:
-        if isinstance(written, str):
-            return msgspec.json.decode(written, type=KvOffload)
-        return msgspec.convert(dict(written), type=KvOffload)
+        fields = msgspec.json.decode(written) if isinstance(written, str) else dict(written)
+        settings = msgspec.convert(fields, type=KvOffload)
     except msgspec.MsgspecError as error:
         raise KvOffloadError(f"kvOffload: {error}; write {FORM}") from error
-
-
-def _quantity(text: str) -> int | None:
-    """Bytes of a Kubernetes quantity; None if it is none, or 0."""
-    number = text.rstrip("KMGTik")
-    unit = text[len(number) :]
-    if unit not in _UNITS or not number.isascii() or not number.isdecimal():
-        return None
-    return int(number) * _UNITS[unit] or None
+    if COPY_BLOCKS in fields and settings.copy_budget is not CopyBudget.FIXED:
+        raise KvOffloadError(f"kvOffload: {COPY_BLOCKS} {'; '.join(COPY_BLOCKS_ALONE)}")
+    return settings

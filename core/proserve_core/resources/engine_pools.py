@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from proserve_core.batching.registry import POLICIES
+from proserve_core.blocks.settings import kv_offload
 from proserve_core.latency.calibrations import calibration_names
 from proserve_core.objectives import SecretKeyRef
 from proserve_core.pools import (
@@ -32,6 +33,7 @@ from proserve_core.resources.fields import (
     secret_key_ref,
 )
 from proserve_core.resources.kinds import API_VERSION, Kind, Reading
+from proserve_core.resources.kv_offload import KV_OFFLOAD, KV_OFFLOAD_PATH, check_kv_offload
 from proserve_core.routing.registry import ROUTERS
 
 CALIBRATION_ANNOTATION = "proserve.dev/calibration"
@@ -48,8 +50,11 @@ _OWN_ARGUMENTS: Mapping[str, str] = {
     "--scheduler-cls": "set spec.engine.scheduler.policy instead",
     "--host": "the engine's address is chosen for it",
     "--port": "the engine's port is chosen for it",
+    "--kv-offload": "set spec.engine.kvOffload instead",
 }
 """Arguments of `vllm serve` that are derived from other fields."""
+
+_KV_TRANSFER = ("--kv-transfer-config", "-kvt")
 
 _ENGINE_FIELDS = ("spec.model.uri", "spec.model.maxModelLength", "spec.engine", "spec.replicas", "spec.resources")
 """Fields about engines that we start; they contradict `endpoints`."""
@@ -107,6 +112,11 @@ _ENGINE = Object(
             description="Further arguments of `vllm serve`, one string each, such as `--max-num-seqs=64`.",
         ),
         Field(name="scheduler", type=_SCHEDULER, description="How engines order their work."),
+        Field(
+            name="kvOffload",
+            type=KV_OFFLOAD,
+            description="KV blocks of preempted requests are kept in host memory. Without it they are computed again.",
+        ),
     )
 )
 _RESOURCE_NAME = Text(pattern=r"[A-Za-z0-9][-A-Za-z0-9./_]*", form="a resource name such as 'nvidia.com/gpu'")
@@ -176,6 +186,11 @@ def _check(reading: Reading) -> None:
         option = (argument or "").split("=", 1)[0].replace("_", "-")
         if option in _OWN_ARGUMENTS:
             reading.error(f"spec.engine.args[{index}]", f"{show(argument)} is set by ProServe", _OWN_ARGUMENTS[option])
+        if option in _KV_TRANSFER and reading.has(KV_OFFLOAD_PATH):
+            reading.error(
+                f"spec.engine.args[{index}]", f"{option} contradicts {KV_OFFLOAD_PATH}", "remove one of the two"
+            )
+    check_kv_offload(reading, reading.spec.get("engine", {}).get("kvOffload", {}))
 
 
 def _check_url(reading: Reading, url: str, path: str, seen: set[str]) -> None:
@@ -264,6 +279,7 @@ def build_engine_pool(reading: Reading) -> EnginePool:
             image=engine.get("image"),
             args=tuple(engine.get("args", ())),
             batching_policy=engine.get("scheduler", {}).get("policy", DEFAULT_BATCHING_POLICY),
+            kv_offload=kv_offload(engine["kvOffload"]) if "kvOffload" in engine else None,
         ),
         resources=PoolResources(limits=resources.get("limits", {}), requests=resources.get("requests", {})),
         endpoints=endpoints,

@@ -10,6 +10,7 @@ import re
 from enum import Enum
 from typing import Any
 
+from proserve_core.quantities import QUANTITY_FORM, is_quantity
 from proserve_core.resources.errors import ResourceError, show, suggestion
 from proserve_core.resources.fields import (
     Anything,
@@ -26,7 +27,7 @@ from proserve_core.resources.fields import (
     SecretText,
     Text,
 )
-from proserve_core.resources.scalars import DURATION_FORM, QUANTITY_FORM, is_quantity, parse_duration
+from proserve_core.resources.scalars import DURATION_FORM, parse_duration
 
 Values = dict[str, Any]
 """Fields by name, typed as their description says."""

@@ -36,7 +36,14 @@ def test_each_part_is_set_by_itself_and_reads_back() -> None:
         ('{"hostMemory": "lots"}', "hostMemory: write a quantity such as '512Mi' or '4Gi', got 'lots'"),
         ('{"hostMemory": "0"}', "hostMemory"),
         ('{"hostMemory": "1Gi", "offload": "Sometimes"}', "Sometimes"),
-        ('{"hostMemory": "1Gi", "copyBlocks": 0}', "copyBlocks: must be at least 1, got 0"),
+        (
+            '{"hostMemory": "1Gi", "copyBudget": "Fixed", "copyBlocks": 0}',
+            "copyBlocks: must be at least 1, got 0",
+        ),
+        (
+            '{"hostMemory": "1Gi", "copyBlocks": 64}',
+            "copyBlocks has no effect without copyBudget Fixed; set that, or remove it",
+        ),
         ('{"hostMemory": "1Gi", "reloads": "Blocking"}', "reloads"),
         ("4Gi", "write a JSON object"),
     ],

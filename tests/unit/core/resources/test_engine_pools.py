@@ -2,6 +2,7 @@
 
 import pytest
 
+from proserve_core.blocks.settings import KvOffload
 from proserve_core.objectives import SecretKeyRef
 from proserve_core.pools import ModelOrigin, ModelSource
 from resource_builders import document, endpoint_pool, engine_pool, errors_of, parse, secret
@@ -129,6 +130,57 @@ def test_argument_that_another_field_sets_is_refused(argument: str) -> None:
 def test_resource_is_a_quantity(quantity: object) -> None:
     (error,) = errors_of(engine_pool(resources={"limits": {"memory": quantity}}))
     assert "spec.resources.limits[memory]: " in error
+
+
+def test_kv_offload_is_read_with_its_defaults() -> None:
+    (pool,) = parse(engine_pool(engine={"kvOffload": {"hostMemory": "1.5Gi"}})).engine_pools
+    assert pool.engine.kv_offload == KvOffload(host_memory="1.5Gi")
+    assert pool.engine.kv_offload.host_bytes == 3 * 2**29
+    fields = {
+        "hostMemory": "64Mi", "offload": "OnPreempt", "reload": "Blocking", "copyBudget": "Fixed", "copyBlocks": 8,
+    }  # fmt: skip
+    (pool,) = parse(engine_pool(engine={"kvOffload": fields})).engine_pools
+    assert pool.engine.kv_offload is not None
+    assert pool.engine.kv_offload.to_mapping() == fields
+
+
+def test_without_kv_offload_nothing_is_kept() -> None:
+    (pool,) = parse(engine_pool(engine={})).engine_pools
+    assert pool.engine.kv_offload is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, "hostMemory: is missing; add it: Host memory for KV blocks that one engine gets"),
+        ({"hostMemory": "much"}, "hostMemory: got 'much'; expected a quantity such as 1, '500m' or '4Gi'"),
+        ({"hostMemory": "0"}, "hostMemory: '0' is no memory; give it some, such as '4Gi'"),
+        ({"hostMemory": "500m"}, "hostMemory: '500m' is no memory; give it some, such as '4Gi'"),
+        ({"hostMemory": "1e99"}, "hostMemory: '1e99' is no memory; give it some, such as '4Gi'"),
+        ({"hostMemory": "1Gi", "offload": "async"}, "offload: 'async' is not a possible value; "),
+        (
+            {"hostMemory": "1Gi", "reload": "Lazy"},
+            "reload: 'Lazy' is not a possible value; known here: Blocking, Pipelined",
+        ),
+        ({"hostMemory": "1Gi", "copyBudget": "All"}, "copyBudget: 'All' is not a possible value"),
+        ({"hostMemory": "1Gi", "copyBudget": "Fixed", "copyBlocks": 0}, "copyBlocks: got 0; expected a whole number"),
+        (
+            {"hostMemory": "1Gi", "copyBlocks": 8},
+            "copyBlocks: has no effect without copyBudget Fixed; set that, or remove it",
+        ),
+        ({"hostMemory": "1Gi", "hostmemory": "1Gi"}, "hostmemory: unknown field; did you mean 'hostMemory'?"),
+    ],
+)
+def test_unusable_kv_offload_names_field_value_and_fix(fields: dict[str, object], says: str) -> None:
+    (error,) = errors_of(engine_pool(engine={"kvOffload": fields}))
+    assert f"spec.engine.kvOffload.{says}" in error
+
+
+@pytest.mark.parametrize("argument", ["--kv-transfer-config={}", "--kv_transfer_config", "-kvt"])
+def test_kv_offload_excludes_a_connector_of_the_users_own(argument: str) -> None:
+    assert errors_of(engine_pool(engine={"args": [argument]})) == []
+    (error,) = errors_of(engine_pool(engine={"args": [argument], "kvOffload": {"hostMemory": "1Gi"}}))
+    assert "contradicts spec.engine.kvOffload; remove one of the two" in error
 
 
 def test_unknown_policies_get_a_suggestion() -> None:

@@ -82,7 +82,6 @@ def test_unknown_field_unlike_any_other_gets_all_names() -> None:
 
 def test_field_that_no_part_acts_upon_yet_is_refused() -> None:
     assert len(errors_of(engine_pool(scaling={"min": 1, "max": 2}))) == 1
-    assert len(errors_of(engine_pool(engine={"kvOffload": {"hostMemory": "4Gi"}}))) == 1
 
 
 def test_missing_fields_are_listed_with_what_they_are_for() -> None:
