@@ -170,7 +170,7 @@ class Exchange:
     def give_up_if_silent(self) -> None:
         """The engine does not answer its polls: fail the exchange unless something came lately."""
         quiet_s = self._loop.time() - self.last_s
-        if quiet_s > self._silent_s and not self.paused:
+        if quiet_s >= self._silent_s and not self.paused:
             self.stop(FailureKind.LOST, f"the engine sent nothing for {quiet_s:.1f} s and does not answer polls")
 
     def stop(self, kind: FailureKind, message: str) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 of an engine under load: no accepted stream is lost, and every client gets the answer it would have got."""
+"""An engine that dies, is told to stop or freezes under load: every client gets the answer it would have got."""
 
 import os
 import signal
@@ -13,8 +13,10 @@ QUESTIONS = [Question(text=f"Question {number}", chat=number % 2 == 0, max_token
 HEADERS = {"authorization": "Bearer sk-demo-batch"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_all_streams_go_on_when_an_engine_is_killed(own: RunningProserve, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+async def test_all_streams_go_on_when_an_engine_dies_stops_or_hangs(
+    own: RunningProserve, number: signal.Signals
+) -> None:
     pids = {pid for pid, command in own.descendants().items() if " emulate " in command}
     victim = min(pids)
 
@@ -25,7 +27,11 @@ async def test_all_streams_go_on_when_an_engine_is_killed(own: RunningProserve, 
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=own.http, headers=HEADERS, timeout=50, limits=limits) as client:
         expected = await whole_answers(client, QUESTIONS)
-        said = await interrupted(client, QUESTIONS, kill, after_events=4)
+        try:
+            said = await interrupted(client, QUESTIONS, kill, after_events=4)
+        finally:
+            if number == signal.SIGSTOP:
+                os.kill(victim, signal.SIGCONT)
     assert [each.error for each in said] == [""] * len(QUESTIONS)
     assert [each.text for each in said] == expected
     assert {each.finish_reasons for each in said} == {("length",)}

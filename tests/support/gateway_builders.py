@@ -1,5 +1,6 @@
 """A gateway's data path on loopback in front of fake engines, with simulated time for judging if wanted."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -78,6 +79,12 @@ class Gateway:
         """Ask for a chat completion; `fields` go into the body."""
         body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **fields}
         return await self.client.post("/v1/chat/completions", json=body, headers=_headers(key, headers))
+
+    async def tokens(self, count: int) -> None:
+        """Wait until so many tokens have passed, over all engines and requests in flight."""
+        async with asyncio.timeout(10):
+            while sum(each.emitted_tokens for e in self.fleet.engines for each in e.view.dispatched.values()) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
 
     def sample(self, name: str, **labels: str) -> float:
         """Value of a metric; 0 before it was touched. `cls` stands for the label `class`."""

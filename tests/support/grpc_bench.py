@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from fake_openai_engine import FakeEngine
 from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjectives, Tenant
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
@@ -154,7 +155,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def running_bench() -> AsyncIterator[Bench]:
+async def running_bench(*engines: FakeEngine) -> AsyncIterator[Bench]:
+    """A gateway in front of these engines, which publish capacity; without any, of the played one, which does not."""
     clock = asyncio.get_running_loop().time
     made = Bench()
     made.engine = PlayedEngine()
@@ -164,9 +166,11 @@ async def running_bench() -> AsyncIterator[Bench]:
     AccountingCollector(made.accounting, made.metrics)
     made.fleet = Fleet(make_router=lambda _: make_router("round-robin"), clock=clock)
     port = played.sockets[0].getsockname()[1]
-    made.fleet.set_targets([EngineTarget(name="chat-0", pool="chat", base_url=f"http://127.0.0.1:{port}")])
-    (engine,) = made.fleet.engines
-    made.fleet.probe_answered(engine)
+    targets = [engine.target("chat") for engine in engines]
+    made.fleet.set_targets(targets or [EngineTarget(name="chat-0", pool="chat", base_url=f"http://127.0.0.1:{port}")])
+    for engine in made.fleet.engines:
+        made.fleet.probe_answered(engine)
+        engine.endpoint = engine.target.endpoint(has_capacity=bool(engines))
     upstream = UpstreamClient()
     api = GrpcApi(
         intake=Intake(catalog=Catalog.from_resources(RESOURCES), accounting=made.accounting),

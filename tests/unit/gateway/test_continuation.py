@@ -12,6 +12,8 @@ import pytest
 from fake_openai_engine import FakeEngine, FakeRequest, Reply, fake_engine
 from gateway_builders import Gateway, gateway
 from openai_replies import AUTH, events
+from proserve_gateway.fleet_health import MISSES_TO_LOSE
+from proserve_gateway.upstream_connection import UpstreamLimits
 
 TOKENS = 8
 
@@ -274,3 +276,46 @@ async def test_client_that_leaves_a_continued_stream_cancels_it_where_it_is() ->
         await b.client_left.wait()
         assert gate.sample("requests_total", cls="high", tenant="gold", model="tiny", code="499") == 1
         assert [engine.in_flight for engine in gate.fleet.status()] == [0, 0]
+
+
+def miss_polls(gate: Gateway, engine: str) -> None:
+    found = next(each for each in gate.fleet.engines if each.target.name == engine)
+    for _ in range(MISSES_TO_LOSE):
+        gate.fleet.poll_missed(found, "no answer within 3.5 s")
+
+
+async def test_stream_of_an_engine_that_hangs_goes_on_elsewhere_once_its_polls_are_missed() -> None:
+    async with two_engines(upstream=UpstreamLimits(lost_quiet_s=0.0)) as (gate, a, b):
+        a.token_gate = asyncio.Event()
+        asking = asyncio.ensure_future(ask(gate, chat=True))
+        await gate.tokens(2)
+        miss_polls(gate, "a")
+        assert said(events((await asking).text)) == text(TOKENS)
+        assert len(b.requests) == 2
+        await a.client_left.wait()
+        assert gate.sample("engine_failures_total", pool="tiny", reason="lost") == 1
+
+
+async def test_engine_that_misses_polls_and_still_sends_keeps_its_streams() -> None:
+    async with two_engines(upstream=UpstreamLimits(lost_quiet_s=60.0)) as (gate, a, b):
+        a.token_gate = asyncio.Event()
+        asking = asyncio.ensure_future(ask(gate, chat=True))
+        await gate.tokens(2)
+        miss_polls(gate, "a")
+        a.token_gate.set()
+        assert said(events((await asking).text)) == text(TOKENS)
+        assert b.requests == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_request_that_a_hanging_engine_never_answered_is_answered_by_another(stream: bool) -> None:
+    async def hang(request: FakeRequest, reply: Reply) -> None:
+        await asyncio.sleep(60)
+
+    async with two_engines(upstream=UpstreamLimits(lost_quiet_s=0.0)) as (gate, a, _b):
+        a.behave = hang
+        asking = asyncio.ensure_future(ask(gate, chat=False, stream=stream))
+        await a.asked.wait()
+        miss_polls(gate, "a")
+        reply = await asking
+        assert (reply.status_code, reply.headers["x-proserve-engine"]) == (200, "b")

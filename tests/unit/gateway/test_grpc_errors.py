@@ -124,6 +124,9 @@ async def test_stream_that_breaks_off_never_ends_well(bench: Bench) -> None:
     assert "".join(texts) == "ab"
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert reason(error) == "ENGINE_FAILURE"
+    info = error_details_pb2.ErrorInfo()
+    details(error).details[0].Unpack(info)
+    assert info.metadata["completion_tokens"] == "2"
 
 
 async def test_cancelled_call_aborts_the_engines_work(bench: Bench) -> None:
