@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from proserve_cli.addresses import parse_address
 from proserve_cli.failures import failed, needs_extra, wrong_usage
+from proserve_cli.timeouts import FIELDS, parse_timeouts
 from proserve_cli.up import ADMIN, GRPC, HTTP
 
 
@@ -16,12 +18,20 @@ def gateway(
     http: Annotated[str, typer.Option(help="Address of the OpenAI HTTP API.", metavar="HOST:PORT")] = HTTP,
     grpc: Annotated[str, typer.Option(help="Address of the gRPC API.", metavar="HOST:PORT")] = GRPC,
     admin: Annotated[str, typer.Option(help="Address of metrics, readiness, status.", metavar="HOST:PORT")] = ADMIN,
+    timeout: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Another time-out, may be given several times; NAME is {', '.join(FIELDS)}, see docs/gateway.md.",
+            metavar="NAME=DURATION",
+        ),
+    ] = None,
 ) -> None:
     """Serve the pools' endpoints. TERM or Ctrl-C lets open requests end, a second one does not wait for them."""
     from proserve_cli.resource_files import read_resources
     from proserve_cli.send_hint import listening
 
     addresses = [parse_address(text) for text in (http, grpc, admin)]
+    timeouts = parse_timeouts(timeout or [])
     resources = read_resources(files)
     without = [pool.name for pool in resources.engine_pools if not pool.endpoints]
     if without:
@@ -31,9 +41,16 @@ def gateway(
         )
     with needs_extra("gateway"):
         from proserve_gateway.server import GatewayConfig, Listen, run_gateway
+        from proserve_gateway.upstream_connection import UpstreamLimits
 
     listen = [Listen(address.host, address.port) for address in addresses]
-    config = GatewayConfig(resources=resources, http=listen[0], grpc=listen[1], admin=listen[2])
+    config = GatewayConfig(
+        resources=resources,
+        http=listen[0],
+        grpc=listen[1],
+        admin=listen[2],
+        upstream_limits=msgspec.structs.replace(UpstreamLimits(), **timeouts),
+    )
     try:
         run_gateway(
             config, on_started=lambda started: typer.echo(listening(started, grpc_host=addresses[1].host), err=True)
