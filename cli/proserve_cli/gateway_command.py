@@ -41,7 +41,7 @@ def gateway(
         )
     with needs_extra("gateway"):
         from proserve_gateway.server import GatewayConfig, Listen, run_gateway
-        from proserve_gateway.upstream_connection import UpstreamLimits
+        from proserve_gateway.upstream_exchange import UpstreamLimits
 
     listen = [Listen(address.host, address.port) for address in addresses]
     config = GatewayConfig(

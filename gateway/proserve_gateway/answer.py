@@ -18,7 +18,7 @@ from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet import Outcome
 from proserve_gateway.sse import SseError
 from proserve_gateway.sse_relay import SseRelay
-from proserve_gateway.upstream_connection import FailureKind, UpstreamError
+from proserve_gateway.upstream_exchange import FailureKind, UpstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Answer:
         leg.exchange.abort()
         attempts = self._continuation.attempts
         try:
-            if isinstance(error, UpstreamError) and (ended_by := _ENDED_BY.get(error.kind)) is not None:
+            if (ended_by := _ended_by(error)) is not None:
                 raise CannotContinueError(ended_by, str(error))
             leg.lease.close(Outcome.FAILED, str(error))
             attempts.failed(engine, error.kind if isinstance(error, UpstreamError) else BAD_STREAM, str(error))
@@ -201,12 +201,19 @@ class Answer:
             "completion_tokens": relay.tokens,
             "total_tokens": prompt_tokens + relay.tokens,
         }
-        ours = isinstance(error, UpstreamError) and error.kind in _ENDED_BY
-        stalled = isinstance(error, UpstreamError) and error.kind is FailureKind.STALLED
-        self._leg.lease.close(Outcome.CANCELLED if ours else Outcome.FAILED, str(error))
-        self._entry.close(LossCause.CLIENT_CANCEL if stalled else LossCause.ENGINE_FAILURE, status=failure.status)
+        ended_by = _ended_by(error)
+        self._leg.lease.close(Outcome.FAILED if ended_by is None else Outcome.CANCELLED, str(error))
+        cause = LossCause.CLIENT_CANCEL if ended_by is Result.CLIENT_STALLED else LossCause.ENGINE_FAILURE
+        self._entry.close(cause, status=failure.status)
         body = failure.body()
         if isinstance(error, SseError) and error.reported:
             # In the engine's own words.
             body = msgspec.json.encode({"error": msgspec.Raw(error.reported), "usage": failure.usage})
         return b"data: %s\n\ndata: [DONE]\n\n" % body
+
+
+def _ended_by(error: UpstreamError | SseError) -> Result | None:
+    """Why no other engine would do better; None: it may."""
+    if isinstance(error, SseError):
+        return Result.REFUSED if error.refusal else None
+    return _ENDED_BY.get(error.kind)

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from proserve_core.routing import RoutingRequest
-from proserve_gateway.dispatch_errors import failed_request
+from proserve_gateway.dispatch_errors import failed_request, refusal
 from proserve_gateway.errors import ApiError, engine_failure
 from proserve_gateway.fleet import Fleet, Lease, Outcome
 from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.sse import SseError
-from proserve_gateway.upstream_connection import FailureKind, UpstreamError
+from proserve_gateway.upstream_exchange import FailureKind, UpstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,9 @@ class Attempts:
                 if error.kind in FINAL:
                     break
             except SseError as error:
+                if error.refusal:
+                    lease.close(Outcome.ANSWERED)
+                    raise refusal(lease.endpoint.name, 400, [], error.reported) from error
                 lease.close(Outcome.FAILED, str(error))
                 self.failed(lease.endpoint.name, BAD_STREAM, str(error))
                 failure = engine_failure(f"engine {lease.endpoint.name} failed: {error}")

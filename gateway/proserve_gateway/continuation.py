@@ -26,7 +26,7 @@ from proserve_gateway.sse import SseError
 from proserve_gateway.sse_relay import SseRelay
 from proserve_gateway.stop_strings import StopStrings, kept_chars
 from proserve_gateway.token_trail import TokenTrail
-from proserve_gateway.upstream_connection import Exchange
+from proserve_gateway.upstream_exchange import Exchange
 
 COMPLETIONS = "/v1/completions"
 TAIL_TOKENS = 16
@@ -49,6 +49,8 @@ class Result(StrEnum):
     """The engine gave no ids, or not of all tokens."""
     NO_ENGINE = "no_engine"
     """No other engine took it."""
+    REFUSED = "refused"
+    """The engine said that the request itself is wrong."""
     TOTAL_TIMEOUT = "total_timeout"
     CLIENT_STALLED = "client_stalled"
     """The client took nothing for too long."""

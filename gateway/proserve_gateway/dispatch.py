@@ -28,7 +28,7 @@ from proserve_gateway.sse import decode_reply
 from proserve_gateway.sse_relay import SseRelay
 from proserve_gateway.token_trail import TokenTrail
 from proserve_gateway.upstream import UpstreamClient
-from proserve_gateway.upstream_connection import Exchange
+from proserve_gateway.upstream_exchange import Exchange
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import msgspec
 
 from proserve_gateway.errors import ApiError, engine_failure
 from proserve_gateway.sse import SseError
-from proserve_gateway.upstream_connection import FailureKind, UpstreamError
+from proserve_gateway.upstream_exchange import FailureKind, UpstreamError
 
 _EXCERPT = 500
 _TIMEOUTS = {

@@ -6,7 +6,7 @@ from proserve_gateway.dispatch_errors import refusal
 from proserve_gateway.fleet import Lease
 from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.upstream import UpstreamClient, request_head
-from proserve_gateway.upstream_connection import Exchange
+from proserve_gateway.upstream_exchange import Exchange
 
 MAX_REPLY_BYTES = 64 * 2**20
 """Of a reply that is not streamed."""

@@ -17,7 +17,7 @@ from proserve_core.capacity import CapacityError, CapacitySnapshot, decode_snaps
 from proserve_gateway.fleet import Engine, Fleet
 from proserve_gateway.fleet_target import Endpoint
 from proserve_gateway.upstream import UpstreamClient, request_head
-from proserve_gateway.upstream_connection import FailureKind, UpstreamError
+from proserve_gateway.upstream_exchange import FailureKind, UpstreamError
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from proserve_gateway.intake import Intake
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.poller import Poller, PollResult
 from proserve_gateway.upstream import UpstreamClient
-from proserve_gateway.upstream_connection import UpstreamLimits
+from proserve_gateway.upstream_exchange import UpstreamLimits
 
 logger = logging.getLogger(__name__)
 

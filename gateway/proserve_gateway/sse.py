@@ -12,10 +12,12 @@ DONE = b"[DONE]"
 class SseError(Exception):
     """The engine's stream breaks the conventions, or tells of an error; the message says how."""
 
-    def __init__(self, message: str, *, reported: bytes = b"") -> None:
+    def __init__(self, message: str, *, reported: bytes = b"", refusal: bool = False) -> None:
         super().__init__(message)
         self.reported = reported
         """The engine's own error object, when it sent one."""
+        self.refusal = refusal
+        """The error is about the request (4xx), so another engine would say the same."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -39,7 +41,12 @@ class Chunk(msgspec.Struct, frozen=True):
     """Empty without one; a union of `Raw` and None would accept only null."""
 
 
+class _Reported(msgspec.Struct):
+    code: int | str | None = None
+
+
 _chunk = msgspec.json.Decoder(Chunk)
+_reported = msgspec.json.Decoder(_Reported)
 
 
 def decode_reply(body: bytes) -> Chunk:
@@ -64,6 +71,17 @@ def decode_event(data: bytes) -> Chunk:
         return _chunk.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise SseError(f"an event of the engine's stream is not valid: {error}") from error
+
+
+def reported_error(error: bytes) -> SseError:
+    """What an error object in a stream means."""
+    try:
+        code = _reported.decode(error).code
+    except msgspec.DecodeError:
+        code = None
+    said = error[:200].decode(errors="replace")
+    refusal = isinstance(code, int) and 400 <= code < 500
+    return SseError(f"error in the stream: {said}", reported=error, refusal=refusal)
 
 
 class EventSplitter:

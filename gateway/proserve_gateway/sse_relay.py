@@ -11,7 +11,7 @@ import re
 
 import msgspec
 
-from proserve_gateway.sse import DONE, EventSplitter, SseError, decode_event, payload_of
+from proserve_gateway.sse import DONE, EventSplitter, SseError, decode_event, payload_of, reported_error
 from proserve_gateway.token_trail import TokenTrail
 
 _COUNT = re.compile(rb'"completion_tokens":\s*(\d+)')
@@ -165,8 +165,7 @@ class SseRelay:
             return True
         chunk = decode_event(payload)
         if (reported := bytes(chunk.error)) not in (b"", b"null"):
-            said = reported[:200].decode(errors="replace")
-            raise SseError(f"error in the stream: {said}", reported=reported)
+            raise reported_error(reported)
         usage = chunk.usage
         if usage is not None and usage.prompt_tokens:
             self.prompt_tokens = usage.prompt_tokens

@@ -10,13 +10,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from proserve_gateway.fleet_target import Endpoint
-from proserve_gateway.upstream_connection import (
-    Connection,
-    Exchange,
-    FailureKind,
-    UpstreamError,
-    UpstreamLimits,
-)
+from proserve_gateway.upstream_connection import Connection
+from proserve_gateway.upstream_exchange import Exchange, FailureKind, UpstreamError, UpstreamLimits
 
 _Key = tuple[str, int, bool]
 

@@ -24,7 +24,7 @@ from proserve_gateway.http_server import HttpServer
 from proserve_gateway.intake import Intake
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.upstream import UpstreamClient
-from proserve_gateway.upstream_connection import UpstreamLimits
+from proserve_gateway.upstream_exchange import UpstreamLimits
 
 GOLD_KEY = "gold-key"
 FREE_KEY = "free-key"

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from proserve_gateway.fleet_target import Endpoint
 from proserve_gateway.upstream import UpstreamClient, request_head
-from proserve_gateway.upstream_connection import Exchange, UpstreamLimits
+from proserve_gateway.upstream_exchange import Exchange, UpstreamLimits
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -13,7 +13,7 @@ from fake_openai_engine import FakeEngine, FakeRequest, Reply, fake_engine
 from gateway_builders import Gateway, gateway
 from openai_replies import AUTH, events
 from proserve_gateway.fleet_health import MISSES_TO_LOSE
-from proserve_gateway.upstream_connection import UpstreamLimits
+from proserve_gateway.upstream_exchange import UpstreamLimits
 
 TOKENS = 8
 

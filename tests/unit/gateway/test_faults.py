@@ -13,7 +13,7 @@ from gateway_builders import Gateway, gateway
 from openai_replies import AUTH
 from proserve_core.routing import FleetView, RouteDecision, RoutingRequest
 from proserve_gateway.fleet_health import EngineHealth
-from proserve_gateway.upstream_connection import UpstreamLimits
+from proserve_gateway.upstream_exchange import UpstreamLimits
 
 BODY = {"model": "tiny", "prompt": "hi", "max_tokens": 3, "temperature": 0}
 TEXT = "t0 t1 t2 "

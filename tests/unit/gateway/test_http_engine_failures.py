@@ -9,7 +9,7 @@ from fake_openai_engine import FakeRequest, Reply, fake_engine
 from gateway_builders import gateway
 from openai_replies import events, text_of
 from proserve_gateway.request_body import RequestBody
-from proserve_gateway.upstream_connection import UpstreamLimits
+from proserve_gateway.upstream_exchange import UpstreamLimits
 
 
 async def die_before_answering(request: FakeRequest, reply: Reply) -> None:
@@ -194,6 +194,23 @@ async def test_engines_own_error_event_passes_and_counts_as_its_failure() -> Non
         assert chunks[-2]["error"]["message"] == "out of memory"
         assert chunks[-1] == "[DONE]"
         assert gate.sample("gain_lost_total", cls="high", tenant="gold", cause="engine_failure") > 0
+
+
+@pytest.mark.parametrize("tokens", [0, 2])
+async def test_error_event_about_the_request_is_not_tried_elsewhere(tokens: int) -> None:
+    async def refuse(request: FakeRequest, reply: Reply) -> None:
+        await (broken_after_two_tokens(request, reply) if tokens else reply.start_stream())
+        await reply.event({"error": {"message": "too long", "type": "BadRequestError", "code": 400}})
+        await reply.event("[DONE]")
+        await reply.end()
+
+    async with fake_engine("a") as a, fake_engine("b") as b, gateway(a, b) as gate:
+        a.behave = b.behave = refuse
+        reply = await gate.chat(stream=True)
+        error = events(reply.text)[-2]["error"] if tokens else reply.json()["error"]
+        assert (error["message"], reply.status_code) == ("too long", 200 if tokens else 400)
+        assert len(a.requests) + len(b.requests) == 1
+        assert gate.sample("engine_failures_total", pool="tiny", reason="bad_stream") == 0
 
 
 async def test_truncated_whole_reply_is_never_a_success() -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from proserve_gateway.upstream import UpstreamClient, request_head
-from proserve_gateway.upstream_connection import FailureKind, UpstreamError, UpstreamLimits
+from proserve_gateway.upstream_exchange import FailureKind, UpstreamError, UpstreamLimits
 from scripted_engine import CHUNKED, answering, read_request, serving, sized
 
 
