@@ -178,9 +178,10 @@ class HostTier:
             spare -= chunk - entry.tokens
             chunks[entry.id] = chunk
             requests[entry.id].computed_tokens = blocks * size
+            # Nothing of this step evicts them: what the request starts from is settled.
+            self.ledger.set_worth(entry.id, float("inf"))
             if blocks:
                 restores.append(Restore(entry.id, blocks))
-                self.ledger.set_worth(entry.id, float("inf"))
         return msgspec.structs.replace(
             plan,
             entries=tuple(PlanEntry(entry.id, chunks.get(entry.id, entry.tokens)) for entry in plan.entries),

@@ -37,13 +37,15 @@ class HostAudit:
         for request_id, blocks in (*copies.flushed, *copies.offloaded):
             self._rows[request_id] = self._rows.get(request_id, 0) + blocks
             self.copied_blocks += blocks
+        for request_id, blocks in copies.evicted:
+            self._rows[request_id] -= blocks
+            self.evicted_blocks += blocks
+        # Only now: a victim may have lost blocks to an earlier one's before its own were copied.
+        for request_id, _ in (*copies.flushed, *copies.offloaded):
             if self._rows[request_id] * self._size > computed(request_id):
                 raise HostError(
                     f"{request_id}: {self._rows[request_id]} blocks are copied of {computed(request_id)} tokens"
                 )
-        for request_id, blocks in copies.evicted:
-            self._rows[request_id] -= blocks
-            self.evicted_blocks += blocks
         if min(self._rows.values(), default=0) < 0 or sum(self._rows.values()) > self._room:
             raise HostError(f"{sum(self._rows.values())} blocks are on the host, which has room for {self._room}")
 

@@ -97,6 +97,17 @@ def test_no_token_and_no_block_is_lost_or_invented(
         assert (totals.offloaded_blocks, totals.restored_blocks) == (0, 0)
 
 
+def test_who_comes_back_computing_everything_keeps_what_the_host_has_of_it() -> None:
+    impatient, heavy = service_terms(ttft_s=0.1, tpot_s=0.01), service_terms(10.0, ttft_s=0.1, tpot_s=1.0)
+    workload = [(0.0, 48, 52, impatient), (0.0, 1, 1, impatient), (0.0, 81, 11, impatient), (0.0, 100, 15, heavy),
+                (0.0, 85, 14, heavy)]  # fmt: skip
+    limits = EngineLimits(block_size=16, blocks=21, max_sequences=8, max_step_tokens=20)
+    kv_host = host(blocks=8, block_s=1e-5, offload=Offload.ON_PREEMPT)
+    result = run("slide-batching", workload, limits, kv_host)
+    assert sum(len(outcome.emitted_s) for outcome in result.outcomes) == 93
+    assert result.hosts[0].totals.offloaded_blocks > 0
+
+
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_host_memory_that_is_never_used_changes_no_decision(policy: str) -> None:
     limits = EngineLimits(block_size=16, blocks=40, max_sequences=8, max_step_tokens=512)
