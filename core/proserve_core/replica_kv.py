@@ -178,6 +178,7 @@ class HostTier:
             spare -= chunk - entry.tokens
             chunks[entry.id] = chunk
             requests[entry.id].computed_tokens = blocks * size
+            requests[entry.id].copied_blocks = self.ledger.holding(entry.id).usable
             # Nothing of this step evicts them: what the request starts from is settled.
             self.ledger.set_worth(entry.id, float("inf"))
             if blocks:
@@ -252,7 +253,10 @@ class HostTier:
 
     def computed(self, request_id: str, tokens: int) -> None:
         """The request's first `tokens` tokens are computed."""
-        self.ledger.complete(request_id, tokens // self._limits.block_size)
+        blocks = tokens // self._limits.block_size
+        self.ledger.complete(request_id, blocks)
+        if self._host.settings.offload is Offload.ON_PREEMPT:
+            self._table.by_id[request_id].copied_blocks = blocks
 
     def ended(self, request_id: str) -> int:
         """The request is gone. Returns the device blocks that are free now."""
@@ -261,9 +265,11 @@ class HostTier:
         return self.ledger.abort(request_id)
 
     def _show(self, request: RequestState) -> None:
-        """Tell policies what a waiting request would start from."""
+        """Tell policies what the host has of a request."""
         if request.resident:
+            request.copied_blocks = self.ledger.holding(request.id).usable
             return
+        request.copied_blocks = 0
         usable = self._restorable(request, request.total_tokens).usable(self._limits.block_size)
         request.host_tokens = request.computed_tokens = self._budget.most(usable) * self._limits.block_size
         (self._kept.add if usable else self._kept.discard)(request.id)

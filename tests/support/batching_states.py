@@ -5,12 +5,14 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from engine_builders import H100_LLAMA_8B, MILLISECOND_PER_TOKEN, service_terms
 from proserve_core.batching import EngineLimits, EngineState, RequestState
 from proserve_core.batching.fill import blocks_for
 from proserve_core.batching.registry import POLICIES
 from proserve_core.batching.request_table import RequestTable
+from proserve_core.blocks import CopyCosts, Overlap, ResumeModel
 from proserve_core.latency import LatencyModel
 
 VARIANTS: list[tuple[str, Mapping[str, object]]] = [
@@ -73,6 +75,23 @@ REQUEST = (
 )
 
 
+resume_strategy = st.sampled_from(
+    [
+        None,
+        *(
+            ResumeModel(
+                block_size=1,
+                costs=CopyCosts(start_s=1e-5, block_s=block_s),
+                latency=MILLISECOND_PER_TOKEN,
+                overlap=Overlap(layers=4),
+            )
+            for block_s in (1e-5, 1e-2)
+        ),
+    ]
+)
+"""How blocks come back from the host, by a quick and by a slow link; `engine_states` sets block size and latency."""
+
+
 @st.composite
 def engine_states(draw: st.DrawFn) -> EngineState:
     """States that an engine can be in: any mix of stages, blocks that add up, nobody too large for an empty engine."""
@@ -102,9 +121,18 @@ def engine_states(draw: st.DrawFn) -> EngineState:
                 first_token_s=now_s - age_s / 2 if emitted else None,
             )
         )
+    resume = draw(resume_strategy)
+    if resume is not None:
+        for request in requests:
+            if request.resident:
+                request.copied_blocks = (request.computed_tokens // block_size) // 2
+            else:
+                request.computed_tokens -= request.computed_tokens % block_size
+                request.host_tokens = request.computed_tokens
     held = sum(request.blocks for request in requests)
     largest = max((blocks_for(request.total_tokens + 1, block_size) for request in requests), default=1)
     blocks = max(held, largest) + draw(st.sampled_from([0, 0, 1, 5, 1000]))
+    latency = draw(latency_strategy)
     return EngineState(
         now_s=now_s,
         requests=RequestTable(requests),
@@ -115,5 +143,6 @@ def engine_states(draw: st.DrawFn) -> EngineState:
             max_step_tokens=draw(st.sampled_from([1, 7, 60, 8192])),
         ),
         free_blocks=blocks - held,
-        latency=draw(latency_strategy),
+        latency=latency,
+        resume=resume and replace(resume, block_size=block_size, latency=latency),
     )

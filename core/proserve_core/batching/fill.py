@@ -17,6 +17,7 @@ them: else that request would never come back, and to compute it again takes lon
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -27,6 +28,17 @@ from proserve_core.batching.request_columns import Index, Mask, RequestColumns
 from proserve_core.batching.state import BatchPlan, EngineState, PlanEntry, Reason, RequestState
 from proserve_core.blocks.restore import StepSums
 from proserve_core.latency import LatencyModel, StepWork
+
+
+class ChoosesVictims(Protocol):
+    """Says whose blocks go to others, where that is not the tail of the order."""
+
+    def choose(
+        self, pool: Sequence[RequestState], *, blocks: int, newcomer: RequestState, whatever: bool
+    ) -> Sequence[RequestState]:
+        """Those of `pool`, most important first, that lose theirs so that `newcomer` has `blocks` more; nobody if it is
+        not worth it, unless it is to be done `whatever` it costs, as nothing else runs."""
+        ...
 
 
 class FillOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +83,7 @@ def fill_ranked(
     step_tokens: float = math.inf,
     prefill_budget_s: float = math.inf,
     kept: Mask | None = None,
+    choice: ChoosesVictims | None = None,
 ) -> BatchPlan:
     """Plan one step in the order of a ranking of all requests; the other arguments are those of `fill`.
 
@@ -105,6 +118,7 @@ def fill_ranked(
         step_tokens=step_tokens,
         prefill_budget_s=prefill_budget_s,
         protected=protected,
+        choice=choice,
         head=head,
     )
 
@@ -138,6 +152,7 @@ def fill(
     step_tokens: float = math.inf,
     prefill_budget_s: float = math.inf,
     protected: int = 0,
+    choice: ChoosesVictims | None = None,
     head: DecodeHead = NOBODY,
 ) -> BatchPlan:
     """Plan one step.
@@ -151,6 +166,7 @@ def fill(
         step_tokens: new tokens that the step must not exceed, where the engine's limit is not the tighter one.
         prefill_budget_s: marginal time that all prompt chunks together must not exceed, with the same exception.
         protected: residents, counted from the first, from whom no waiting request takes blocks or slots.
+        choice: whose blocks are taken; None: those of the last residents.
         head: the first residents, who run before all others.
     """
     limits, latency = state.limits, state.latency
@@ -171,6 +187,7 @@ def fill(
     resume, copied = state.resume, 0  # blocks that come back from the host
     entries = [request.one_token for request in islice(residents, head.count)]
     preempt: list[str] = []
+    gone: set[str] = set()  # those of them that `choice` chose: the others are the tail
     paused: list[str] = []
     waits: dict[str, Reason] = {}
     rest = Reason.BEHIND
@@ -191,6 +208,7 @@ def fill(
                 or reached >= tail
                 or tokens_left <= 0
                 or copied
+                or gone
             ):
                 break
             need = -(-(computed + 1) // block_size) - request.blocks
@@ -224,6 +242,9 @@ def fill(
         resident = request.resident
         if resident:
             if reached >= tail:
+                continue
+            if request.id in gone:
+                reached += 1
                 continue
         elif preempt and not options.admit_after_preemption:
             rest = Reason.BLOCKS
@@ -286,14 +307,29 @@ def fill(
             need = -(-(computed + (chunk if resident else pending)) // block_size) - held
             first_victim = reached if resident or reached > protected else protected
             slotless = slots <= 0 and not resident
-            if slotless or (need > free and (resident or options.waiting_preempts)):
+            if choice is not None and need > free and not slotless and (resident or options.waiting_preempts):
+                pool = [other for other in residents[reached:tail] if other.id not in gone]
+                for victim in choice.choose(pool, blocks=need - free, newcomer=request, whatever=not entries):
+                    gone.add(victim.id)
+                    preempt.append(victim.id)
+                    waits[victim.id] = Reason.PREEMPTED
+                    free += victim.blocks - victim.copying_blocks
+                    slots += 1
+                behind_of = -1
+            elif slotless or (need > free and (resident or options.waiting_preempts)):
                 if behind_of != first_victim:
                     behind_of = first_victim
-                    behind = sum(victim.blocks - victim.copying_blocks for victim in residents[first_victim:tail])
+                    behind = sum(
+                        victim.blocks - victim.copying_blocks
+                        for victim in residents[first_victim:tail]
+                        if victim.id not in gone
+                    )
                 if options.preempt_self or need <= free + behind:
                     while (need > free or (slotless and slots <= 0)) and tail > first_victim:
                         tail -= 1
                         victim = residents[tail]
+                        if victim.id in gone:
+                            continue
                         preempt.append(victim.id)
                         waits[victim.id] = Reason.PREEMPTED
                         free += victim.blocks - victim.copying_blocks
@@ -342,13 +378,18 @@ def fill(
         sums_s = resume.step_with(copied)
     if closed is not None:
         for request in residents[reached:tail]:
-            waits[request.id] = rest
+            if request.id not in gone:
+                waits[request.id] = rest
         rest = closed
     return BatchPlan(
         entries=tuple(entries),
         preempt=tuple(preempt),
         predicted_s=sums_s(new_tokens, attention, context, sequences) if entries else 0.0,
-        order=(*[entry.id for entry in entries], *paused, *[request.id for request in residents[reached:tail]]),
+        order=(
+            *[entry.id for entry in entries],
+            *paused,
+            *[request.id for request in residents[reached:tail] if request.id not in gone],
+        ),
         waits=waits,
         rest=rest,
     )

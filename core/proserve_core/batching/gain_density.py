@@ -48,6 +48,8 @@ class Prospects(msgspec.Struct, frozen=True):
     """Recoverable gain per engine second."""
     rest: Column
     """Expected tokens to come."""
+    cost_s: Column
+    """Engine time for all of them."""
 
 
 def prefill_share(
@@ -90,20 +92,63 @@ def prospects(
     value = full
     late = (late_s >= 0).nonzero()[0]
     if len(late):
-        missed = 1 + np.floor(late_s[late] / (tpot_s[late] - step_s[late]))
         value = full.copy()
-        value[late] = 0.0
-        # Most of a long queue is too late for all the tokens that it may ask for.
-        left_over = most[late] - missed
-        some = (left_over > 0).nonzero()[0]
-        late, missed = late[some], missed[some]
-        late_gain = token_gain[late]
-        left = lengths.expected_rest(profiles[late], emitted[late], missed)
-        left = late_gain * np.minimum(left, left_over[some])
-        left[left < HOPELESS_SHARE * late_gain * np.maximum(1.0, rest[late])] = 0.0
-        value[late] = left
+        value[late] = _late_value(
+            columns, late, lengths, profiles, late_s=late_s[late], step_s=step_s[late], rest=rest[late]
+        )
     share_s = latency.constant_s / max(CONSTANT_SHARERS, pace.decodes + 1)
     token_s = latency.linear_token_s + latency.sequence_s + share_s
     cost_s = columns.prefill_s + rest * (token_s + latency.context_s * (columns.context + rest / 2))
     density = value / np.maximum(cost_s, _NO_TIME_S)
-    return Prospects(value=value, full_value=full, density=density, rest=rest)
+    return Prospects(value=value, full_value=full, density=density, rest=rest, cost_s=cost_s)
+
+
+def value_when_ready(
+    columns: RequestColumns,
+    places: Index,
+    ready_s: Column,
+    worth: Prospects,
+    pace: Pace,
+    lengths: LengthTable,
+    profiles: Index,
+) -> Column:
+    """Recoverable gain of some requests if their next tokens came in `ready_s`."""
+    step_s = np.minimum(max(pace.step_s, pace.decode_step_s), TPOT_SHARE * columns.tpot_s[places])
+    late_s = ready_s - columns.slack_s[places]
+    value: Column = worth.full_value[places].copy()
+    late = (late_s >= 0).nonzero()[0]
+    value[late] = _late_value(
+        columns,
+        places[late],
+        lengths,
+        profiles,
+        late_s=late_s[late],
+        step_s=step_s[late],
+        rest=worth.rest[places[late]],
+    )
+    return value
+
+
+def _late_value(
+    columns: RequestColumns,
+    late: Index,
+    lengths: LengthTable,
+    profiles: Index,
+    *,
+    late_s: Column,
+    step_s: Column,
+    rest: Column,
+) -> Column:
+    """Gain of the tokens of `late` requests after those that they miss until they have caught up."""
+    missed = 1 + np.floor(late_s / (columns.tpot_s[late] - step_s))
+    value = np.zeros(len(late))
+    # Most of a long queue is too late for all the tokens that it may ask for.
+    left_over = columns.most[late] - columns.emitted[late] - missed
+    some = (left_over > 0).nonzero()[0]
+    late, missed = late[some], missed[some]
+    late_gain = columns.token_gain[late]
+    left = lengths.expected_rest(profiles[late], columns.emitted[late], missed)
+    left = late_gain * np.minimum(left, left_over[some])
+    left[left < HOPELESS_SHARE * late_gain * np.maximum(1.0, rest[some])] = 0.0
+    value[some] = left
+    return value

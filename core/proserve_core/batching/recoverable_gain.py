@@ -38,6 +38,7 @@ from proserve_core.batching.request_columns import Index, Mask, RequestColumns
 from proserve_core.batching.standing import RankedStep
 from proserve_core.batching.state import BatchPlan, EngineState, RequestState
 from proserve_core.batching.step_length import DecodeStakes, step_length, time_price, unhurried_length
+from proserve_core.batching.victim_choice import VictimChoice
 
 URGENT_TPOTS = 5.0
 URGENCY = 0.3
@@ -149,9 +150,11 @@ class RecoverableGain:
             if unhurried:
                 budget_s = unhurried_length(budget_s, stakes=stakes, decode_step_s=decode_step_s, tpot_s=tpot_s)
         kept_for_itself = valuable[:residents]
-        if residents >= state.limits.max_sequences:
+        if residents >= state.limits.max_sequences or state.resume is not None:
             context = columns.context[:residents]
             again_s = (latency.linear_token_s + latency.attention_s * context) * context
+            if state.resume is not None:
+                again_s = columns.return_s
             ahead_s = LEND_TPOTS * columns.tpot_s[:residents] + again_s / pace.prefill_share
             kept_for_itself = kept_for_itself & ~(decode & (columns.slack_s[:residents] > ahead_s))
         return fill_ranked(
@@ -162,6 +165,11 @@ class RecoverableGain:
             budget_s=budget_s,
             prefill_budget_s=prefill_budget_s,
             kept=kept_for_itself,
+            choice=None
+            if state.resume is None
+            else VictimChoice(
+                columns, worth, pace, self._lengths.table, profiles, price=first_prompt_density, kept=kept_for_itself
+            ),
         )
 
     def _elapsed(self, now_s: float, *, stepped: bool) -> float:

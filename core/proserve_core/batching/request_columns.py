@@ -150,6 +150,21 @@ class RequestColumns:
         return np.where(self.decode, decode_s, self.recompute_s)
 
     @cached_property
+    def return_s(self) -> Column:
+        """Of each resident: engine time to bring it back if it lost its blocks, those on the host restored."""
+        residents = self._table.residents
+        context = self.computed[: self.residents]
+        copied = np.array([request.copied_blocks for request in residents], dtype=np.float64)
+        copied_s, restored = 0.0 * copied, 0.0 * copied
+        if self._resume is not None:
+            restored = np.minimum(copied * self._resume.block_size, context)
+            copied_s = copied * self._resume.costs.block_s
+        latency, rest = self._latency, context - restored
+        attention = rest * (rest + 2 * restored)
+        again_s: Column = latency.linear_token_s * rest + latency.attention_s * attention + latency.sequence_s
+        return again_s + copied_s
+
+    @cached_property
     def _host_tokens(self) -> Column:
         return self._table.host_tokens(self._rows)
 
