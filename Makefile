@@ -77,6 +77,7 @@ lock: python
 
 bench: .venv engine
 	@$(BIN)/proserve bench plan
+	@$(BIN)/proserve bench route
 	@$(BIN)/proserve bench gateway
 	@$(BIN)/proserve bench fidelity
 	@$(BIN)/proserve bench fidelity --engine vllm
