@@ -8,12 +8,11 @@ the longest, here the one with the least gain per second of engine time, since g
 import heapq
 
 import numpy as np
-from numpy.typing import NDArray
 
-from proserve_core.routing.gain_left import Column
+from proserve_core.routing.gain_left import Column, Mask
 
 
-def accept_set(*, work_s: Column, due_in_s: Column, density: Column) -> NDArray[np.bool_]:
+def accept_set(*, work_s: Column, due_in_s: Column, density: Column) -> Mask:
     """Mask of the requests to accept.
 
     Args:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Column = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Number = Column | float
 
 HOPELESS_SHARE = 0.02

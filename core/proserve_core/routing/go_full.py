@@ -7,10 +7,8 @@ load thresholds is left out: it pays only where one prompt takes a third of the 
 `FINALISTS` engines with the earliest first token are asked for the gain that others would lose there.
 """
 
-import numpy as np
-
 from proserve_core.routing.displaced_gain import displaced_gain
-from proserve_core.routing.fleet_outlook import FleetOutlook
+from proserve_core.routing.fleet_outlook import LOAD, FleetOutlook, meet_one
 from proserve_core.routing.gain_left import gain_left
 from proserve_core.routing.min_ahead import LOAD_S, NO_ROOM_S
 from proserve_core.routing.request_worth import STEP, worth_of
@@ -39,11 +37,10 @@ class GoFull:
         outlook.refresh(fleet)
         engines = outlook.engines
         worth = worth_of(request)
-        needs = outlook.demand(request, worth, now_s, request.cached_tokens)
-        finish_s = now_s + outlook.ahead_s(needs, now_s) + needs.ready_s
-        load = np.array([engine.load + engine.queued_load for engine in engines])
+        meeting = meet_one(outlook, request, worth, now_s)
+        needs, finish_s = meeting.needs, now_s + meeting.ahead_s + meeting.needs.ready_s
         full = outlook.without_room(request.prompt_tokens)
-        cost_s = finish_s + LOAD_S * load + NO_ROOM_S * full
+        cost_s = finish_s + LOAD_S * outlook.table[LOAD] + NO_ROOM_S * full
         finalists = outlook.least(cost_s, FINALISTS)
         values = gain_left(
             finish_s - worth.deadline_s,
@@ -51,7 +48,7 @@ class GoFull:
             token_gain=worth.token_gain,
             rest=worth.rest,
             tpot_s=worth.tpot_s,
-            step_s=outlook.coefficients[STEP],
+            step_s=outlook.table[STEP],
         )
         gains = [
             float(values[place]) - displaced_gain(worth, engines[place], needs, place, request.prompt_tokens)

@@ -6,9 +6,7 @@ serves the newcomer first. Engines with room come first; a decode load of 1 coun
 engines that are equally near.
 """
 
-import numpy as np
-
-from proserve_core.routing.fleet_outlook import FleetOutlook
+from proserve_core.routing.fleet_outlook import LOAD, FleetOutlook, meet_one
 from proserve_core.routing.request_worth import worth_of
 from proserve_core.routing.state import FleetView, RouteDecision, RoutingRequest
 
@@ -27,14 +25,13 @@ class MinAhead:
     def choose(self, request: RoutingRequest, fleet: FleetView) -> RouteDecision:
         outlook = self._outlook
         outlook.refresh(fleet)
-        needs = outlook.demand(request, worth_of(request), fleet.now_s, request.cached_tokens)
-        finish_s = fleet.now_s + outlook.ahead_s(needs, fleet.now_s) + needs.ready_s
-        loads = np.array([engine.load for engine in outlook.engines])
+        meeting = meet_one(outlook, request, worth_of(request), fleet.now_s)
+        finish_s = fleet.now_s + meeting.ahead_s + meeting.needs.ready_s
         full = outlook.without_room(request.prompt_tokens)
-        (best,) = outlook.least(finish_s + LOAD_S * loads + NO_ROOM_S * full, 1)
+        (best,) = outlook.least(finish_s + LOAD_S * outlook.table[LOAD] + NO_ROOM_S * full, 1)
         return RouteDecision(
-            engine=outlook.engines[best].name,
+            engine=outlook.names[best],
             reason="earliest first token: no engine has room" if full[best] else "earliest first token",
             expected_ttft_s=float(finish_s[best]) - request.arrival_s,
-            candidates=tuple([engine.name for engine in outlook.engines]),
+            candidates=tuple(outlook.names),
         )

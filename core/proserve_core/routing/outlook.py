@@ -9,8 +9,7 @@ The queue drains as time passes, at the share of time that decodes leave. What w
 queue when it was sent, after the queue has drained until then: dead reckoning.
 """
 
-import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from itertools import accumulate
 
 import msgspec
@@ -49,13 +48,12 @@ class EngineOutlook:
     """State of one engine at `at_s`, on the gateway's clock."""
 
     __slots__ = (
-        "_ahead_s",
         "_behind",
-        "_keys",
         "age_from_s",
         "at_s",
         "free_blocks",
         "free_sequences",
+        "keys",
         "load",
         "name",
         "profile",
@@ -65,6 +63,7 @@ class EngineOutlook:
         "share",
         "step_end_s",
         "step_s",
+        "sums_s",
     )
 
     def __init__(
@@ -104,49 +103,30 @@ class EngineOutlook:
         """Less those that everything queued will take; negative when it does not fit."""
         self.free_sequences = free_sequences
         self.queue: list[Queued] = []
-        self._keys: list[float] = []
+        self.keys: list[float] = []
         """Negative, so that they grow."""
-        self._ahead_s: list[float] = [0.0]
-        """Prefix sums of time: `_ahead_s[i]` is taken by the first i."""
+        self.sums_s: list[float] = [0.0]
+        """Prefix sums of time: `sums_s[i]` is taken by the first i."""
         self._behind: NDArray[np.float64] | None = None
-
-    def ahead_s(self, density: float, now_s: float) -> float:
-        """How long after `now_s` a prefill of this density could begin."""
-        ahead_s = self._ahead_s[self.place(density)] + self.at_s - now_s
-        step_s = self.step_end_s - now_s
-        return max(0.0, ahead_s, step_s)
 
     def place(self, density: float) -> int:
         """How many of the queue would be served first."""
-        return bisect_right(self._keys, -density) if self.ranks else len(self._keys)
+        return bisect_right(self.keys, -density) if self.ranks else len(self.keys)
 
     @property
     def queued_s(self) -> float:
         """Time that the whole queue takes."""
-        return self._ahead_s[-1]
-
-    def least_density(self, depth_s: float, now_s: float) -> float:
-        """A prefill must be denser than this for less than `depth_s` of queued work to be ahead of it."""
-        within = bisect_left(self._ahead_s, depth_s + now_s - self.at_s) - 1
-        if within < 0:
-            return math.inf
-        if within == len(self.queue):
-            return -math.inf
-        return self.queue[within].density if self.ranks else math.inf
+        return self.sums_s[-1]
 
     def behind(self, place: int) -> NDArray[np.float64]:
         """Those that would be served later, as columns: finish, deadline, full gain, token gain, rest, TPOT."""
         if self._behind is None:
             rows = [
                 (self.at_s + end_s, item.deadline_s, item.full, item.token_gain, item.rest, item.tpot_s)
-                for item, end_s in zip(self.queue, self._ahead_s[1:], strict=True)
+                for item, end_s in zip(self.queue, self.sums_s[1:], strict=True)
             ]
             self._behind = np.array(rows, dtype=np.float64).reshape(-1, 6).T
         return self._behind[:, place:]
-
-    def fits(self, prompt_tokens: int) -> bool:
-        """Whether blocks and a sequence slot are left for a prompt."""
-        return self.free_sequences > 0 and self.profile.blocks_for(prompt_tokens + 1) <= self.free_blocks
 
     def fill(self, queue: list[Queued]) -> None:
         """The queue of the snapshot, in order of arrival."""
@@ -173,18 +153,18 @@ class EngineOutlook:
             if self.load == 0:
                 self.age_from_s = max(self.age_from_s, until_s)
             return
-        done = bisect_right(self._ahead_s, elapsed_s) - 1
+        done = bisect_right(self.sums_s, elapsed_s) - 1
         for item in self.queue[:done]:
             self.load += item.load
             self.queued_load -= item.load
         del self.queue[:done]
         if self.queue:
             first = self.queue[0]
-            rest_s = first.prefill_s - (elapsed_s - self._ahead_s[done]) * self.share
+            rest_s = first.prefill_s - (elapsed_s - self.sums_s[done]) * self.share
             self.queue[0] = msgspec.structs.replace(first, prefill_s=max(0.0, rest_s))
 
     def _index(self) -> None:
         share = self.share
-        self._keys = [-item.density for item in self.queue]
-        self._ahead_s = [0.0, *accumulate([item.prefill_s / share for item in self.queue])]
+        self.keys = [-item.density for item in self.queue]
+        self.sums_s = [0.0, *accumulate([item.prefill_s / share for item in self.queue])]
         self._behind = None

@@ -20,9 +20,8 @@ LEAST_COST_S = 1e-9
 
 LINEAR, ATTENTION, SEQUENCE, TOKEN, CONTEXT, DECODE, SHARE, STEP = range(8)
 """Rows of coefficients: the latency model's, then the outlook's share of time for prefills and step time."""
-COEFFICIENTS = 8
 Coefficients = NDArray[np.float64]
-"""One row per coefficient, one column per engine."""
+"""One row per coefficient (more may follow), one column per engine."""
 
 
 class Worth(msgspec.Struct, frozen=True, gc=False):
@@ -61,6 +60,11 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
     """Gain left if its prompt were begun at once."""
     load: Column
     """Share of the engine's time that its decode will take."""
+
+    def row(self, request: int) -> "Demand":
+        """Of one of several requests."""
+        columns = (self.prefill_s, self.ready_s, self.cost_s, self.value, self.load)
+        return Demand(*[column[request] for column in columns])
 
     @property
     def density(self) -> Column:

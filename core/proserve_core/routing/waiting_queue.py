@@ -6,10 +6,12 @@ others, by gain density. A request that can bring nothing any more goes aside an
 later. Costs are those on the fleet's average engine; a prompt's predicted prefix hit is taken off.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from proserve_core.routing.accept_set import accept_set
-from proserve_core.routing.gain_left import TPOT_SHARE
+from proserve_core.routing.gain_left import TPOT_SHARE, Column
 from proserve_core.routing.request_worth import SHARE, STEP, Coefficients, WorthColumns, demand, worth_of
 from proserve_core.routing.state import RoutingRequest
 
@@ -35,9 +37,7 @@ class WaitingQueue:
         self.aside: dict[str, RoutingRequest] = {}
         """Requests that can bring nothing any more, by id, in the order in which that was found."""
         self.order: list[RoutingRequest] = []
-        """Of the last ranking; those that left since are still in it."""
-        self.prefill_share = 0.0
-        """Prompts' part of the engine time that waiting requests need, their average at the last ranking."""
+        """Of the last ranking, then who arrived since; those that left since are still in it."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -63,6 +63,14 @@ class WaitingQueue:
         )
         self._places[request.id] = count
         self._requests.append(request)
+        self.order.append(request)
+
+    def columns(self, requests: Sequence[RoutingRequest]) -> tuple[Column, WorthColumns]:
+        """Prompt tokens and worth of waiting requests, as columns of shape (requests, 1)."""
+        values = self._columns[:, [self._places[request.id] for request in requests], None]
+        return values[_PROMPT], WorthColumns(
+            values[_FULL], values[_TOKEN_GAIN], values[_REST], values[_TPOT], values[_DEADLINE]
+        )
 
     def remove(self, request_id: str) -> bool:
         """A request leaves; False: it is not here."""
@@ -80,8 +88,8 @@ class WaitingQueue:
 
     def rank(self, engines: Coefficients, now_s: float) -> None:
         """Put the requests in order for a fleet with these coefficients."""
-        if not self._requests:
-            self.order = []
+        if len(self._requests) <= 1:
+            self.order = list(self._requests)
             return
         average = engines.mean(axis=1, keepdims=True)
         # What not even the engine with the most time for prefills could save is lost.
@@ -89,7 +97,6 @@ class WaitingQueue:
         prompt, cached, full, token_gain, rest, tpot_s, deadline_s = self._columns[:, : len(self._requests)]
         worth = WorthColumns(full, token_gain, rest, tpot_s, deadline_s)
         needs = demand(worth, average, tokens=prompt - cached, cached=cached, now_s=now_s)
-        self.prefill_share = float(needs.prefill_s.sum() / needs.cost_s.sum())
         places = np.flatnonzero(needs.value > 0)
         density = needs.density[places]
         work_s = needs.prefill_s[places] / engines[SHARE].sum()
@@ -102,5 +109,9 @@ class WaitingQueue:
         self.order = [self._requests[place] for place in places[np.lexsort((-rank, ~accepted))].tolist()]
         lost = [self._requests[place] for place in np.flatnonzero(needs.value <= 0).tolist()]
         for request in lost:
-            self.remove(request.id)
-            self.aside[request.id] = request
+            self.put_aside(request)
+
+    def put_aside(self, request: RoutingRequest) -> None:
+        """A waiting request can bring nothing any more."""
+        self.remove(request.id)
+        self.aside[request.id] = request

@@ -3,7 +3,7 @@
 Engines are as busy as the case says, with snapshots drawn once; before each decision one of them, in turn, has a new
 snapshot, so that its preparation counts, and each request that was sent ends after a while. Time passes as if every
 engine got `REQUESTS_PER_S`. A policy that holds requests back keeps at most `WAITING` of them: where no engine has room
-its decision is that there is none.
+its decision is that there is none. A call that binds several counts as so many decisions of equal length.
 """
 
 import random
@@ -84,15 +84,17 @@ def measure(*, router: str, engines: int, load: str, decisions: int, clock: Call
         request = _request(draw, f"r{number}", now_s)
         fleet = FleetView(now_s=now_s, engines=views)
         started_s = clock()
+        before = len(in_flight)
         room.arrived(request)
         for binding in room.bind(fleet):
             view = by_name[binding.decision.engine]
             view.dispatched[binding.request.id] = Dispatched(request=binding.request, sent_s=now_s)
             in_flight.append((view, binding.request.id))
-        took_s.append(clock() - started_s)
+        bound = max(1, len(in_flight) - before)
+        took_s += [(clock() - started_s) / bound] * bound
         waiting.append(request.id)
         _leave(room, waiting, in_flight, IN_FLIGHT_PER_ENGINE * engines)
-    took_s = took_s[_WARM_UP:]
+    took_s = took_s[-decisions:]
     return RouteTime(
         router=router,
         engines=engines,

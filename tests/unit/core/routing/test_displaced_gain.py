@@ -7,7 +7,7 @@ from fleet_builders import capacity, decode_row, engine_view, prefill_row, routi
 from proserve_core.capacity import CapacitySnapshot
 from proserve_core.routing import FleetView, RoutingRequest
 from proserve_core.routing.displaced_gain import displaced_gain
-from proserve_core.routing.fleet_outlook import FleetOutlook
+from proserve_core.routing.fleet_outlook import FleetOutlook, meet_one
 from proserve_core.routing.request_worth import worth_of
 
 
@@ -15,7 +15,7 @@ def displaced(snapshot: CapacitySnapshot, request: RoutingRequest) -> float:
     outlook = FleetOutlook()
     outlook.refresh(FleetView(now_s=0.0, engines=[engine_view("a", snapshot)]))
     worth = worth_of(request)
-    needs = outlook.demand(request, worth, 0.0, {})
+    needs = meet_one(outlook, request, worth, 0.0).needs
     return displaced_gain(worth, outlook.engines[0], needs, 0, request.prompt_tokens)
 
 

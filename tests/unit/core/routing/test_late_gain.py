@@ -72,8 +72,24 @@ def test_engine_where_others_would_lose_more_is_avoided() -> None:
     assert bound(room, fragile, free) == [("r", "b")]
 
 
-def test_prompt_that_would_fill_the_cache_waits_where_recomputing_is_dear() -> None:
+def after_many(prompt_tokens: int, expected_output_tokens: float) -> LateGain:
+    """A room that has bound many requests of a kind, so that it knows how their work is made up."""
     room = LateGain()
+    for number in range(100):
+        room.arrived(
+            routing_request(
+                prompt_tokens,
+                name=f"before-{number}",
+                expected_output_tokens=expected_output_tokens,
+                terms=service_terms(ttft_s=60),
+            )
+        )
+        assert bound(room, queue_of("idle", 0))
+    return room
+
+
+def test_prompt_that_would_fill_the_cache_waits_where_recomputing_is_dear() -> None:
+    room = after_many(4000, 3)
     room.arrived(routing_request(4000, name="r", expected_output_tokens=3, terms=service_terms(ttft_s=60)))
     full = queue_of("x", 0, free_blocks=250 + 600 - 1)
     assert bound(room, full) == []
@@ -83,8 +99,10 @@ def test_prompt_that_would_fill_the_cache_waits_where_recomputing_is_dear() -> N
 def test_stock_engine_keeps_time_for_prompts() -> None:
     """It runs all its decodes in each step: with more of them, prompts would make tokens late."""
     rows = [decode_row(10 + row) for row in range(46)]
-    assert not bound(room_with(("r", 20, LOW)), engine_view("x", capacity(*rows, policy="fcfs")))
-    assert bound(room_with(("r", 20, LOW)), engine_view("x", capacity(*rows, policy="recoverable-gain")))
+    room = after_many(20, 100)
+    room.arrived(routing_request(20, name="r", terms=LOW))
+    assert not bound(room, engine_view("x", capacity(*rows, policy="fcfs")))
+    assert bound(room, engine_view("x", capacity(*rows, policy="recoverable-gain")))
 
 
 def test_idle_stock_engine_gets_even_a_request_that_is_all_prompt() -> None:

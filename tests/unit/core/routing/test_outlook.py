@@ -1,6 +1,7 @@
 """Who would be served before a new request: by gain density on engines that rank, everybody on others."""
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +11,8 @@ from fleet_builders import capacity, decode_row, engine_view, prefill_row, routi
 from proserve_core.capacity import ClassTotals, RequestRow
 from proserve_core.objectives import ServiceTerms
 from proserve_core.routing import EngineView, FleetView, RoutingRequest
-from proserve_core.routing.fleet_outlook import FleetOutlook
-from proserve_core.routing.request_worth import worth_of
+from proserve_core.routing.fleet_outlook import FleetOutlook, meet_one
+from proserve_core.routing.request_worth import WorthColumns, worth_of
 
 RANKS = "recoverable-gain"
 
@@ -20,8 +21,8 @@ def meets(view: EngineView, request: RoutingRequest, now_s: float, *others: Engi
     """How long after now the request could begin on the engine, and how long it then takes."""
     outlook = FleetOutlook()
     outlook.refresh(FleetView(now_s=now_s, engines=[view, *others]))
-    needs = outlook.demand(request, worth_of(request), now_s, request.cached_tokens)
-    return float(outlook.ahead_s(needs, now_s)[0]), float(needs.ready_s[0])
+    meeting = meet_one(outlook, request, worth_of(request), now_s)
+    return float(meeting.ahead_s[0]), float(meeting.needs.ready_s[0])
 
 
 def ahead_s(view: EngineView, request: RoutingRequest, now_s: float = 0.0) -> float:
@@ -151,18 +152,32 @@ def test_engine_is_full_without_blocks_or_a_sequence_slot() -> None:
 
 
 @given(
-    tokens=st.lists(st.tuples(st.integers(1, 500), st.sampled_from([0.1, 1.0, 10.0, 1e3])), max_size=6),
-    depth_s=st.floats(0.01, 1),
-    weight=st.sampled_from([0.05, 0.1, 1.0, 10.0, 1e3]),
+    queues=st.lists(
+        st.lists(st.tuples(st.integers(1, 500), st.sampled_from([0.1, 1.0, 10.0])), max_size=12), max_size=4
+    ),
+    weights=st.lists(st.sampled_from([0.05, 0.1, 1.0, 10.0, 1e3]), min_size=1, max_size=3),
     policy=st.sampled_from([RANKS, "fcfs"]),
 )
-def test_least_density_tells_who_has_less_than_the_depth_ahead(
-    tokens: list[tuple[int, float]], depth_s: float, weight: float, policy: str
+def test_several_requests_meet_what_each_would_meet_alone(
+    queues: list[list[tuple[int, float]]], weights: list[float], policy: str
 ) -> None:
-    rows = [prefill_row(count, weight=value) for count, value in tokens]
+    """And that is what adding up the denser ones by hand gives."""
+    engines = [
+        engine_view(f"e{index}", capacity(*(prefill_row(count, weight=value) for count, value in queue), policy=policy))
+        for index, queue in enumerate(queues)
+    ]
     outlook = FleetOutlook()
-    outlook.refresh(FleetView(now_s=0.0, engines=[engine_view("a", capacity(*rows, policy=policy))]))
-    request = routing_request(100, terms=service_terms(weight))
-    density = float(outlook.demand(request, worth_of(request), 0.0, {}).density[0])
-    engine = outlook.engines[0]
-    assert (density > engine.least_density(depth_s, 0.0)) == (engine.ahead_s(density, 0.0) < depth_s)
+    outlook.refresh(FleetView(now_s=0.0, engines=engines))
+    worths = [worth_of(routing_request(100, terms=service_terms(weight))) for weight in weights]
+    columns = WorthColumns(
+        *[np.array([[getattr(worth, name)] for worth in worths]) for name in worths[0].__struct_fields__]
+    )
+    together = outlook.meet(columns, prompt_tokens=np.full((len(worths), 1), 100.0), cached=0.0, now_s=0.0)
+    for row, worth in enumerate(worths):
+        alone = outlook.meet(worth, prompt_tokens=100.0, cached=0.0, now_s=0.0)
+        assert together.row(row).ahead_s.tolist() == alone.ahead_s.tolist()
+        densities = alone.needs.density.tolist()
+        for place, engine in enumerate(outlook.engines):
+            first = [item for item in engine.queue if policy == "fcfs" or item.density >= densities[place]]
+            expected_s = sum(item.prefill_s for item in first) / engine.share
+            assert alone.ahead_s[place] == pytest.approx(expected_s)
