@@ -53,6 +53,30 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Time to plan a step against vLLM's own schedule(), in the same steps. Runs in the engine environment."""
+    command = ["--steps", str(steps), *(["--json"] if json else []), *(f"--policy={name}" for name in policy or ())]
+    _run_in_engine("plan_time", command)
+
+
+@bench_app.command("kv")
+def kv(
+    *,
+    model: Annotated[
+        str, typer.Option(help="Folder, Hugging Face name or generated://NAME; on a GPU, take one that fills it.")
+    ] = "generated://small",
+    context: Annotated[
+        list[int] | None, typer.Option(help="Tokens of a request that is preempted; may be repeated.", min=64)
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Preemptions of each kind per context.", min=1)] = 3,
+    host_memory: Annotated[str, typer.Option(help="Host memory for KV blocks, a quantity.")] = "1Gi",
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """What copies of KV blocks take and save, on this machine's engine and its device. Status 1 for a wrong token."""
+    command = ["--model", model, "--runs", str(runs), "--host-memory", host_memory, *(["--json"] if json else [])]
+    _run_in_engine("kv_times", [*command, *(f"--context={tokens}" for tokens in context or ())])
+
+
+def _run_in_engine(module: str, arguments: list[str]) -> None:
+    """Run a benchmark with the engine environment's interpreter; its exit status is ours."""
     from proserve_engine.serve import ENGINE_PYTHON, ServeError, detect_device
 
     python = os.environ.get(ENGINE_PYTHON) or sys.executable
@@ -60,7 +84,6 @@ def plan(
         detect_device(python)
     except ServeError as error:
         raise failed(error) from error
-    command = [python, "-m", "proserve_engine.bench.plan_time", "--steps", str(steps), *(["--json"] if json else [])]
-    command += [f"--policy={name}" for name in policy or ()]
+    command = [python, "-m", f"proserve_engine.bench.{module}", *arguments]
     environment = {"VLLM_LOGGING_LEVEL": "ERROR", **os.environ}
     raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)

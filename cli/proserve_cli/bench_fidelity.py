@@ -23,6 +23,13 @@ def fidelity(
     calibration: Annotated[str, typer.Option(help="Of the emulated engine.")] = "h100-llama-3.1-8b",
     trace: Annotated[Path, typer.Option(help="CSV file, or the name of a shipped trace.")] = Path("azure-conv-2023"),
     seed: Annotated[int, typer.Option(help="Decides each request's class.")] = 0,
+    kv_blocks: Annotated[
+        int | None, typer.Option(help="KV blocks of a real engine, by default what 1 GiB holds.", min=32)
+    ] = None,
+    kv_offload: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a real engine, JSON as for `engine serve`; may be repeated, each is compared."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Replay requests on an engine and in the simulator and compare the gain, next to the targets.
@@ -41,12 +48,16 @@ def fidelity(
     from proserve_cli.fidelity_report import print_result
     from proserve_cli.fidelity_run import FidelityError, FidelityOptions, FidelityRunner
     from proserve_cli.local_engines import EngineStartError
+    from proserve_core.blocks.settings import kv_offload as read_kv_offload
     from proserve_core.latency.calibrations import load_calibration
     from proserve_lab.shipped_traces import find_trace
     from proserve_lab.trace import TraceError, read_trace
 
     names = policy_names(policies, example=POLICIES)
+    if engine is not EngineKind.VLLM and (kv_blocks or kv_offload):
+        raise wrong_usage("--kv-blocks, --kv-offload: are for `--engine vllm`")
     try:
+        settings = tuple(read_kv_offload(written) for written in kv_offload or ())
         load_calibration(calibration)
         rows = read_trace(find_trace(trace))
     except (TraceError, ValueError) as error:
@@ -55,7 +66,7 @@ def fidelity(
     runner = FidelityRunner(
         FidelityOptions(
             engine=engine, policies=names, runs=runs, load=load, seconds=seconds, calibration=calibration,
-            trace=str(trace), seed=seed,
+            trace=str(trace), seed=seed, kv_blocks=kv_blocks, kv_offload=settings,
         ),
         rows=rows,
         folder=folder,

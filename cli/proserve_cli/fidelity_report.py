@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from proserve_cli.engine_kind import EngineKind
+from proserve_cli.fidelity_counts import KvCounts
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceObjectives
 from proserve_lab.fidelity import Agreement, StepErrors
@@ -20,6 +21,9 @@ class PolicyResult(msgspec.Struct, frozen=True, kw_only=True):
     """By class, and `total`."""
     step_errors: StepErrors | None
     """Of the fitted step times; None for an emulated engine, which has no others."""
+    counts: KvCounts | None = None
+    """From the engine's start to the end of the last judged replay, where blocks are kept on the host."""
+    simulated_counts: KvCounts | None = None
 
 
 class FidelityResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +83,13 @@ def print_result(result: FidelityResult) -> None:
                 f"in {errors.waited:.1%} of the time of {errors.steps} steps",
                 highlight=False,
             )
+        for who, counts in (("engine", each.counts), ("simulator", each.simulated_counts)):
+            if counts is not None:
+                console.print(
+                    f"{each.policy}: {who}: {counts.preemptions} preemptions, {counts.restored_blocks} blocks back, "
+                    f"{counts.recomputed_tokens} tokens computed again, {counts.waited_s:.2f} s of waiting for copies",
+                    highlight=False,
+                )
     for note in result.notes:
         console.print(note, highlight=False, markup=False)
 

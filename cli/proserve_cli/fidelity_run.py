@@ -17,6 +17,7 @@ from rich.console import Console
 
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.engine_launch import START_LIMIT_S, engine_specs
+from proserve_cli.fidelity_counts import KvCounts, label_of, measured_counts, simulated_counts
 from proserve_cli.fidelity_report import FidelityResult, PolicyResult
 from proserve_cli.http_get import get
 from proserve_cli.local_engines import EngineSpec, LocalEngines
@@ -24,12 +25,14 @@ from proserve_cli.process_priority import prefer, preferred
 from proserve_cli.signals import StopSignals
 from proserve_core.batching import EngineLimits
 from proserve_core.batching.registry import make_policy
+from proserve_core.blocks.settings import KvOffload
 from proserve_core.capacity import decode_snapshot
 from proserve_core.latency import LatencyModel
 from proserve_core.latency.calibrations import load_calibration
 from proserve_core.latency.step_log import LoggedStep, decode_steps
 from proserve_core.objectives import PriorityClass, ServiceObjectives
 from proserve_core.pools import EnginePool, EngineSettings, ModelOrigin, ModelSource, PoolModel
+from proserve_core.replica_kv import KvHost, host_of
 from proserve_lab.fidelity import (
     agreements,
     calibrate,
@@ -58,6 +61,8 @@ SCALES = {
 }
 MODEL = "tiny"
 """Generated model of the real engine."""
+CALIBRATION = "cpu-tiny"
+"""Where the simulator finds the size of that model's blocks and the speed of copies."""
 BURST = 48
 """Requests that are sent at once to a fresh engine: steps of all sizes, for a first idea of how fast it is."""
 TYPICAL_DECODES = 16
@@ -88,6 +93,10 @@ class FidelityOptions(msgspec.Struct, frozen=True, kw_only=True):
     calibration: str
     trace: str
     seed: int
+    kv_blocks: int | None = None
+    """KV blocks of a real engine; None: as many as its memory has."""
+    kv_offload: tuple[KvOffload, ...] = ()
+    """What a real engine does with blocks of preempted requests: each policy is compared with each of them."""
 
 
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,13 +117,16 @@ class _Replayed(msgspec.Struct, frozen=True, kw_only=True):
     """Zero of the records' clock, on the system's monotonic one."""
     records: list[ReplayRecord]
     steps: list[LoggedStep]
+    counts: KvCounts | None
+    """Since the engine's start, if it keeps blocks on the host."""
 
 
 class _Session:
     """One engine from its start on, and all that was sent to it."""
 
-    def __init__(self, spec: EngineSpec, limits: EngineLimits, log: Path) -> None:
+    def __init__(self, spec: EngineSpec, limits: EngineLimits, log: Path, kv_host: KvHost | None) -> None:
         self.limits = limits
+        self._kv_host = kv_host
         self.replays: list[_Replayed] = []
         self._spec = spec
         self._log = log
@@ -134,10 +146,12 @@ class _Session:
         if errors:
             raise FidelityError(f"requests failed: {'; '.join(sorted(errors))}")
         await asyncio.sleep(IDLE_S)
-        self.replays.append(_Replayed(began_s=began_s, records=records, steps=self._new_steps()))
+        counts = None if self._kv_host is None else await measured_counts(self._spec.capacity_url)
+        self.replays.append(_Replayed(began_s=began_s, records=records, steps=self._new_steps(), counts=counts))
 
-    def simulate(self, number: int, latency: LatencyModel) -> dict[str, float]:
-        """Gain of replay `number` in the simulator, after all replays before it, on a machine as fast as it was."""
+    def simulate(self, number: int, latency: LatencyModel) -> tuple[dict[str, float], KvCounts | None]:
+        """Gain of replay `number` in the simulator, after all replays before it, on a machine as fast as it was, and
+        what was counted up to its end."""
         requests: list[SimulatedRequest] = []
         steps: list[LoggedStep] = []
         zero_s = self.replays[0].began_s
@@ -157,6 +171,7 @@ class _Session:
             policy_name=self._spec.policy,
             limits=self.limits,
             latency=latency,
+            kv_host=self._kv_host,
         )
         speed = MachineSpeed(latency, steps)
         run = simulate(
@@ -164,7 +179,7 @@ class _Session:
             replicas=[replica],
             noise=lambda: speed.factor(zero_s + replica.began_s),
         )
-        return simulated_gain(run.outcomes[-len(self.replays[number].records) :])
+        return simulated_gain(run.outcomes[-len(self.replays[number].records) :]), simulated_counts(replica)
 
     def _new_steps(self) -> list[LoggedStep]:
         if not self._log.exists():
@@ -199,7 +214,8 @@ class FidelityRunner:
         if options.engine is EngineKind.EMULATED:
             results = await self._emulated()
         else:
-            results = [await self._real(policy) for policy in options.policies]
+            kinds: tuple[KvOffload | None, ...] = options.kv_offload or (None,)
+            results = [await self._real(policy, kv) for policy in options.policies for kv in kinds]
         plan = self._plan
         assert plan is not None, "an engine was compared"
         self.result = FidelityResult(
@@ -226,7 +242,7 @@ class FidelityRunner:
             for policy in options.policies:
                 async with self._engine(policy, f"run-{run}-{policy}") as session:
                     await session.replay(plan.judged)
-                pairs[policy].append((_gain(session.replays[0]), session.simulate(0, latency)))
+                pairs[policy].append((_gain(session.replays[0]), session.simulate(0, latency)[0]))
                 self._say(f"{policy}: run {run} of {options.runs} done")
         return [
             PolicyResult(
@@ -237,10 +253,11 @@ class FidelityRunner:
             for policy in options.policies
         ]
 
-    async def _real(self, policy: str) -> PolicyResult:
+    async def _real(self, policy: str, kv: KvOffload | None) -> PolicyResult:
         """One engine for all runs: calibration, replay, calibration, replay, ..."""
         options = self._options
-        async with self._engine(policy, policy) as session:
+        label = policy if kv is None else f"{policy}, {label_of(kv)}"
+        async with self._engine(policy, label.replace(", ", "-"), kv) as session:
             # The first burst warms the engine up.
             burst = self._requests(self._rows[-BURST:], DEFAULT_MIX[0][0].objectives, rate=1e9)
             await session.replay(burst)
@@ -254,25 +271,28 @@ class FidelityRunner:
             for run in range(1, options.runs + 1):
                 await session.replay(self._plan.judged)
                 await session.replay(self._plan.calibrating)
-                self._say(f"{policy}: run {run} of {options.runs} done")
+                self._say(f"{label}: run {run} of {options.runs} done")
         models = {
             number: calibrate(session.replays[number - 1].steps + session.replays[number + 1].steps)
             for number in judged
         }
+        simulated = [session.simulate(number, models[number]) for number in judged]
         return PolicyResult(
-            policy=policy,
+            policy=label,
             gain=agreements(
-                [(_gain(session.replays[n]), session.simulate(n, models[n])) for n in judged],
+                [(_gain(session.replays[n]), gain) for n, (gain, _) in zip(judged, simulated, strict=True)],
                 target_points=TARGET_POINTS[options.engine],
             ),
             step_errors=step_errors([(models[n], session.replays[n].steps) for n in judged]),
+            counts=session.replays[judged[-1]].counts,
+            simulated_counts=simulated[-1][1],
         )
 
     @asynccontextmanager
-    async def _engine(self, policy: str, label: str) -> AsyncIterator[_Session]:
+    async def _engine(self, policy: str, label: str, kv: KvOffload | None = None) -> AsyncIterator[_Session]:
         """A fresh engine under `policy`, ended again afterwards."""
         kind, log = self._options.engine, self._folder / f"{label}.steps"
-        spec = engine_specs(self._pool(), kind, policy=policy)[0]
+        spec = engine_specs(self._pool(kv), kind, policy=policy)[0]
         spec = msgspec.structs.replace(spec, name=label, environment={**spec.environment, STEP_LOG: str(log)})
         self._say(f"{policy}: starting the {kind} engine, its log is in {self._folder}")
         async with LocalEngines([spec], self._folder) as processes:
@@ -291,17 +311,25 @@ class FidelityRunner:
                     max_step_tokens=snapshot.max_step_tokens,
                 ),
                 log,
+                None if kv is None else host_of(load_calibration(CALIBRATION), kv),
             )
 
-    def _pool(self) -> EnginePool:
+    def _pool(self, kv: KvOffload | None) -> EnginePool:
+        # The simulator of a real engine has no prefix cache.
+        arguments = ["--no-enable-prefix-caching"]
+        if self._options.kv_blocks is not None:
+            arguments += ["--num-gpu-blocks-override", str(self._options.kv_blocks)]
+        if kv is not None:
+            from proserve_engine.serve import kv_transfer_config
+
+            arguments += ["--kv-transfer-config", msgspec.json.encode(kv_transfer_config(kv)).decode()]
         return EnginePool(
             name=NAME,
             namespace="default",
             model=PoolModel(name=NAME, source=ModelSource(origin=ModelOrigin.GENERATED, location=MODEL)),
             replicas=1,
             calibration=self._options.calibration,
-            # The simulator has no prefix cache.
-            engine=EngineSettings(args=("--no-enable-prefix-caching",)),
+            engine=EngineSettings(args=tuple(arguments)),
         )
 
     def _planned(self, latency: LatencyModel, typical: Sequence[ReplayRequest]) -> _Plan:

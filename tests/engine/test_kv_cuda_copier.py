@@ -236,4 +236,4 @@ def test_sums_do_not_depend_on_how_many_blocks_are_summed_up_at_once(monkeypatch
     assert isinstance(copier, CudaCopier)
     planes = [plane for layer in KvLayers(caches, BLOCKS).layers for plane in layer]
     expected = [[int(plane[block].view(torch.int64).sum()) for block in (1, 2, 3)] for plane in planes]
-    assert np.array_equal(copier._sums[:, :3], expected)
+    assert np.array_equal(copier.sums[:, :3], expected)

@@ -80,6 +80,10 @@ class RealEngine:
             self._transfer.kv_connector_extra_config = kv.to_mapping()
             config.kv_transfer_config = self._transfer
             kv_transfer_state._KV_CONNECTOR_AGENT = self.connector
+        # vLLM's second model runner, for GPUs, keeps a connector of its own.
+        runner = self.core.model_executor.driver_worker.worker.model_runner
+        if (connector := getattr(runner, "kv_connector", None)) is not None:
+            connector.set_disabled(kv is None)
         old.kv_cache_config.num_blocks = blocks
         old.cache_config.num_gpu_blocks = blocks
         old.cache_config.enable_prefix_caching = prefix_caching

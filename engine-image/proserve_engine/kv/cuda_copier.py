@@ -72,7 +72,7 @@ class CudaCopier:
         self._planes = [plane for layer in kv.layers for plane in layer]
         self.mirror = Mirror(kv, host_blocks, streams.host_memory)
         self._scratch = streams.device_memory(max(SCRATCH_BYTES, *(plane.shape[1] for plane in self._planes)))
-        self._sums = np.zeros((len(self._planes), host_blocks), np.int64)
+        self.sums = np.zeros((len(self._planes), host_blocks), np.int64)
         """Of each plane's host blocks."""
         self._rows = self.mirror.rows(range(len(kv.layers)))
         groups = self.mirror.reload_groups()
@@ -227,6 +227,6 @@ class CudaCopier:
             self._on.finish(event)
         sums = np.asarray(batch.sums)
         if batch.to_host:
-            self._sums[:, batch.host] = sums
-        intact: NDArray[np.bool_] = (sums == self._sums[:, batch.host]).all(0)
+            self.sums[:, batch.host] = sums
+        intact: NDArray[np.bool_] = (sums == self.sums[:, batch.host]).all(0)
         return intact

@@ -71,10 +71,10 @@ class CudaStreams:
             memory = torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
         except OSError as error:
             raise MemoryError(str(error)) from error
-        status = int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), size, 0))
-        if status != 0:
+        status = torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), size, 0)
+        if status.value != 0:
             self._forget_error()
-            raise MemoryError(f"CUDA error {status} when {size} bytes were registered")
+            raise MemoryError(f"{status} when {size} bytes were registered with CUDA")
         return memory
 
     def results(self, rows: int, columns: int) -> Any:
