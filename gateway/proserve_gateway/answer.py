@@ -4,8 +4,8 @@ Tokens are judged on the clock that stamped the arrival. A stream whose engine f
 another engine where that is possible; where it is not, it ends with an explicit error event.
 """
 
-import logging
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -16,11 +16,10 @@ from proserve_gateway.continuation import CannotContinueError, Continuation, Leg
 from proserve_gateway.dispatch_errors import failed_answer
 from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet import Outcome
+from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.sse import SseError
 from proserve_gateway.sse_relay import SseRelay
 from proserve_gateway.upstream_exchange import FailureKind, UpstreamError
-
-logger = logging.getLogger(__name__)
 
 _ENDED_BY = {
     FailureKind.TOTAL_TIMEOUT: Result.TOTAL_TIMEOUT,
@@ -30,12 +29,22 @@ _ENDED_BY = {
 """Failures that are not the engine's, so that another one would not do better."""
 
 
+class Books(Protocol):
+    """What answers report beside their account."""
+
+    def prompt_counted(self, request: InferenceRequest, tokens: int) -> None:
+        """The engine told the prompt's length."""
+
+    def stream_broke(self, request: InferenceRequest, result: Result, message: str) -> None:
+        """What became of a stream whose engine failed."""
+
+
 class Answer:
     """What the engine answers, as it comes. Read it to the end or `close()` it."""
 
     __slots__ = (
-        "_clock", "_continuation", "_entry", "_leg", "_on_broken", "_on_prompt", "_relay", "answered_s",
-        "content_type", "ended", "engine", "failure", "first", "sent_s", "status",
+        "_books", "_clock", "_continuation", "_entry", "_leg", "_relay", "_request", "answered_s", "content_type",
+        "ended", "engine", "failure", "first", "sent_s", "status",
     )  # fmt: skip
 
     def __init__(
@@ -45,19 +54,19 @@ class Answer:
         entry: Entry,
         clock: Callable[[], float],
         relay: SseRelay | None,
-        continuation: Continuation,
+        continuation: Continuation | None,
         sent_s: float,
-        on_prompt: Callable[[int], None],
-        on_broken: Callable[[Result, str], None],
+        request: InferenceRequest,
+        books: Books,
     ) -> None:
-        """`on_prompt` is told the prompt's length, `on_broken` what became of a stream whose engine failed."""
+        """`relay` and `continuation` are a stream's."""
         self._leg = leg
         self._entry = entry
         self._clock = clock
         self._relay = relay
         self._continuation = continuation
-        self._on_prompt = on_prompt
-        self._on_broken = on_broken
+        self._request = request
+        self._books = books
         self.engine = leg.lease.endpoint.name
         """Where it began."""
         self.status = leg.exchange.status
@@ -162,7 +171,7 @@ class Answer:
     def _end(self, prompt_tokens: int | None) -> None:
         self.ended = True
         if prompt_tokens:
-            self._on_prompt(prompt_tokens)
+            self._books.prompt_counted(self._request, prompt_tokens)
         self._leg.lease.close(Outcome.ANSWERED)
         self._entry.close(prompt_tokens=prompt_tokens)
 
@@ -170,7 +179,10 @@ class Answer:
         """Let another engine take over, or end the stream; returns what the client gets of that."""
         leg, engine = self._leg, self._leg.lease.endpoint.name
         leg.exchange.abort()
-        attempts = self._continuation.attempts
+        continuation = self._continuation
+        if continuation is None:
+            raise AssertionError("a stream can be continued or says why not")
+        attempts = continuation.attempts
         try:
             if (ended_by := _ended_by(error)) is not None:
                 raise CannotContinueError(ended_by, str(error))
@@ -179,16 +191,17 @@ class Answer:
             if relay.tokens > leg.tokens_before:
                 attempts.went_well(engine)
             relay.restart()
-            end = self._continuation.missing_end(relay, self.first)
+            end = continuation.missing_end(relay, self.first)
             if end is not None:
-                self._on_broken(Result.ONLY_END_MISSING, engine)
+                self._books.stream_broke(self._request, Result.ONLY_END_MISSING, engine)
                 self._leg.events = None
                 return self._take(relay, end)
-            self._leg = await self._continuation.next_leg(relay, self.first)
+            self._leg = await continuation.next_leg(relay, self.first)
         except CannotContinueError as ending:
-            self._on_broken(ending.result, f"{engine}: {error}; {ending}")
+            self._books.stream_broke(self._request, ending.result, f"{engine}: {error}; {ending}")
             return self._break_off(relay, engine, error)
-        self._on_broken(Result.CONTINUED, f"{engine} -> {self._leg.lease.endpoint.name} after {relay.tokens} tokens")
+        where = f"{engine} -> {self._leg.lease.endpoint.name} after {relay.tokens} tokens"
+        self._books.stream_broke(self._request, Result.CONTINUED, where)
         return b""
 
     def _break_off(self, relay: SseRelay, engine: str, error: UpstreamError | SseError) -> bytes:

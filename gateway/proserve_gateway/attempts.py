@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from proserve_core.gain import deadline_s
 from proserve_core.routing import RoutingRequest
 from proserve_gateway.dispatch_errors import failed_request, refusal
 from proserve_gateway.errors import ApiError, engine_failure
@@ -35,6 +36,8 @@ T = TypeVar("T")
 class Attempts:
     """The engines that one request was tried at."""
 
+    __slots__ = ("_clock", "_fleet", "_metrics", "_request", "_tried")
+
     def __init__(
         self, *, request: InferenceRequest, fleet: Fleet, metrics: GatewayMetrics, clock: Callable[[], float]
     ) -> None:
@@ -53,19 +56,19 @@ class Attempts:
         routing: RoutingRequest,
         start: Callable[[Lease], Awaitable[T]],
         *,
-        until_s: float,
+        begun: bool = False,
         exclude: frozenset[str] = frozenset(),
     ) -> T:
         """What `start` returns for the first engine, those in `exclude` aside, that takes the request.
 
-        After `until_s` only one more engine is tried than has been: an accepted request should be answered, but an
-        answer that is late anyway is not worth more engines.
+        When the first token is late anyway and the answer has not `begun`, only one more engine is tried than has been:
+        an accepted request should be answered, but that answer is not worth more engines.
 
         Raises:
             ApiError: none took it, or one refused it.
         """
         failure: ApiError | None = None
-        while len(self._tried) < MOST and (len(self._tried) < 2 or self._clock() < until_s):
+        while len(self._tried) < MOST and (len(self._tried) < 2 or begun or self._on_time()):
             try:
                 lease = self._fleet.choose(self._request.pool, routing, exclude.union(self._tried))
             except ApiError as error:
@@ -97,6 +100,10 @@ class Attempts:
                 lease.close(Outcome.CANCELLED)
                 raise
         raise failure or engine_failure(f"request {self._request.id} failed at {', '.join(sorted(self._tried))}")
+
+    def _on_time(self) -> bool:
+        request = self._request
+        return self._clock() < deadline_s(terms=request.terms, arrival_s=request.arrival_s, token=1)
 
     def failed(self, engine: str, reason: str, message: str) -> None:
         """Count and log an engine's failure."""

@@ -83,6 +83,8 @@ class Leg:
 class Continuation:
     """The way of one stream from engine to engine."""
 
+    __slots__ = ("_calls", "_clock", "_fleet", "_request", "_routing", "attempts")
+
     def __init__(
         self,
         *,
@@ -139,7 +141,7 @@ class Continuation:
             return await self.attempts.run(
                 routing,
                 lambda lease: self._start(lease, relay, trail, envelope),
-                until_s=float("inf"),
+                begun=True,
                 exclude=self._fleet.without_capacity(self._request.pool),
             )
         except ApiError as error:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from proserve_core.facts import encode_facts
-from proserve_core.gain import LossCause, deadline_s
+from proserve_core.gain import LossCause
 from proserve_core.routing import RoutingRequest
 from proserve_gateway.accounting import Accounting, Entry
 from proserve_gateway.answer import Answer
@@ -71,7 +71,9 @@ class Dispatcher:
             generates=body.kind is not BodyKind.OTHER,
         )
         try:
-            return await self._begin(request, self._routing_request(request, entry.expected_tokens), entry)
+            routing = self._routing_request(request, entry.expected_tokens)
+            attempts = Attempts(request=request, fleet=self._fleet, metrics=self._metrics, clock=self._clock)
+            return await attempts.run(routing, lambda lease: self._start(request, routing, lease, entry, attempts))
         except asyncio.CancelledError:
             entry.close(LossCause.CLIENT_CANCEL)
             raise
@@ -103,18 +105,9 @@ class Dispatcher:
             expected_output_tokens=expected_tokens,
         )
 
-    async def _begin(self, request: InferenceRequest, routing: RoutingRequest, entry: Entry) -> Answer:
-        attempts = Attempts(request=request, fleet=self._fleet, metrics=self._metrics, clock=self._clock)
-        continuation = Continuation(
-            request=request, routing=routing, attempts=attempts, calls=self._calls, fleet=self._fleet, clock=self._clock
-        )
-        return await attempts.run(
-            routing,
-            lambda lease: self._start(request, lease, entry, continuation),
-            until_s=deadline_s(terms=request.terms, arrival_s=request.arrival_s, token=1),
-        )
-
-    async def _start(self, request: InferenceRequest, lease: Lease, entry: Entry, continuation: Continuation) -> Answer:
+    async def _start(
+        self, request: InferenceRequest, routing: RoutingRequest, lease: Lease, entry: Entry, attempts: Attempts
+    ) -> Answer:
         """Send the request to one engine; returns when the first of its answer is here.
 
         Raises:
@@ -134,16 +127,22 @@ class Dispatcher:
         )
         exchange = await self._calls.post(request, lease, request.path, data)
         try:
-            relay = (
-                SseRelay(
+            relay = continuation = None
+            if is_stream(exchange):
+                relay = SseRelay(
                     include_usage=body.include_usage,
                     continuous_usage=body.continuous_usage,
                     choices=body.choices,
                     trail=TokenTrail() if keep_ids else None,
                 )
-                if is_stream(exchange)
-                else None
-            )
+                continuation = Continuation(
+                    request=request,
+                    routing=routing,
+                    attempts=attempts,
+                    calls=self._calls,
+                    fleet=self._fleet,
+                    clock=self._clock,
+                )
             answer = Answer(
                 leg=Leg(exchange=exchange, lease=lease),
                 entry=entry,
@@ -151,8 +150,8 @@ class Dispatcher:
                 relay=relay,
                 continuation=continuation,
                 sent_s=sent_s,
-                on_prompt=lambda tokens: self._prompts.learn(request.pool, body.prompt_bytes, tokens),
-                on_broken=lambda result, message: self._stream_broke(request, result, message),
+                request=request,
+                books=self,
             )
             if relay is not None:
                 await answer.begin()
@@ -170,7 +169,12 @@ class Dispatcher:
         tokens = (usage.completion_tokens or 0) if usage is not None and generates else 0
         answer.whole(body, tokens=tokens, prompt_tokens=None if usage is None else usage.prompt_tokens)
 
-    def _stream_broke(self, request: InferenceRequest, result: Result, message: str) -> None:
+    def prompt_counted(self, request: InferenceRequest, tokens: int) -> None:
+        """Learn from a prompt's length (`answer.Books`)."""
+        self._prompts.learn(request.pool, request.body.prompt_bytes, tokens)
+
+    def stream_broke(self, request: InferenceRequest, result: Result, message: str) -> None:
+        """Count and log what became of a stream whose engine failed (`answer.Books`)."""
         self._metrics.broken_streams.labels(request.pool, result).inc()
         level = logging.INFO if result in (Result.CONTINUED, Result.ONLY_END_MISSING) else logging.WARNING
         logger.log(level, "request %s: stream broken, %s (%s)", request.id, result, message)

@@ -27,14 +27,10 @@ class EngineCalls:
             UpstreamError: the exchange failed.
             ApiError: the engine answered with an error status.
         """
-
-        def watch(exchange: Exchange) -> None:
-            lease.on_lost = exchange.give_up_if_silent
-
         endpoint = lease.endpoint
         head = b"%sx-request-id: %s\r\n" % (request_head(endpoint, "POST", path), request.id.encode())
         exchange = await self._upstream.request(
-            endpoint, head, data, age_s=self._clock() - request.arrival_s, on_start=watch
+            endpoint, head, data, age_s=self._clock() - request.arrival_s, on_start=lease.watch
         )
         if exchange.status != 200:
             try:

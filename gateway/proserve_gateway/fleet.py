@@ -7,6 +7,7 @@ policy and little else. No I/O and no clock of its own: the poller feeds it, `cl
 
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
+from typing import Protocol
 
 import msgspec
 
@@ -32,6 +33,13 @@ class Outcome(StrEnum):
     """Connection refused or broken, time-out, server error."""
     CANCELLED = "cancelled"
     """Ended by us or by the client; says nothing about the engine."""
+
+
+class Watched(Protocol):
+    """An exchange with an engine, as far as the fleet is concerned."""
+
+    def give_up_if_silent(self) -> None:
+        """The engine does not answer its polls."""
 
 
 class Engine:
@@ -77,7 +85,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Lease:
     """One request's place at an engine, from the choice to its end. The first close counts."""
 
-    __slots__ = ("_dispatched", "_engine", "_fleet", "_open", "decision", "endpoint", "on_lost")
+    __slots__ = ("_dispatched", "_engine", "_fleet", "_open", "decision", "endpoint", "exchange")
 
     def __init__(self, *, fleet: "Fleet", engine: Engine, dispatched: Dispatched, decision: RouteDecision) -> None:
         self._fleet = fleet
@@ -86,8 +94,11 @@ class Lease:
         self._open = True
         self.endpoint = engine.endpoint
         self.decision = decision
-        self.on_lost: Callable[[], None] | None = None
-        """Called when the engine has missed so many polls that its requests are looked after."""
+        self.exchange: Watched | None = None
+
+    def watch(self, exchange: Watched) -> None:
+        """Give this exchange up when the engine is lost and it is silent."""
+        self.exchange = exchange
 
     def on_tokens(self, count: int) -> None:
         """The engine emitted `count` tokens of the request."""
@@ -273,8 +284,8 @@ class Fleet:
         self.invalidate(engine.target.pool)
         if engine.health.lost:
             for lease in list(engine.leases):
-                if lease.on_lost is not None:
-                    lease.on_lost()
+                if lease.exchange is not None:
+                    lease.exchange.give_up_if_silent()
 
     def _answered(self, engine: Engine, now_s: float, *, draining: bool) -> None:
         before = engine.health.state(now_s)
