@@ -130,10 +130,21 @@ class Answer:
                 return events
         return b""
 
+    def on_stall(self, cut: Callable[[], object]) -> None:
+        """Call `cut` when the client has taken nothing of this engine's answer for too long, while it is waited for."""
+        self._leg.exchange.on_stall = cut
+
+    @property
+    def stalled(self) -> bool:
+        failure = self._leg.exchange.failure
+        return failure is not None and failure.kind is FailureKind.STALLED
+
     def close(self) -> None:
         """The client is gone; nothing happens when the answer has ended."""
         if not self.ended:
             self.ended = True
+            if self.stalled:
+                self._books.stream_broke(self._request, Result.CLIENT_STALLED, "the client took nothing for too long")
             self._leg.exchange.abort()
             self._leg.lease.close(Outcome.CANCELLED)
             self._entry.close(LossCause.CLIENT_CANCEL)
@@ -200,6 +211,7 @@ class Answer:
         except CannotContinueError as ending:
             self._books.stream_broke(self._request, ending.result, f"{engine}: {error}; {ending}")
             return self._break_off(relay, engine, error)
+        self._leg.exchange.on_stall = leg.exchange.on_stall
         where = f"{engine} -> {self._leg.lease.endpoint.name} after {relay.tokens} tokens"
         self._books.stream_broke(self._request, Result.CONTINUED, where)
         return b""

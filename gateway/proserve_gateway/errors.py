@@ -83,3 +83,13 @@ def invalid_request(message: str, *, param: str | None = None, code: str = "inva
 def engine_failure(message: str, *, status: int = 502, code: str = "engine_failure") -> ApiError:
     """An engine did not do its part; the request itself may be fine and is worth another try."""
     return ApiError(status=status, code=code, error_type="server_error", message=message)
+
+
+def client_stalled() -> ApiError:
+    """The client took nothing of its answer for too long."""
+    return ApiError(
+        status=408,
+        code="client_stalled",
+        error_type="invalid_request_error",
+        message="the answer was given up because the client took nothing of it for too long: read it as it comes",
+    )

@@ -5,6 +5,7 @@ be read is the client's error (INVALID_ARGUMENT) instead of an internal one. The
 the client cancels or its deadline passes; that aborts the engine's work.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ from google.protobuf.message import Message
 from proserve_gateway.answer import Answer
 from proserve_gateway.catalog_terms import CONTROL_HEADERS
 from proserve_gateway.dispatch import Dispatcher
-from proserve_gateway.errors import ApiError
+from proserve_gateway.errors import ApiError, client_stalled
 from proserve_gateway.grpc_convert import PATHS, chunk, parse_request, request_body, response
 from proserve_gateway.grpc_status import abort
 from proserve_gateway.inference_request import InferenceRequest
@@ -72,8 +73,14 @@ class GrpcApi:
         try:
             request = self._accept(message, context, request_id, stream=True)
             answer = await self._dispatcher.answer(request)
+            if (task := asyncio.current_task()) is not None:
+                answer.on_stall(task.cancel)
             try:
                 await self._pass_on(request, answer, context)
+            except asyncio.CancelledError:
+                if not answer.stalled:
+                    raise
+                raise client_stalled() from None
             finally:
                 answer.close()
         except ApiError as error:

@@ -103,7 +103,9 @@ class Gateway:
         self._poller = Poller(self.fleet, on_poll=self._count_poll)
         self._polling: asyncio.Task[None] | None = None
         api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=config.http_limits)
-        self.http = HttpServer(api, host=config.http.host, port=config.http.port)
+        self.http = HttpServer(
+            api, host=config.http.host, port=config.http.port, stall_ms=round(config.upstream_limits.stall_s * 1e3)
+        )
         self.admin = self._admin_server(config.admin) if config.admin is not None else None
         self._grpc_api = GrpcApi(intake=self._intake, dispatcher=dispatcher, clock=clock)
         self._grpc: GrpcServer | None = None

@@ -5,6 +5,7 @@ short success.
 """
 
 import asyncio
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,7 @@ class Exchange:
         "head_complete",
         "headers",
         "last_s",
+        "on_stall",
         "paused",
         "received",
         "started_s",
@@ -110,6 +112,8 @@ class Exchange:
         self.received = False
         self.paused = False
         self.failure: UpstreamError | None = None
+        self.on_stall: Callable[[], object] | None = None
+        """Called when the reader took nothing for too long."""
         self.started_s = self.last_s = loop.time()
         self.end_s = end_s
 
@@ -178,6 +182,8 @@ class Exchange:
         if connection is not None:
             self.fail(UpstreamError(kind, message))
             connection.discard()
+            if kind is FailureKind.STALLED and self.on_stall is not None:
+                self.on_stall()
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()

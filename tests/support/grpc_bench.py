@@ -27,6 +27,7 @@ from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.rpc import inference_pb2 as pb
 from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
 from proserve_gateway.upstream import UpstreamClient
+from proserve_gateway.upstream_exchange import UpstreamLimits
 
 KEY = (("authorization", "Bearer sk-acme"),)
 
@@ -155,7 +156,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def running_bench(*engines: FakeEngine) -> AsyncIterator[Bench]:
+async def running_bench(*engines: FakeEngine, limits: UpstreamLimits | None = None) -> AsyncIterator[Bench]:
     """A gateway in front of these engines, which publish capacity; without any, of the played one, which does not."""
     clock = asyncio.get_running_loop().time
     made = Bench()
@@ -171,7 +172,7 @@ async def running_bench(*engines: FakeEngine) -> AsyncIterator[Bench]:
     for engine in made.fleet.engines:
         made.fleet.probe_answered(engine)
         engine.endpoint = engine.target.endpoint(has_capacity=bool(engines))
-    upstream = UpstreamClient()
+    upstream = UpstreamClient(limits)
     api = GrpcApi(
         intake=Intake(catalog=Catalog.from_resources(RESOURCES), accounting=made.accounting),
         dispatcher=Dispatcher(

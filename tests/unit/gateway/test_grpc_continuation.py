@@ -1,10 +1,16 @@
 """Streams over gRPC whose engine fails: another one goes on, and the call ends as if nothing had happened."""
 
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
 import pytest
 
 from fake_openai_engine import Reply, fake_engine
 from grpc_bench import KEY, running_bench
 from proserve_gateway.rpc import inference_pb2 as pb
+from proserve_gateway.upstream_exchange import UpstreamLimits
 
 TOKENS = 6
 INPUTS = [
@@ -40,3 +46,34 @@ async def test_whole_answer_comes_from_another_engine() -> None:
         a.behave = hang_up
         reply = await bench.stub.Generate(asked, metadata=KEY)
     assert (reply.served.engine, reply.usage.output_tokens) == ("b", TOKENS)
+
+
+async def read_all(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_client_that_takes_nothing_is_cut_with_a_reason_and_memory_stays_bounded() -> None:
+    sent = 0
+
+    async def endless(_request: object, reply: Reply) -> None:
+        nonlocal sent
+        choice = {"index": 0, "text": "x" * 10_000, "finish_reason": None}
+        await reply.start_stream()
+        while True:
+            await reply.event({"id": "x", "object": "o", "created": 1, "model": "tiny", "choices": [choice]})
+            sent += 10_000
+
+    asked = pb.GenerateRequest(model="tiny", prompt="Once")
+    limits = UpstreamLimits(stall_s=0.2)
+    async with fake_engine("a") as a, fake_engine("b") as b, running_bench(a, b, limits=limits) as bench:
+        a.behave = endless
+        call = bench.stub.GenerateStream(asked, metadata=KEY)
+        await call.read()
+        await asyncio.wait_for(a.client_left.wait(), 10)
+        assert sent < 40 * 2**20
+        with pytest.raises(grpc.aio.AioRpcError, match="took nothing") as caught:
+            await read_all(call)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert bench.requests("499") == 1
+        assert b.requests == []
