@@ -3,6 +3,8 @@
 import os
 import sys
 
+import msgspec
+
 from proserve_cli.addresses import free_port
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.local_engines import EngineSpec
@@ -39,6 +41,8 @@ def _emulated(pool: EnginePool, name: str, policy: str) -> EngineSpec:
         sys.executable, "-m", "proserve_cli", "emulate", "--calibration", pool.calibration, "--policy", policy,
         "--model", pool.model.name, "--port", str(port),
     ]  # fmt: skip
+    if pool.engine.kv_offload is not None:
+        command += ["--kv-offload", msgspec.json.encode(pool.engine.kv_offload.to_mapping()).decode()]
     return EngineSpec(
         name=name, pool=pool_label(pool), policy=policy, command=command, environment=dict(os.environ),
         base_url=root, capacity_url=root, ready_urls=(f"{root}/health",),

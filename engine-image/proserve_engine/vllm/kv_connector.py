@@ -23,6 +23,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from proserve_core.blocks.settings import KvOffloadError, kv_offload
+from proserve_engine.kv.host_memory import check_host_memory
 from proserve_engine.kv.messages import CopyReport, Report, StepCopies
 from proserve_engine.vllm.kv_scheduling import KvScheduling
 from proserve_engine.vllm.kv_worker import make_worker
@@ -71,6 +72,7 @@ class ProServeConnector(KVConnectorBase_V1, SupportsHMA):
         super().__init__(vllm_config, role, kv_cache_config)
         self.settings = kv_offload(vllm_config.kv_transfer_config.kv_connector_extra_config)
         _check(vllm_config, kv_cache_config)
+        check_host_memory(self.settings)
         block_bytes = block_bytes_of(vllm_config, kv_cache_config)
         self._host_blocks = self.settings.host_blocks(block_bytes=block_bytes)
         self.scheduling: KvScheduling | None = None

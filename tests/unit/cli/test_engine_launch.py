@@ -1,5 +1,6 @@
 """From pools to engine commands."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.engine_launch import LaunchError, engine_specs
 from proserve_core.blocks.settings import KvOffload, Offload, kv_offload
+from proserve_core.pools import EnginePool
 from proserve_core.resources import parse_resources
 from proserve_engine import serve
 
@@ -39,12 +41,25 @@ def test_without_vllm_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         engine_specs(POOL, EngineKind.VLLM)
 
 
-def test_kv_offload_reaches_a_real_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def pool_with(settings: KvOffload | None) -> EnginePool:
+    return msgspec.structs.replace(POOL, engine=msgspec.structs.replace(POOL.engine, kv_offload=settings))
+
+
+def value_of(option: str, command: Sequence[str]) -> bytes:
+    return command[list(command).index(option) + 1].encode()
+
+
+def test_kv_offload_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "detect_device", lambda _: serve.Device.CPU)
     settings = KvOffload(host_memory="64Mi", offload=Offload.ON_PREEMPT)
-    pool = msgspec.structs.replace(POOL, engine=msgspec.structs.replace(POOL.engine, kv_offload=settings))
-    command = list(engine_specs(pool, EngineKind.VLLM)[0].command)
-    config = msgspec.json.decode(command[command.index("--kv-transfer-config") + 1])
+    real, *_ = engine_specs(pool_with(settings), EngineKind.VLLM)
+    config = msgspec.json.decode(value_of("--kv-transfer-config", real.command))
     assert kv_offload(config["kv_connector_extra_config"]) == settings
-    pool = msgspec.structs.replace(POOL, engine=msgspec.structs.replace(POOL.engine, kv_offload=None))
-    assert "--kv-transfer-config" not in engine_specs(pool, EngineKind.VLLM)[0].command
+    emulated, *_ = engine_specs(pool_with(settings), EngineKind.EMULATED)
+    assert kv_offload(msgspec.json.decode(value_of("--kv-offload", emulated.command))) == settings
+
+
+def test_without_kv_offload_engines_have_no_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "detect_device", lambda _: serve.Device.CPU)
+    for kind, option in ((EngineKind.VLLM, "--kv-transfer-config"), (EngineKind.EMULATED, "--kv-offload")):
+        assert option not in engine_specs(pool_with(None), kind)[0].command

@@ -1,0 +1,103 @@
+"""`proserve up` with a pool that keeps KV blocks of preempted requests: answers stay the same, and counters say why."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from running_proserve import RunningProserve
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
+ANY_PORTS = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+HEAVY, LIGHT = "sk-demo-interactive", "sk-demo-batch"
+
+
+def short_of_blocks(folder: Path) -> Path:
+    """The example with one engine, whose KV cache holds two or three of the requests below."""
+    documents = list(yaml.safe_load_all(EXAMPLE.read_text()))
+    pool = next(each for each in documents if each["kind"] == "EnginePool")["spec"]
+    pool["replicas"] = 1
+    pool["model"]["maxModelLength"] = 512
+    pool["engine"] |= {
+        "args": ["--num-gpu-blocks-override=25"],
+        "scheduler": {"policy": "priority"},
+        "kvOffload": {"hostMemory": "64Mi", "offload": "OnPreempt", "copyBudget": "Unlimited"},
+    }
+    file = folder / "short.yaml"
+    file.write_text(yaml.safe_dump_all(documents))
+    return file
+
+
+def complete(running: RunningProserve, key: str, number: int) -> str:
+    body = {
+        "model": "tiny", "prompt": f"{number} " + "once upon a time " * (4 + number), "max_tokens": 150,
+        "temperature": 0, "ignore_eos": True,
+    }  # fmt: skip
+    headers = {"authorization": f"Bearer {key}"}
+    reply = httpx.post(f"{running.http}/v1/completions", json=body, headers=headers, timeout=120)
+    assert reply.status_code == 200, reply.text
+    text: str = reply.json()["choices"][0]["text"]
+    return text
+
+
+def engine_of(running: RunningProserve) -> Any:
+    """What the gateway knows of the first engine."""
+    return httpx.get(f"{running.admin}/status", timeout=30).json()["engines"][0]
+
+
+def until_running(running: RunningProserve, requests: int) -> None:
+    end_s = time.monotonic() + 60
+    while engine_of(running)["running"] < requests:
+        assert time.monotonic() < end_s, "the engine does not run them"
+        time.sleep(0.02)
+
+
+def kv_counters(running: RunningProserve) -> Mapping[str, float]:
+    """`proserve_engine_kv_*` of the first engine."""
+    text = httpx.get(f"{engine_of(running)['capacity_url']}/metrics", timeout=30).text
+    return {name: float(value) for name, value in re.findall(r"^proserve_engine_kv_(\S+) (\S+)$", text, re.MULTILINE)}
+
+
+@pytest.fixture(scope="module")
+def real(engine_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProserve]:
+    folder = tmp_path_factory.mktemp("kv")
+    running = RunningProserve(
+        ["up", "-f", str(short_of_blocks(folder)), "--engine", "vllm", *ANY_PORTS],
+        folder=folder,
+        environment={"PROSERVE_ENGINE_PYTHON": engine_python},
+    )
+    try:
+        running.wait_ready(500)
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_answers_through_preemption_and_restore_are_those_of_requests_alone(real: RunningProserve) -> None:
+    alone = [complete(real, LIGHT, number) for number in range(8)]
+    assert kv_counters(real)["restores_total"] == 0
+    with ThreadPoolExecutor(8) as clients:
+        light = [clients.submit(complete, real, LIGHT, number) for number in range(4)]
+        until_running(real, 2)
+        heavy = [clients.submit(complete, real, HEAVY, number) for number in range(4, 8)]
+        together = [answer.result() for answer in light + heavy]
+    assert together == alone
+    counters = kv_counters(real)
+    assert counters["restores_total"] > 0
+    assert counters['copied_blocks_total{direction="offload"}'] > 0
+    assert counters['copied_blocks_total{direction="restore"}'] > 0
+    assert counters['copy_failures_total{direction="restore"}'] == 0
+
+
+def test_an_emulated_engine_has_the_host_memory_of_its_pool(shared: RunningProserve) -> None:
+    counters = kv_counters(shared)
+    assert counters["free_host_blocks"] > 100
+    assert counters["restores_total"] == 0
