@@ -150,7 +150,7 @@ class RecoverableGain:
             if unhurried:
                 budget_s = unhurried_length(budget_s, stakes=stakes, decode_step_s=decode_step_s, tpot_s=tpot_s)
         kept_for_itself = valuable[:residents]
-        if residents >= state.limits.max_sequences or state.resume is not None:
+        if residents >= state.limits.max_sequences:
             context = columns.context[:residents]
             again_s = (latency.linear_token_s + latency.attention_s * context) * context
             if state.resume is not None:
