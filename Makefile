@@ -81,6 +81,7 @@ bench: .venv engine
 	@$(BIN)/proserve bench gateway
 	@$(BIN)/proserve bench fidelity
 	@$(BIN)/proserve bench fidelity --engine vllm
+	@$(BIN)/proserve bench kv
 	@$(BIN)/proserve bench memory --steps 100000
 
 report: .venv

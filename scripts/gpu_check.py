@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv-gpu"
 ENGINE_PYTHON = "PROSERVE_ENGINE_PYTHON"
+EXTRAS = "engine,test"
 TESTS = (
     "tests/engine/test_kv_connector.py",
     "tests/engine/test_kv_cuda_copier.py",
@@ -34,16 +35,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="folder of a real model for a second benchmark")
     parser.add_argument("--context", type=int, action="append", help="tokens of a preempted request; may be repeated")
+    parser.add_argument("--host-memory", default="8Gi", help="for the real model's blocks")
     options = parser.parse_args()
     python = os.environ.get(ENGINE_PYTHON) or environment()
-    report_machine(python)
+    if not report_machine(python):
+        return 1
     failures = []
     if not run("engine tests", [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]):
         failures.append("engine tests")
     contexts = [f"--context={tokens}" for tokens in options.context or ()]
-    for model in ("generated://small", options.model):
-        command = [python, "-m", "proserve_engine.bench.kv_times", f"--model={model}", *contexts]
-        if model is not None and not run(f"copies with {model}", command):
+    models = {"generated://small": "1Gi"} | ({options.model: options.host_memory} if options.model else {})
+    for model, memory in models.items():
+        command = [python, "-m", "proserve_engine.bench.kv_times", f"--model={model}", f"--host-memory={memory}"]
+        if not run(f"copies with {model}", [*command, *contexts]):
             failures.append(f"copies with {model}")
     print(f"failed: {', '.join(failures)}" if failures else "all is as it should be", flush=True)
     return 1 if failures else 0
@@ -55,22 +59,22 @@ def environment() -> str:
     if not python.exists():
         print(f"making {ENVIRONMENT}; an existing one is named with {ENGINE_PYTHON}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "-e", f"{ROOT}[engine]", *test_tools()], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", "-e", f"{ROOT}[{EXTRAS}]"], check=True)
     return str(python)
 
 
-def test_tools() -> list[str]:
-    """What the tests import."""
-    return ["pytest", "pytest-timeout", "hypothesis"]
-
-
-def report_machine(python: str) -> None:
-    """Say what is checked on."""
+def report_machine(python: str) -> bool:
+    """Say what is checked on; whether the environment has all that is needed."""
     code = (
-        "import torch; from proserve_engine.vllm.seams import installed_version as v; "
-        "print('vLLM', v(), 'on', torch.cuda.get_device_name() if torch.cuda.is_available() else 'the CPU')"
+        "import hypothesis, pytest, pytest_asyncio, pytest_timeout, torch, vllm\n"
+        "from proserve_engine.vllm.seams import installed_version\n"
+        "device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'the CPU'\n"
+        "print('vLLM', installed_version(), 'on', device)"
     )
-    subprocess.run([python, "-c", code], check=True, cwd=ROOT)
+    if subprocess.run([python, "-c", code], check=False, cwd=ROOT).returncode == 0:
+        return True
+    print(f"{python} lacks something: {python} -m pip install -e '{ROOT}[{EXTRAS}]'", flush=True)
+    return False
 
 
 def run(what: str, command: list[str]) -> bool:

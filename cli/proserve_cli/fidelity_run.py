@@ -318,7 +318,10 @@ class FidelityRunner:
         # The simulator of a real engine has no prefix cache.
         arguments = ["--no-enable-prefix-caching"]
         if self._options.kv_blocks is not None:
+            # vLLM wants the longest sequence to fit.
+            scale = SCALES[EngineKind.VLLM]
             arguments += ["--num-gpu-blocks-override", str(self._options.kv_blocks)]
+            arguments += ["--max-model-len", str(scale.longest_prompt + scale.longest_output)]
         if kv is not None:
             from proserve_engine.serve import kv_transfer_config
 
