@@ -88,5 +88,5 @@ report: .venv
 	@$(BIN)/proserve report batching $(REPORT_ARGS)
 
 clean:
-	rm -rf .venv .venv-engine .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .demo dist
+	rm -rf .venv .venv-engine .venv-gpu .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .demo dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
