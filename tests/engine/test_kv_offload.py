@@ -10,15 +10,20 @@ pytest.importorskip("vllm", reason="the engine environment is missing: make engi
 
 import random
 import threading
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from engine_policies import RandomPolicy
+from odd_streams import HostComputes
 from proserve_core.blocks import Reload
 from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
+from proserve_engine.kv.cuda_copier import CudaCopier
+from proserve_engine.kv.layers import KvLayers
+from proserve_engine.kv.worker import CopyWorker
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
-from real_engine import RealEngine, kv_settings
+from real_engine import HOST_BLOCKS, RealEngine, kv_settings
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -79,6 +84,30 @@ def test_outputs_survive_preemption_and_restore(
     assert count(in_charge, "restores_total") > 3
     assert count(in_charge, "copied_blocks_total", direction="restore") > 3
     assert count(in_charge, "copy_failures_total", direction="restore") == 0
+
+
+@pytest.mark.parametrize(
+    "settings", [ON_PREEMPT, kv_settings(copy_budget=CopyBudget.UNLIMITED)], ids=["flush", "ahead"]
+)
+def test_outputs_survive_a_gpus_copier_whose_streams_take_their_time(
+    real_engine: RealEngine,
+    requests: list[tuple[list[int], int]],
+    uninterrupted: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: KvOffload,
+) -> None:
+    kv = SimpleNamespace(layers=real_engine.copier._device)
+    copier = CudaCopier(cast(KvLayers, kv), HOST_BLOCKS, HostComputes(3))
+    worker = CopyWorker(copier, real_engine.connector.worker._layers)
+    real_engine.finish_copies()
+    monkeypatch.setattr(real_engine.connector, "worker", worker)
+    in_charge = real_engine.use(
+        ProServeScheduler, blocks=FEW_BLOCKS, policy=RandomPolicy(0), prefix_caching=False, kv=settings
+    )
+    assert real_engine.generate(requests, facts=True) == uninterrupted
+    assert count(in_charge, "restores_total") > 3
+    assert count(in_charge, "copy_failures_total", direction="restore") == 0
+    real_engine.finish_copies()
 
 
 def test_blocks_that_come_back_empty_change_the_output(

@@ -57,6 +57,12 @@ class RealEngine:
         """What copies KV blocks."""
         return self.connector.worker.copier
 
+    def finish_copies(self) -> None:
+        """Steps until none is under way: what a worker has to say of copies is for the scheduler that knows them."""
+        scheduler = self.core.scheduler
+        while isinstance(scheduler, ProServeMixin) and scheduler._kv is not None and scheduler._kv.copies.under_way:
+            self._llm.llm_engine.step()
+
     def use(
         self,
         scheduler_class: type,
@@ -69,9 +75,7 @@ class RealEngine:
         """Put another scheduler in charge, with an empty cache of `blocks` blocks and `kv` for preempted requests."""
         old = self.core.scheduler
         assert not old.requests
-        # What a worker has to say of copies is for the scheduler that knows them.
-        while isinstance(old, ProServeMixin) and old._kv is not None and old._kv.copies.under_way:
-            self._llm.llm_engine.step()
+        self.finish_copies()
         config = old.vllm_config
         config.scheduler_config.scheduler_cls = scheduler_class
         config.kv_transfer_config = None
