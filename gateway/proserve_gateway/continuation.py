@@ -142,7 +142,7 @@ class Continuation:
                 routing,
                 lambda lease: self._start(lease, relay, trail, envelope),
                 begun=True,
-                exclude=self._fleet.without_capacity(self._request.pool),
+                exclude=self._fleet.other_servers(self._request.pool),
             )
         except ApiError as error:
             raise CannotContinueError(Result.NO_ENGINE, error.message) from error
@@ -152,9 +152,10 @@ class Continuation:
         kept = kept_chars(stops)
         tail = await self._aligned_tail(lease, trail, kept)
         held, sent = tail[max(0, len(tail) - kept) :], trail.output_tokens
-        facts = encode_facts(
-            rest_terms(request.terms, sent), max(0.0, self._clock() - request.arrival_s), request.tenant
-        )
+        facts = None
+        if lease.endpoint.has_capacity:
+            age_s = max(0.0, self._clock() - request.arrival_s)
+            facts = encode_facts(rest_terms(request.terms, sent), age_s, request.tenant)
         data = rest_of(request.body, trail).encode(facts=facts, exact_usage=True, token_ids=True)
         exchange = await self._calls.post(request, lease, COMPLETIONS, data)
         if not is_stream(exchange):

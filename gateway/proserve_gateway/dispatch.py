@@ -119,10 +119,10 @@ class Dispatcher:
         sent_s = self._clock()
         age_s = max(0.0, sent_s - request.arrival_s)
         # Ids are of use only if another engine can go on from them.
-        keep_ids = endpoint.has_capacity and self._fleet.size(request.pool) > 1 and obstacle(body) is None
+        keep_ids = endpoint.is_vllm and self._fleet.size(request.pool) > 1 and obstacle(body) is None
         data = body.encode(
             facts=encode_facts(request.terms, age_s, request.tenant) if endpoint.has_capacity else None,
-            exact_usage=endpoint.has_capacity,
+            exact_usage=endpoint.is_vllm,
             token_ids=keep_ids,
         )
         exchange = await self._calls.post(request, lease, request.path, data)

@@ -270,11 +270,11 @@ class Fleet:
             engine.endpoint = engine.target.endpoint(has_capacity=True)
         self._answered(engine, now_s, draining=snapshot.draining)
 
-    def probe_answered(self, engine: Engine) -> None:
+    def probe_answered(self, engine: Engine, *, is_vllm: bool = False) -> None:
         """The engine answers but publishes no capacity: only own dispatches are known of it."""
         engine.view.snapshot = None
-        if engine.endpoint.has_capacity:
-            engine.endpoint = engine.target.endpoint(has_capacity=False)
+        if engine.endpoint.has_capacity or engine.endpoint.is_vllm != is_vllm:
+            engine.endpoint = engine.target.endpoint(has_capacity=False, is_vllm=is_vllm)
         self._answered(engine, self._clock(), draining=False)
 
     def poll_missed(self, engine: Engine, error: str) -> None:
@@ -296,11 +296,11 @@ class Fleet:
 
     # What people and requests ask
 
-    def without_capacity(self, pool: str) -> frozenset[str]:
-        """Names of the pool's engines that are not ours, as far as known."""
+    def other_servers(self, pool: str) -> frozenset[str]:
+        """Names of the pool's engines that are not vLLM, as far as known."""
         group = self._groups.get(pool)
         engines = group.engines.values() if group is not None else ()
-        return frozenset(engine.target.name for engine in engines if not engine.endpoint.has_capacity)
+        return frozenset(engine.target.name for engine in engines if not engine.endpoint.is_vllm)
 
     def size(self, pool: str) -> int:
         """Engines of the pool, whatever their state."""

@@ -25,6 +25,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None
     has_capacity: bool
     """The engine publishes capacity, so it is ours and understands class facts in `vllm_xargs`."""
+    is_vllm: bool = False
+    """It can tell each chunk's usage and token ids. Ours are."""
 
     def __repr__(self) -> str:
         """Without the key."""
@@ -49,7 +51,7 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
         """Without the key."""
         return f"EngineTarget({self.name} pool={self.pool} {self.base_url} capacity={self.capacity_url})"
 
-    def endpoint(self, *, has_capacity: bool) -> Endpoint:
+    def endpoint(self, *, has_capacity: bool, is_vllm: bool = False) -> Endpoint:
         """Address of the OpenAI server.
 
         Raises:
@@ -64,6 +66,7 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
             tls=tls,
             api_key=self.api_key,
             has_capacity=has_capacity,
+            is_vllm=has_capacity or is_vllm,
         )
 
     def capacity_endpoint(self) -> Endpoint | None:

@@ -8,6 +8,7 @@ endpoint is asked for its models instead, which says that it lives and no more.
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -22,6 +23,8 @@ from proserve_gateway.upstream_exchange import FailureKind, UpstreamError
 log = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+_VLLM = re.compile(rb'"owned_by":\s*"vllm"')
+"""In vLLM's list of models."""
 NOT_THERE = frozenset({404, 405, 501})
 """Statuses that say that a server has no such endpoint."""
 
@@ -108,7 +111,7 @@ class Poller:
                 result, pause_s = PollResult.MISSED, self._settings.retry_s
             else:
                 if snapshot is None:
-                    self._fleet.probe_answered(engine)
+                    self._fleet.probe_answered(engine, is_vllm=follower.is_vllm)
                     result, pause_s = PollResult.PROBED, self._settings.probe_s
                 else:
                     unchanged = engine.view.snapshot is not None and engine.view.snapshot.seq == snapshot.seq
@@ -137,6 +140,8 @@ class _Follower:
         self._capacity = engine.target.capacity_endpoint()
         self._capacity_from_s = 0.0
         """Time of the next look for capacity at an engine that had none."""
+        self.is_vllm = False
+        """What the last probe said."""
 
     async def poll(self, now_s: float) -> CapacitySnapshot | None:
         """The engine's snapshot; None if it lives but publishes none.
@@ -181,13 +186,14 @@ class _Follower:
 
     async def _probe(self) -> None:
         try:
-            status, _ = await self._get(self._engine.endpoint, "/v1/models", self._settings.answer_s)
+            status, body = await self._get(self._engine.endpoint, "/v1/models", self._settings.answer_s)
         except UpstreamError as error:
             raise MissedPollError(f"models: {error}") from error
         if status in (401, 403):
             raise MissedPollError(f"models: answered {status}; check the apiKey of this endpoint")
         if status >= 500:
             raise MissedPollError(f"models: answered {status}")
+        self.is_vllm = _VLLM.search(body) is not None
 
     async def _get(self, endpoint: Endpoint, path: str, timeout_s: float) -> tuple[int, bytes]:
         try:

@@ -96,23 +96,23 @@ async def endless_headers(request: FakeRequest, reply: Reply) -> None:
 
 
 DONE = b"data: [DONE]\n\n"
-TWO = (token(0), token(1))
+ONE = token(0)
 
 BROKEN_STREAMS: dict[str, Behaviour] = {
-    "early end without [DONE]": saying(chunked(*TWO)),
-    "connection closed inside": saying(chunked(*TWO, end=False)),
-    "[DONE] without a reason to finish": saying(chunked(*TWO, DONE)),
-    "given up": saying(chunked(*TWO, token(2, finish="abort"), DONE)),
-    "error event": saying(chunked(*TWO, b'data: {"error":{"message":"boom","code":500}}\n\n', DONE)),
-    "chunk size that is no number": saying(chunked(*TWO, end=False) + b"zz\r\nabc\r\n"),
-    "chunk longer than it says": saying(chunked(*TWO, end=False) + b"3\r\ndata: {}\n\n\r\n"),
-    "event that is no JSON": saying(chunked(*TWO, b"data: <html>\n\n", DONE)),
-    "event that ends too early": saying(chunked(*TWO, b'data: {"choices":[{"ind\n\n', DONE)),
-    "event with a number for choices": saying(chunked(*TWO, b'data: {"choices":5,"error":null}\n\n', DONE)),
-    "silence": saying(chunked(*TWO, end=False), hang=True),
+    "early end without [DONE]": saying(chunked(ONE)),
+    "connection closed inside": saying(chunked(ONE, end=False)),
+    "[DONE] without a reason to finish": saying(chunked(ONE, DONE)),
+    "given up": saying(chunked(ONE, token(1, finish="abort"), DONE)),
+    "error event": saying(chunked(ONE, b'data: {"error":{"message":"boom","code":500}}\n\n', DONE)),
+    "chunk size that is no number": saying(chunked(ONE, end=False) + b"zz\r\nabc\r\n"),
+    "chunk longer than it says": saying(chunked(ONE, end=False) + b"3\r\ndata: {}\n\n\r\n"),
+    "event that is no JSON": saying(chunked(ONE, b"data: <html>\n\n", DONE)),
+    "event that ends too early": saying(chunked(ONE, b'data: {"choices":[{"ind\n\n', DONE)),
+    "event with a number for choices": saying(chunked(ONE, b'data: {"choices":5,"error":null}\n\n', DONE)),
+    "silence": saying(chunked(ONE, end=False), hang=True),
     "endless comments": endless_stream,
 }
-"""Streams that go wrong after two tokens at most."""
+"""Streams that go wrong after a token."""
 
 NO_ANSWERS: dict[str, Behaviour] = {
     "closed at once": saying(),
@@ -136,6 +136,10 @@ NO_ANSWERS: dict[str, Behaviour] = {
     "length that is too short": saying(JSON_HEAD + b'content-length: 9\r\n\r\n{"choices":[]}'),
 }
 """Answers that are none."""
+
+
+WAITED_FOR = frozenset({"silence", "half a status line", "endless headers", "endless comments"})
+"""What only time ends."""
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -101,6 +101,7 @@ def _headers(key: str | None, more: dict[str, str] | None = None) -> dict[str, s
 async def gateway(
     *engines: FakeEngine,
     ours: bool = True,
+    is_vllm: bool = False,
     anonymous: bool = False,
     limits: HttpLimits | None = None,
     upstream: UpstreamLimits | None = None,
@@ -108,14 +109,14 @@ async def gateway(
     stall_ms: int = 60_000,
     router: Callable[[], RoutingPolicy] = RoundRobin,
 ) -> AsyncIterator[Gateway]:
-    """A gateway in front of `engines`; `ours` engines publish capacity."""
+    """A gateway in front of `engines`; `ours` publish capacity, others may be stock vLLM."""
     metrics = GatewayMetrics()
     accounting = Accounting(metrics)
     AccountingCollector(accounting, metrics)
     fleet = Fleet(make_router=lambda _: router(), clock=clock)
     fleet.set_targets([engine.target() for engine in engines])
     for known in fleet.engines:
-        fleet.probe_answered(known)
+        fleet.probe_answered(known, is_vllm=is_vllm)
         if ours:
             known.endpoint = known.target.endpoint(has_capacity=True)
     client = UpstreamClient(upstream)

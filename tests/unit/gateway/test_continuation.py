@@ -211,6 +211,13 @@ async def test_fields_that_say_nothing_do_not_hinder(fields: dict[str, Any]) -> 
         assert said(events((await ask(gate, chat=True, **fields)).text)) == text(TOKENS)
 
 
+async def test_stream_of_a_stock_vllm_goes_on_at_another_without_facts() -> None:
+    async with two_engines(ours=False, is_vllm=True) as (gate, a, b):
+        a.break_before = 3
+        assert said(events((await ask(gate, chat=True)).text)) == text(TOKENS)
+        assert "vllm_xargs" not in b.requests[-1].body
+
+
 async def test_engine_that_tells_no_ids_ends_its_stream_with_an_error() -> None:
     async with two_engines(ours=False) as (gate, a, _b):
         a.break_before = 3

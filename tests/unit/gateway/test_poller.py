@@ -36,6 +36,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.models_status = 200
         self.capacity_status = 200
+        self.models = b'{"data":[]}'
         self.snapshot = SNAPSHOT
         self.capacity_queries: list[str] = []
         self.authorizations: list[str] = []
@@ -53,7 +54,7 @@ class FakeEngine:
                     if f"after={self.snapshot.seq}&" in path:
                         await asyncio.sleep(0.02)
                 else:
-                    status, body = self.models_status, b'{"data":[]}'
+                    status, body = self.models_status, self.models
                 if status == 0:
                     await asyncio.sleep(3600)
                 writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body))
@@ -141,6 +142,17 @@ async def test_engine_without_capacity_is_probed_with_its_key() -> None:
         assert bench.engine.capacity_queries == []
         assert bench.engine.authorizations[0] == "authorization: Bearer sk-engine"
         assert set(bench.polls) == {PollResult.PROBED}
+
+
+@pytest.mark.parametrize("owner", ["vllm", "sglang"])
+async def test_stock_vllm_is_known_by_its_list_of_models(owner: str) -> None:
+    def plain(engine: FakeEngine) -> None:
+        engine.models = b'{"object":"list","data":[{"id":"m","object":"model","owned_by": "%s"}]}' % owner.encode()
+
+    async with following(capacity=False, prepare=plain) as bench:
+        await bench.until_state(EngineState.READY)
+        (engine,) = bench.fleet.engines
+        assert (engine.endpoint.is_vllm, engine.endpoint.has_capacity) == (owner == "vllm", False)
 
 
 async def test_engine_whose_capacity_is_not_there_is_probed_and_looked_at_again() -> None:
