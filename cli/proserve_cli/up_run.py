@@ -20,7 +20,7 @@ from proserve_core.gain import GainTotals
 from proserve_core.resources import Resources
 
 if TYPE_CHECKING:
-    from proserve_gateway.fleet import EngineStatus
+    from proserve_gateway.fleet_status import EngineStatus
     from proserve_gateway.server import Gateway, GatewayConfig
 
 logger = logging.getLogger(__name__)

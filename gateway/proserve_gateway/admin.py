@@ -15,7 +15,8 @@ from starlette.routing import Route
 from proserve_core.gain import GainTotals, LossCause
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.catalog import Catalog
-from proserve_gateway.fleet import EngineStatus, Fleet
+from proserve_gateway.fleet import Fleet
+from proserve_gateway.fleet_status import EngineStatus
 from proserve_gateway.metrics import GatewayMetrics
 
 

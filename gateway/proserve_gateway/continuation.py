@@ -15,7 +15,7 @@ from proserve_core.facts import encode_facts
 from proserve_core.gain import rest_terms
 from proserve_core.routing import RoutingRequest
 from proserve_gateway.attempts import Attempts
-from proserve_gateway.continuation_body import only_text, rest_of, stop_strings, tokens_left
+from proserve_gateway.continuation_body import only_text, rest_of, stop_strings
 from proserve_gateway.continuation_events import ContinuedEvents, Envelope, envelope_of
 from proserve_gateway.engine_calls import MAX_REPLY_BYTES, EngineCalls, is_stream
 from proserve_gateway.errors import ApiError
@@ -108,15 +108,12 @@ class Continuation:
         Raises:
             CannotContinueError: the usage that the client wants is not known.
         """
-        trail = relay.trail
-        left = None if trail is None else tokens_left(self._request.body, trail.output_tokens)
-        if not relay.finished and left != 0:
+        if not relay.finished:
             return None
-        prompt_tokens = relay.prompt_tokens or (0 if trail is None else trail.prompt_tokens)
+        prompt_tokens = relay.prompt_tokens or (0 if relay.trail is None else relay.trail.prompt_tokens)
         if self._request.body.include_usage and not prompt_tokens:
             raise CannotContinueError(Result.NO_TOKEN_IDS, "the length of its prompt is not known")
-        events = self._events(_envelope(first), prompt_tokens, 0, None)
-        return events.closing(relay.tokens) if relay.finished else events.finish(relay.tokens, "length")
+        return self._events(_envelope(first), prompt_tokens, 0, None).closing(relay.tokens)
 
     async def next_leg(self, relay: SseRelay, first: bytes) -> Leg:
         """Another engine that goes on; `first` are the stream's first events.
@@ -127,7 +124,7 @@ class Continuation:
         trail = relay.trail
         if trail is None or trail.has_reasoning or not only_text(self._request.body):
             raise CannotContinueError(Result.REQUEST, "what it asks for is more than text")
-        if not trail.prompt or trail.output_tokens < relay.tokens:
+        if not trail.prompt or trail.output_tokens + trail.dropped < relay.tokens:
             raise CannotContinueError(Result.NO_TOKEN_IDS, "the engine did not tell the ids of its tokens")
         envelope = _envelope(first)
         sent = trail.output_tokens

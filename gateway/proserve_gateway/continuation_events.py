@@ -87,10 +87,6 @@ class ContinuedEvents:
         """The end of a stream of `tokens` output tokens."""
         return self._event([], tokens) + b"data: [DONE]\n\n"
 
-    def finish(self, tokens: int, reason: str) -> bytes:
-        """The reason to finish, and the end."""
-        return self._event([self._choice("", _Choice(finish_reason=reason))], tokens) + self.closing(tokens)
-
     def _rebuilt(self, payload: bytes) -> bytes:
         try:
             chunk = _chunk.decode(payload)

@@ -9,13 +9,12 @@ from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Protocol
 
-import msgspec
-
 from proserve_core.capacity import CapacitySnapshot
 from proserve_core.routing import Dispatched, EngineView, FleetView, RouteDecision, RoutingPolicy, RoutingRequest
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet_health import EngineHealth, EngineState
+from proserve_gateway.fleet_health import EngineHealth
 from proserve_gateway.fleet_match import mark_counted
+from proserve_gateway.fleet_status import EngineStatus, engine_status
 from proserve_gateway.fleet_target import Endpoint, EngineTarget, TargetError
 
 RETRY_AFTER_S = 1.0
@@ -58,28 +57,6 @@ class Engine:
         """When the last poll was answered."""
         self.last_error = ""
         """Why the last poll or request failed, for people."""
-
-
-class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What people and scripts see of an engine."""
-
-    name: str
-    pool: str
-    url: str
-    capacity_url: str | None
-    """Root of its capacity server; None: it has none."""
-    state: EngineState
-    in_flight: int
-    """Own requests there."""
-    poll_age_s: float | None
-    """Since the last answered poll; on an idle engine up to the long poll's wait."""
-    running: int | None
-    waiting: int | None
-    blocks: int | None
-    free_blocks: int | None
-    policy: str | None
-    latency_error: float | None
-    last_error: str
 
 
 class Lease:
@@ -315,25 +292,4 @@ class Fleet:
     def status(self) -> list[EngineStatus]:
         """One row per engine."""
         now_s = self._clock()
-        return [_status(engine, now_s) for engine in self._engines.values()]
-
-
-def _status(engine: Engine, now_s: float) -> EngineStatus:
-    snapshot = engine.view.snapshot
-    state = engine.health.state(now_s)
-    return EngineStatus(
-        name=engine.target.name,
-        pool=engine.target.pool,
-        url=engine.target.base_url,
-        capacity_url=engine.target.capacity_url,
-        state=state,
-        in_flight=len(engine.view.dispatched),
-        poll_age_s=None if engine.polled_s is None else now_s - engine.polled_s,
-        running=snapshot.running if snapshot else None,
-        waiting=snapshot.waiting if snapshot else None,
-        blocks=snapshot.blocks if snapshot else None,
-        free_blocks=snapshot.free_blocks if snapshot else None,
-        policy=snapshot.policy if snapshot else None,
-        latency_error=snapshot.latency_error if snapshot else None,
-        last_error="" if state is EngineState.READY else engine.last_error,
-    )
+        return [engine_status(engine, now_s) for engine in self._engines.values()]

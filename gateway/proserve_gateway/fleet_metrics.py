@@ -6,8 +6,9 @@ from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from proserve_gateway.fleet import EngineStatus, Fleet
+from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_health import EngineState
+from proserve_gateway.fleet_status import EngineStatus
 from proserve_gateway.metrics import PREFIX, Bounded, GatewayMetrics, MetricInfo
 
 MAX_REASONS = 64

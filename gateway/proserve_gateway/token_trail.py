@@ -15,12 +15,14 @@ _USUAL, _NO_PROMPT = b',"token_ids":[', b',"prompt_token_ids":null'
 class TokenTrail:
     """Ids of one stream, over all engines that take part in it."""
 
-    __slots__ = ("_output", "has_reasoning", "prompt")
+    __slots__ = ("_output", "dropped", "has_reasoning", "prompt")
 
     def __init__(self) -> None:
         self.prompt = b""
         """The prompt's ids as a JSON list without its brackets."""
         self._output = bytearray()
+        self.dropped = 0
+        """Output tokens that were forgotten, to be generated anew."""
         self.has_reasoning = False
         """The engine told reasoning from content: only it knows how."""
 
@@ -80,3 +82,4 @@ class TokenTrail:
     def drop_last(self) -> None:
         """Forget the last output token."""
         del self._output[self._output.rindex(b",") :]
+        self.dropped += 1
