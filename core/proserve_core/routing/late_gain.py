@@ -6,10 +6,12 @@ room for a request while less than `DEPTH_S` of prefills, and as much as its sna
 among engines with room the best one has the least of: time until the first token, a tie-break for decode load, and one
 TTFT for each part of the request's gain that others would lose there (`displaced_gain`).
 
-Where prompts are most of the work (`DEAR_PREFILL`), recomputing after a preemption is dear, and an engine whose KV
-cache the prompt would fill beyond `KV_SHARE` has no room; elsewhere holding requests back costs more than preemptions.
-An engine that does not rank runs all its decodes in each step, so it has no room either once they take so much time
-that prompts, at the share that they have in the work, would make them late.
+An engine that does not rank computes prompts as soon as it has them, and all decodes in each step, so both are kept
+within what it can do in time: prompts are handed out at the pace at which decodes leave time for them, and decodes take
+no more than prompts, at their share of all work, leave.
+
+The study's gate on the KV cache is left out: holding requests back at 97% cost 1.2 points on conversations with long
+prompts, where it avoided 20 preemptions in 1,200 requests.
 
 Requests that can bring nothing any more go to engines with nothing to do, oldest first; as a floor, so that every class
 makes progress in any overload, they get `FLOOR_SHARE` of all engine time handed out. Parameters are times of engines'
@@ -23,7 +25,7 @@ import numpy as np
 
 from proserve_core.routing.displaced_gain import FULL_LOAD, displaced_gain
 from proserve_core.routing.fleet_outlook import AGE_FROM, LOAD, RANKS, FleetOutlook, Meeting
-from proserve_core.routing.gain_left import Column, Mask
+from proserve_core.routing.gain_left import Mask
 from proserve_core.routing.min_ahead import LOAD_S, NO_ROOM_S
 from proserve_core.routing.prefix_map import PrefixMap
 from proserve_core.routing.request_worth import worth_of
@@ -39,8 +41,6 @@ MISSES = 8
 """So many requests in a row without an engine that has room end a round."""
 FINALISTS = 8
 """Nearest engines with room that are asked for the gain that others would lose there."""
-DEAR_PREFILL = 0.3
-KV_SHARE = 0.97
 REST_LOAD = 0.6
 """With nothing queued, less decode load than this and `REST_KV_SHARE` of its KV cache taken, an engine is at rest."""
 REST_KV_SHARE = 0.7
@@ -60,8 +60,10 @@ class LateGain:
         self._queue = WaitingQueue()
         self._prefixes = PrefixMap()
         self._ranked_s = -np.inf
-        self._prefill_s = self._cost_s = 0.0
-        """Running means over requests bound: engine time of a prompt, and of a whole request."""
+        self._prefill_s = self._work_s = 0.0
+        """Running means over requests bound: engine time of the prompt, and of prompt and output."""
+        self._paced_s: dict[str, float] = {}
+        """By engine that does not rank: until when it has prompts to compute beside its decodes."""
         self._floor_s = 0.0
         """Engine time that requests put aside are owed."""
 
@@ -94,7 +96,7 @@ class LateGain:
             prompt_tokens, worth = queue.columns(part)
             cached = outlook.cached(hits) if any(hits) else 0.0
             meeting = outlook.meet(worth, prompt_tokens=prompt_tokens, cached=cached, now_s=now_s)
-            room = self._room(meeting, prompt_tokens, now_s)
+            room = self._room(meeting, now_s)
             found = room.any(axis=1)
             first = int(found.argmax()) if found.any() else len(part)
             for request, value in zip(part[:first], meeting.needs.value.max(axis=1).tolist(), strict=False):
@@ -108,16 +110,15 @@ class LateGain:
             part = part[first + 1 :]
         yield from self._bind_aside(fleet)
 
-    def _room(self, meeting: Meeting, prompt_tokens: Column, now_s: float) -> Mask:
+    def _room(self, meeting: Meeting, now_s: float) -> Mask:
         """Which engines have room for which requests."""
         table = self._outlook.table
         # The less certain it is what an engine has done since, the more it may get.
         depth_s = DEPTH_S + np.maximum(0.0, now_s - table[AGE_FROM])
-        prefill_share = self._prefill_s / self._cost_s if self._cost_s > 0 else 0.0
-        keeps_time = (table[RANKS] > 0) | (table[LOAD] <= FULL_LOAD * (1 - prefill_share))
-        room: Mask = (meeting.queued_s < depth_s) & keeps_time & (meeting.needs.value > 0)
-        if prefill_share > DEAR_PREFILL:
-            room &= self._outlook.kv_share(prompt_tokens) <= KV_SHARE
+        prefill_share = self._prefill_s / self._work_s if self._work_s > 0 else 0.0
+        paced_s = np.array([self._paced_s.get(name, 0.0) for name in self._outlook.names]) - now_s
+        in_time = (paced_s < depth_s) & (table[LOAD] <= FULL_LOAD * (1 - prefill_share))
+        room: Mask = (meeting.queued_s < depth_s) & (meeting.needs.value > 0) & ((table[RANKS] > 0) | in_time)
         return room
 
     def _choose(
@@ -138,12 +139,18 @@ class LateGain:
             total_s = cost_s[place] + ttft_s * lost / max(needs.value[place], _NO_VALUE)
             if total_s < best_s:
                 best, best_s, best_lost = place, total_s, lost
-        self._prefill_s += FORGETTING * (float(needs.prefill_s[best]) - self._prefill_s)
-        self._cost_s += FORGETTING * (float(needs.cost_s[best]) - self._cost_s)
+        prefill_s = float(needs.prefill_s[best])
+        # One token per TPOT at this load, until the last.
+        work_s = prefill_s + worth.rest * worth.tpot_s * float(needs.load[best])
+        self._prefill_s += FORGETTING * (prefill_s - self._prefill_s)
+        self._work_s += FORGETTING * (work_s - self._work_s)
         if self._queue.aside:
-            self._floor_s += FLOOR_SHARE * float(needs.cost_s[best])
+            self._floor_s += FLOOR_SHARE * work_s
+        name = outlook.names[best]
+        if not outlook.engines[best].ranks:
+            self._paced_s[name] = max(fleet.now_s, self._paced_s.get(name, 0.0)) + float(needs.ready_s[best])
         decision = RouteDecision(
-            engine=outlook.names[best],
+            engine=name,
             reason="least time and gain lost by others among engines with room",
             expected_ttft_s=fleet.now_s + float(meeting.ahead_s[best] + needs.ready_s[best]) - request.arrival_s,
             expected_gain=float(needs.value[best]) - best_lost,
@@ -165,9 +172,9 @@ class LateGain:
             ]
             reason = "too late for any gain, and the engine has nothing to do"
             if not places:
-                if self._floor_s <= 0 or self._floor_s < self._cost_s:
+                if self._floor_s <= 0 or self._floor_s < self._work_s:
                     return
-                self._floor_s -= self._cost_s
+                self._floor_s -= self._work_s
                 places, reason = list(range(len(engines))), "too late for any gain, and its turn by the floor"
             best = min(places, key=lambda place: (engines[place].sums_s[-1], engines[place].load, names[place]))
             decision = RouteDecision(

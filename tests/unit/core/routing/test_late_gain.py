@@ -81,28 +81,33 @@ def after_many(prompt_tokens: int, expected_output_tokens: float) -> LateGain:
                 prompt_tokens,
                 name=f"before-{number}",
                 expected_output_tokens=expected_output_tokens,
+                arrival_s=number * 60.0,
                 terms=service_terms(ttft_s=60),
             )
         )
-        assert bound(room, queue_of("idle", 0))
+        assert bound(room, queue_of("idle", 0), now_s=number * 60.0)
     return room
-
-
-def test_prompt_that_would_fill_the_cache_waits_where_recomputing_is_dear() -> None:
-    room = after_many(4000, 3)
-    room.arrived(routing_request(4000, name="r", expected_output_tokens=3, terms=service_terms(ttft_s=60)))
-    full = queue_of("x", 0, free_blocks=250 + 600 - 1)
-    assert bound(room, full) == []
-    assert bound(room, queue_of("x", 0, free_blocks=250 + 601)) == [("r", "x")]
 
 
 def test_stock_engine_keeps_time_for_prompts() -> None:
     """It runs all its decodes in each step: with more of them, prompts would make tokens late."""
+    room, now_s = after_many(20, 100), 1e4
+    room.arrived(routing_request(20, name="r", terms=LOW, arrival_s=now_s))
     rows = [decode_row(10 + row) for row in range(46)]
-    room = after_many(20, 100)
-    room.arrived(routing_request(20, name="r", terms=LOW))
-    assert not bound(room, engine_view("x", capacity(*rows, policy="fcfs")))
-    assert bound(room, engine_view("x", capacity(*rows, policy="recoverable-gain")))
+    assert not bound(room, engine_view("x", capacity(*rows, policy="fcfs"), snapshot_s=now_s), now_s=now_s)
+    ranks = engine_view("x", capacity(*rows, policy="recoverable-gain"), snapshot_s=now_s)
+    assert bound(room, ranks, now_s=now_s)
+
+
+def test_stock_engine_gets_prompts_no_faster_than_its_decodes_leave_time_for_them() -> None:
+    """25 decodes leave half the time; it has computed what it got, and may have 0.3 s of it every 0.3 s."""
+    rows = [decode_row(10 + row) for row in range(25)]
+    room = room_with(*((f"r{number}", 50, LOW) for number in range(20)))
+    sent = []
+    for number in range(5):
+        engine = engine_view("x", capacity(*rows, policy="fcfs"), snapshot_s=number * 0.1)
+        sent.append(len(bound(room, engine, now_s=number * 0.1)))
+    assert sent == [3, 1, 1, 1, 1]
 
 
 def test_idle_stock_engine_gets_even_a_request_that_is_all_prompt() -> None:
