@@ -146,3 +146,15 @@ def test_layers_that_share_a_cache_are_copied_once() -> None:
     kv = KvLayers({"layer.0": cache, "layer.1": cache, "layer.2": cache.clone()}, BLOCKS)
     assert kv.number == {"layer.0": 0, "layer.1": 0, "layer.2": 1}
     assert kv.block_bytes == 2 * 2 * 16 * 3 * 8 * 4
+
+
+def test_a_closed_worker_has_finished_its_copies_and_left_no_thread() -> None:
+    kv = caches(SHAPES["keys and values apart"])
+    before = {thread for thread in threading.enumerate() if thread.name.startswith("proserve-")}
+    worker = worker_for(kv)
+    worker.before_step(StepCopies(offloads=(CopyJob(number=1, device=(1, 2), host=(0, 1)),)))
+    worker.close()
+    report = worker.report()
+    assert report is not None
+    assert report().results[1].intact
+    assert {thread for thread in threading.enumerate() if thread.name.startswith("proserve-")} == before

@@ -5,7 +5,7 @@ possible; the scheduler that is put in is made by the same class, from the same 
 one that vLLM makes at start-up. Run by the engine environment's interpreter only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vllm import LLM, SamplingParams
@@ -107,15 +107,43 @@ class RealEngine:
 
     def generate(self, requests: Sequence[tuple[list[int], int]], *, facts: bool) -> list[list[int]]:
         """Output tokens of (prompt, output tokens) each, sent all at once; every second one is of the high class."""
-        parameters = [
-            SamplingParams(
-                max_tokens=tokens,
-                temperature=0,
-                ignore_eos=True,
-                extra_args=dict(encode_facts(HIGH if number % 2 else LOW, 0.0)) if facts else None,
-            )
-            for number, (_, tokens) in enumerate(requests)
-        ]
         prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
-        results = self._llm.generate(prompts, parameters, use_tqdm=False)
+        results = self._llm.generate(prompts, _parameters(requests, facts=facts), use_tqdm=False)
         return [list(result.outputs[0].token_ids) for result in results]
+
+    def step_through(
+        self, requests: Sequence[tuple[list[int], int]], before_step: Callable[[list[int]], Sequence[int]]
+    ) -> list[list[int] | None]:
+        """The same step by step; None for requests that were aborted.
+
+        Args:
+            before_step: called with the numbers of the requests that are not done; says whom to abort.
+        """
+        engine = self._llm.llm_engine
+        outputs: list[list[int] | None] = [[] for _ in requests]
+        left = list(range(len(requests)))
+        for number, parameters in enumerate(_parameters(requests, facts=True)):
+            engine.add_request(str(number), {"prompt_token_ids": requests[number][0]}, parameters)
+        while left:
+            for number in before_step(left):
+                engine.abort_request([str(number)])
+                outputs[number] = None
+                left.remove(number)
+            for result in engine.step():
+                number = int(result.request_id)
+                outputs[number] = list(result.outputs[0].token_ids)
+                if result.finished:
+                    left.remove(number)
+        return outputs
+
+
+def _parameters(requests: Sequence[tuple[list[int], int]], *, facts: bool) -> list[Any]:
+    return [
+        SamplingParams(
+            max_tokens=tokens,
+            temperature=0,
+            ignore_eos=True,
+            extra_args=dict(encode_facts(HIGH if number % 2 else LOW, 0.0)) if facts else None,
+        )
+        for number, (_, tokens) in enumerate(requests)
+    ]
