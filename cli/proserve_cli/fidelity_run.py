@@ -322,17 +322,13 @@ class FidelityRunner:
             scale = SCALES[EngineKind.VLLM]
             arguments += ["--num-gpu-blocks-override", str(self._options.kv_blocks)]
             arguments += ["--max-model-len", str(scale.longest_prompt + scale.longest_output)]
-        if kv is not None:
-            from proserve_engine.serve import kv_transfer_config
-
-            arguments += ["--kv-transfer-config", msgspec.json.encode(kv_transfer_config(kv)).decode()]
         return EnginePool(
             name=NAME,
             namespace="default",
             model=PoolModel(name=NAME, source=ModelSource(origin=ModelOrigin.GENERATED, location=MODEL)),
             replicas=1,
             calibration=self._options.calibration,
-            engine=EngineSettings(args=tuple(arguments)),
+            engine=EngineSettings(args=tuple(arguments), kv_offload=kv),
         )
 
     def _planned(self, latency: LatencyModel, typical: Sequence[ReplayRequest]) -> _Plan:
