@@ -7,10 +7,11 @@ from pathlib import Path
 
 import grpc
 import httpx
+import msgspec
 import openai
 import pytest
 
-from interrupted_streams import Question, interrupted, whole_answers
+from interrupted_streams import Question, interrupted, late_stop, whole_answers
 from proserve_gateway.rpc import inference_pb2
 from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
 from running_proserve import RunningProserve
@@ -91,8 +92,14 @@ async def test_greedy_streams_go_on_token_by_token_when_their_engine_is_killed(r
 
     async with httpx.AsyncClient(base_url=real.http, headers=headers, timeout=200) as client:
         expected = await whole_answers(client, questions)
+        stops = [late_stop(text) for text in expected]
+        questions += [msgspec.structs.replace(each, stop=stop) for each, stop in zip(questions, stops, strict=True)]
+        expected += [text[: text.find(stop)] for text, stop in zip(expected, stops, strict=True)]
         said = await interrupted(client, questions, kill, after_events=20)
     assert [each.error for each in said] == [""] * len(questions)
     assert [each.text for each in said] == expected
-    assert {(each.finish_reasons, each.completion_tokens, each.ids) for each in said} == {(("length",), TOKENS, 1)}
+    to_the_end, stopped = said[: len(stops)], said[len(stops) :]
+    assert {(each.finish_reasons, each.completion_tokens) for each in to_the_end} == {(("length",), TOKENS)}
+    assert {each.finish_reasons for each in stopped} == {("stop",)}
+    assert {each.ids for each in said} == {1}
     assert "stream broken, continued" in real.text

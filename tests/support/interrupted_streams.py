@@ -30,6 +30,7 @@ class Question(msgspec.Struct, frozen=True):
     text: str
     chat: bool
     max_tokens: int
+    stop: str = ""
 
     @property
     def path(self) -> str:
@@ -37,15 +38,11 @@ class Question(msgspec.Struct, frozen=True):
 
     def body(self, *, stream: bool) -> dict[str, Any]:
         prompt = {"messages": [{"role": "user", "content": self.text}]} if self.chat else {"prompt": self.text}
-        options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-        return {
-            "model": "tiny",
-            "max_tokens": self.max_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            **prompt,
-            **options,
-        }
+        options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        if self.stop:
+            options["stop"] = [self.stop, "never said"]
+        sampling = {"max_tokens": self.max_tokens, "temperature": 0, "ignore_eos": True}
+        return {"model": "tiny", **sampling, **prompt, **options}
 
 
 async def whole_answers(client: httpx.AsyncClient, questions: Sequence[Question]) -> list[str]:
@@ -53,6 +50,11 @@ async def whole_answers(client: httpx.AsyncClient, questions: Sequence[Question]
     replies = await asyncio.gather(*(client.post(each.path, json=each.body(stream=False)) for each in questions))
     choices = [reply.json()["choices"][0] for reply in replies]
     return [choice["message"]["content"] if "message" in choice else choice["text"] for choice in choices]
+
+
+def late_stop(text: str) -> str:
+    """A piece of an answer that is said as late as possible for the first time."""
+    return max((text[at : at + 8] for at in range(len(text) - 8)), key=text.find)
 
 
 async def interrupted(
