@@ -214,8 +214,7 @@ class LengthTable:
 
     def _in_bins(self, profiles: Index, bins: Index) -> Table:
         """Answers by profile and bin: four rows, `_answers` has their order."""
-        # take, because indexing is ten times slower where each index stands for several numbers; without its check of
-        # the indices it takes half the time.
+        # take, because indexing is ten times slower where each index stands for several numbers.
         return self._answers.reshape(-1, 4).take(profiles * BINS + bins, axis=0, mode="clip").T
 
     def expected_length(self, profiles: Index) -> Column:
