@@ -37,5 +37,32 @@ def batching(
         import highspy  # noqa: F401 - solves the bounds
     from proserve_cli.report_run import report_batching
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    report_batching(folder=folder, jobs=jobs or cores, only=only or [], run=run, carry_over=carry_over)
+    report_batching(folder=folder, jobs=jobs or _cores(), only=only or [], run=run, carry_over=carry_over)
+
+
+@report_app.command("blocks")
+def blocks(
+    *,
+    folder: Annotated[Path, typer.Option(help="Where results, document and pictures go.")] = Path("docs/results"),
+    jobs: Annotated[int | None, typer.Option(help="Processes to simulate with [default: one per core].", min=1)] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run only cells that match: GPU/workload/load/policy[part] with * and ?. Repeatable."),
+    ] = None,
+    run: Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")] = True,
+) -> None:
+    """Simulate engines that are short of KV blocks, parts of the block management switched off, and write blocks.md.
+
+    Results are kept in blocks.jsonl as they come: what was interrupted goes on.
+    """
+    from proserve_cli.failures import needs_extra
+
+    with needs_extra("report"):
+        import matplotlib  # noqa: F401 - draws the pictures at the end
+    from proserve_cli.report_run import report_blocks
+
+    report_blocks(folder=folder, jobs=jobs or _cores(), only=only or [], run=run)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,10 +9,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from proserve_cli.failures import failed, wrong_usage
+from proserve_lab.report.block_cells import block_cells
+from proserve_lab.report.block_document import write_block_document
 from proserve_lab.report.carry_over import carried_over, differences, draw_sample, outdated_cells
 from proserve_lab.report.cell_result import CellResult, ResultStore, StoreError
 from proserve_lab.report.cells import Cell, all_cells, matching
 from proserve_lab.report.document import write_document
+from proserve_lab.report.run_block_cell import block_fingerprint, run_block_cell
+from proserve_lab.report.run_cell import run_cell
 from proserve_lab.report.runner import Failure, RunProgress, missing_cells, run_cells
 
 _LINE_EVERY = 20
@@ -42,6 +46,33 @@ def report_batching(*, folder: Path, jobs: int, only: Sequence[str], run: bool, 
         if run:
             store.rewrite(list(results.values()))
         document = write_document(results, folder)
+    except StoreError as error:
+        raise wrong_usage(error) from error
+    except OSError as error:
+        raise failed(f"{error.filename}: {error.strerror}") from error
+    Console(stderr=True).print(f"wrote {document}", highlight=False)
+    if failures:
+        raise _failed_cells(failures, len(wanted))
+
+
+def report_blocks(*, folder: Path, jobs: int, only: Sequence[str], run: bool) -> None:
+    """Exit code 1 when a cell fails, after all others are done; 2 for options or files that must change first."""
+    store = ResultStore(folder / "blocks.jsonl")
+    cells = block_cells()
+    wanted = matching(cells, only)
+    if not wanted:
+        raise wrong_usage(f"--only: no cell matches {', '.join(only)}; a cell is called {cells[0].key}")
+    try:
+        missing = missing_cells(wanted, store.load(), block_fingerprint)
+        Console(stderr=True).print(
+            f"{len(wanted) - len(missing)} of {len(wanted)} cells are up to date", highlight=False
+        )
+        failures = _run(missing, store.append, jobs=jobs, simulate=run_block_cell) if run and missing else []
+        stored = store.load()
+        results = {cell.key: stored[cell.key] for cell in cells if cell.key in stored}
+        if run:
+            store.rewrite(list(results.values()))
+        document = write_block_document(results, folder)
     except StoreError as error:
         raise wrong_usage(error) from error
     except OSError as error:
@@ -88,7 +119,13 @@ def _failed_cells(failures: Sequence[Failure], of: int) -> typer.Exit:
     )
 
 
-def _run(cells: Sequence[Cell], keep: Callable[[CellResult], None], *, jobs: int) -> list[Failure]:
+def _run(
+    cells: Sequence[Cell],
+    keep: Callable[[CellResult], None],
+    *,
+    jobs: int,
+    simulate: Callable[[Cell], CellResult] = run_cell,
+) -> list[Failure]:
     console = Console(stderr=True)
     columns = (
         BarColumn(),
@@ -107,7 +144,7 @@ def _run(cells: Sequence[Cell], keep: Callable[[CellResult], None], *, jobs: int
                 console.print(f"{made.done}/{made.total} {made.last} {state}", highlight=False)
 
         try:
-            return run_cells(cells, keep, jobs=jobs, progress=progress)
+            return run_cells(cells, keep, jobs=jobs, progress=progress, run=simulate)
         except BrokenProcessPool as error:
             raise failed(
                 "a simulating process was killed, perhaps for lack of memory: run the command again, with fewer --jobs"

@@ -109,8 +109,8 @@ def _print(result: SimulationResult, output: str) -> None:
         console.print(
             f"host: {result.kv.offloaded_blocks} blocks there, {result.kv.restored_blocks} back with "
             f"{result.kv.restores} requests, {result.kv.recomputed_tokens} tokens computed again, "
-            f"{result.kv.evicted_blocks} blocks evicted; steps waited {result.kv.exposed_s:.2f} s for copies, "
-            f"{result.kv.hidden_s:.2f} s of copies hidden",
+            f"{result.kv.evicted_blocks} blocks evicted; steps waited {sum(result.kv.exposed_s.values()):.2f} s for "
+            f"copies, {sum(result.kv.hidden_s.values()):.2f} s of copies hidden",
             highlight=False,
         )
     console.print(

@@ -5,8 +5,10 @@ A step's plan says who comes back; with the adaptive budget these get the blocks
 in an otherwise empty step.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
+from proserve_core.blocks.copy_budget import allot, ranked_budget
 from proserve_core.blocks.gain_budget import Return, shortest_step
 from proserve_core.blocks.restore import Restorable, ResumeModel, best_split
 from proserve_core.blocks.settings import CopyBudget
@@ -21,6 +23,12 @@ def shortest(returns: Sequence[Restorable], base: StepWork, model: ResumeModel) 
     # Gain breaks ties only: of equals, the blocks of the least important are computed.
     ranked = [Return(request=request, gain=float(-place)) for place, request in enumerate(returns)]
     return shortest_step(ranked, model=model, base=base)[0]
+
+
+def ranked(returns: Sequence[Restorable], base: StepWork, model: ResumeModel) -> Sequence[int]:
+    """By rank, as published (`copy_budget`), in steps whose time budget computing does not fill."""
+    blocks = ranked_budget(returns, model=model, base=base, budget_s=math.inf)
+    return allot(returns, budget_blocks=blocks, block_size=model.block_size)
 
 
 class ReturnBudget:

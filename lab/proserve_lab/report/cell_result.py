@@ -10,7 +10,7 @@ import msgspec
 from proserve_core.batching.sliding_serve.predictor import Fidelity
 from proserve_lab.report.latency_probe import Correction
 from proserve_lab.report.urgent_probe import Moment
-from proserve_lab.simulation.result import ClassFigures, PlanFigures
+from proserve_lab.simulation.result import ClassFigures, KvFigures, PlanFigures
 
 _LONGEST_LINE = 1_000_000
 """Bytes; no result comes near it."""
@@ -49,6 +49,13 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of a policy that predicts batch times itself, by kind of batch."""
     corrections: dict[str, Correction] = {}
     """How an online latency model did beside the policy, by kind of step."""
+    busy_s: float = 0.0
+    """Time in steps."""
+    computed_tokens: int = 0
+    recomputed_tokens: int = 0
+    """Those of them that had been computed before and were lost."""
+    kv: KvFigures | None = None
+    """Of cells with blocks on the host."""
     note: str = ""
 
 

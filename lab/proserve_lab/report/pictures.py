@@ -12,7 +12,7 @@ from proserve_lab.report.cells import GRID, OURS, policy_names
 from proserve_lab.report.other_tables import alpha_figures
 from proserve_lab.report.results import HEAVY, LIGHT, Place, Results
 
-_SETTINGS: dict[Any, Any] = {
+SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "proserve",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -61,7 +61,7 @@ def draw_all(results: Results, folder: Path) -> None:
         "burst": _burst,
         "alpha": _alpha,
     }
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(SETTINGS):
         for name, draw in pictures.items():
             # Without a date and a version the file changes only with its figures.
             draw(results).savefig(folder / f"{name}.svg", format="svg", metadata={"Date": None, "Creator": None})

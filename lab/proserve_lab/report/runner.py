@@ -32,11 +32,12 @@ class RunProgress(msgspec.Struct, frozen=True, kw_only=True):
     failed: bool
 
 
-def missing_cells(cells: Iterable[Cell], results: dict[str, CellResult]) -> list[Cell]:
-    """Those without a result, or with one that the code would not give any more."""
-    return [
-        cell for cell in cells if (found := results.get(cell.key)) is None or found.fingerprint != fingerprint(cell)
-    ]
+def missing_cells(
+    cells: Iterable[Cell], results: dict[str, CellResult], hashed: Callable[[Cell], str] | None = None
+) -> list[Cell]:
+    """Those without a result, or with one that the code would not give any more; `hashed`: not by `fingerprint`."""
+    current = hashed or fingerprint
+    return [cell for cell in cells if (found := results.get(cell.key)) is None or found.fingerprint != current(cell)]
 
 
 def run_cells(

@@ -5,6 +5,7 @@ from typing import TextIO
 
 import msgspec
 
+from proserve_core.blocks import Direction
 from proserve_core.gain import GainTotals
 from proserve_core.replica_kv import HostTier
 from proserve_lab.judgement import percentile
@@ -34,10 +35,10 @@ class KvFigures(msgspec.Struct, frozen=True, kw_only=True):
     restored_blocks: int
     copied_bytes: int
     """Both ways."""
-    hidden_s: float
-    """Time of copies behind compute."""
-    exposed_s: float
-    """Time for which steps waited for copies."""
+    hidden_s: dict[str, float]
+    """Time of copies behind compute, by direction."""
+    exposed_s: dict[str, float]
+    """Time for which steps waited for copies, by direction."""
     restores: int
     """Preempted requests that came back with blocks from the host."""
     recomputed_tokens: int
@@ -87,11 +88,12 @@ def summarise(
         plan_us=PlanFigures(p50=1e6 * (percentile(plan_s, 50) or 0.0), p99=1e6 * (percentile(plan_s, 99) or 0.0)),
         simulated_s=run.simulated_s,
         wall_s=wall_s,
-        kv=_kv_figures(run.hosts),
+        kv=kv_figures(run.hosts),
     )
 
 
-def _kv_figures(hosts: Sequence[HostTier]) -> KvFigures | None:
+def kv_figures(hosts: Sequence[HostTier]) -> KvFigures | None:
+    """Sum up what blocks on the hosts did; None without any."""
     if not hosts:
         return None
     totals = [host.totals for host in hosts]
@@ -102,8 +104,14 @@ def _kv_figures(hosts: Sequence[HostTier]) -> KvFigures | None:
         copied_bytes=sum(
             (host.totals.offloaded_blocks + host.totals.restored_blocks) * host.block_bytes for host in hosts
         ),
-        hidden_s=sum(total.offload_hidden_s + total.restore_hidden_s for total in totals),
-        exposed_s=sum(total.offload_exposed_s + total.restore_exposed_s for total in totals),
+        hidden_s={
+            Direction.OFFLOAD.value: round(sum(total.offload_hidden_s for total in totals), 6),
+            Direction.RESTORE.value: round(sum(total.restore_hidden_s for total in totals), 6),
+        },
+        exposed_s={
+            Direction.OFFLOAD.value: round(sum(total.offload_exposed_s for total in totals), 6),
+            Direction.RESTORE.value: round(sum(total.restore_exposed_s for total in totals), 6),
+        },
         restores=sum(total.restores for total in totals),
         recomputed_tokens=sum(total.recomputed_tokens for total in totals),
         evicted_blocks=sum(total.evicted_blocks for total in totals),

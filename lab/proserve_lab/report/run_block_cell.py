@@ -1,0 +1,86 @@
+"""One cell of the report on KV blocks: simulate it, and say what its result depends on."""
+
+import hashlib
+import pkgutil
+import time
+from functools import cache
+
+import msgspec
+
+import proserve_core.blocks
+from proserve_core.batching.registry import make_policy
+from proserve_core.replica import Replica
+from proserve_lab.judgement import percentile
+from proserve_lab.report.block_cells import kv_host_of, requests_for, short_limits
+from proserve_lab.report.cell_result import CellResult
+from proserve_lab.report.cells import Cell
+from proserve_lab.report.fingerprint import code_hash
+from proserve_lab.report.scenarios import calibration_of
+from proserve_lab.simulation.result import PlanFigures, kv_figures
+from proserve_lab.simulation.run import simulate
+from proserve_lab.simulation.timed import TimedPolicy
+
+LAYOUT = 1
+"""Counts up when results get other fields, so that all are computed anew."""
+_DIGITS = 6
+
+
+def block_fingerprint(cell: Cell) -> str:
+    """Changes when the cell's result may: with its code, its requests, its engine, what is switched on."""
+    host = kv_host_of(cell)
+    engine = (short_limits(cell), calibration_of(cell.scenario).latency, host and (host.settings, host.transfer))
+    inputs = msgspec.json.encode((requests_for(cell), *engine))
+    rule = host and host.adaptive.__name__
+    parts = (str(LAYOUT), str(rule), hashlib.sha256(inputs).hexdigest(), _code(cell.policy))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def run_block_cell(cell: Cell) -> CellResult:
+    """Simulate a cell until its last deadline is past."""
+    started_s = time.process_time()
+    policy = TimedPolicy(make_policy(cell.policy), clock=time.thread_time)
+    replica = Replica(
+        policy=policy,
+        policy_name=cell.policy,
+        limits=short_limits(cell),
+        latency=calibration_of(cell.scenario).latency,
+        kv_host=kv_host_of(cell),
+    )
+    requests = requests_for(cell)
+    run = simulate(requests, replicas=[replica], to_the_end=False)
+    total = run.ledger.total()
+    return CellResult(
+        key=cell.key,
+        fingerprint=block_fingerprint(cell),
+        rate=round((len(requests) - 1) / (requests[-1].arrival_s - requests[0].arrival_s), _DIGITS),
+        requests=total.requests,
+        tdg_ratio=round(total.tdg_ratio, _DIGITS),
+        slo_attainment=round(total.slo_attainment, _DIGITS),
+        steps=run.steps,
+        preemptions=run.preemptions,
+        plan_us=PlanFigures(
+            p50=round(1e6 * (percentile(policy.durations_s, 50) or 0.0), 1),
+            p99=round(1e6 * (percentile(policy.durations_s, 99) or 0.0), 1),
+        ),
+        simulated_s=round(run.simulated_s, 3),
+        cpu_s=round(time.process_time() - started_s, 1),
+        busy_s=round(run.busy_s, 3),
+        computed_tokens=run.computed_tokens,
+        recomputed_tokens=run.recomputed_tokens,
+        kv=kv_figures(run.hosts),
+    )
+
+
+@cache
+def _code(policy: str) -> str:
+    package = proserve_core.blocks
+    blocks = [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+    return code_hash(
+        (
+            "proserve_lab.simulation.run",
+            "proserve_core.replica",
+            "proserve_core.replica_kv",
+            type(make_policy(policy)).__module__,
+            *blocks,
+        )
+    )
