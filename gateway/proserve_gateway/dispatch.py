@@ -24,8 +24,8 @@ from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.prompt_estimate import PromptEstimator
 from proserve_gateway.request_body import BodyKind
-from proserve_gateway.sse import decode_reply
-from proserve_gateway.sse_relay import SseRelay
+from proserve_gateway.sse import SseError, decode_reply
+from proserve_gateway.sse_relay import BROKEN_OFF, SseRelay
 from proserve_gateway.token_trail import TokenTrail
 from proserve_gateway.upstream import UpstreamClient
 from proserve_gateway.upstream_exchange import Exchange
@@ -165,7 +165,10 @@ class Dispatcher:
     async def _take_whole(self, answer: Answer, exchange: Exchange, *, generates: bool) -> None:
         """All tokens of a reply that is not streamed are judged when it is here: that is when the client gets them."""
         body = await exchange.read_all(MAX_REPLY_BYTES)
-        usage = decode_reply(body).usage
+        reply = decode_reply(body)
+        if any(choice.finish_reason in BROKEN_OFF for choice in reply.choices or ()):
+            raise SseError("it gave the request up")
+        usage = reply.usage
         tokens = (usage.completion_tokens or 0) if usage is not None and generates else 0
         answer.whole(body, tokens=tokens, prompt_tokens=None if usage is None else usage.prompt_tokens)
 

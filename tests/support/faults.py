@@ -132,6 +132,9 @@ NO_ANSWERS: dict[str, Behaviour] = {
     "only [DONE]": saying(chunked(DONE)),
     "page instead of a stream": saying(JSON_HEAD + b"content-length: 6\r\n\r\n<html>"),
     "stream of a page": saying(chunked(b"<html>\n\n", b"</html>\n\n")),
+    "request given up": saying(
+        JSON_HEAD + b'content-length: 51\r\n\r\n{"choices":[{"text":"t0","finish_reason":"abort"}]}'
+    ),
     "length that is too long": saying(JSON_HEAD + b'content-length: 99\r\n\r\n{"choices":[]}'),
     "length that is too short": saying(JSON_HEAD + b'content-length: 9\r\n\r\n{"choices":[]}'),
 }
