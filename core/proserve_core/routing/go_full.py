@@ -50,19 +50,25 @@ class GoFull:
             tpot_s=worth.tpot_s,
             step_s=outlook.table[STEP],
         )
-        gains = [
-            float(values[place]) - displaced_gain(worth, engines[place], needs, place, request.prompt_tokens)
-            for place in finalists
-        ]
-        best_gain = max(gains)
-        least = self.beta * best_gain if best_gain > 0 else float("-inf")
-        candidates = [(place, gain) for place, gain in zip(finalists, gains, strict=True) if gain >= least]
-        # Finalists are in order of cost.
-        best, gain = candidates[0]
+        most = values[finalists].tolist()
+        gains: list[float] = []
+        best = 0
+        for number, place in enumerate(finalists):
+            gains.append(most[number] - displaced_gain(worth, engines[place], needs, place, request.prompt_tokens))
+            # In order of cost, so the first that is good enough wins. Those not asked add no more than if nobody lost.
+            least = self._least(max(gains))
+            best = next(at for at, gain in enumerate(gains) if gain >= least)
+            if gains[best] >= self._least(max([*gains, *most[number + 1 :]])):
+                break
+        candidates = [place for place, gain in zip(finalists, gains, strict=False) if gain >= self._least(max(gains))]
         return RouteDecision(
-            engine=engines[best].name,
+            engine=outlook.names[finalists[best]],
             reason="earliest first token among the best gains",
-            expected_ttft_s=float(finish_s[best]) - request.arrival_s,
-            expected_gain=gain,
-            candidates=tuple([engines[place].name for place, _ in candidates]),
+            expected_ttft_s=float(finish_s[finalists[best]]) - request.arrival_s,
+            expected_gain=gains[best],
+            candidates=tuple([outlook.names[place] for place in candidates]),
         )
+
+    def _least(self, best: float) -> float:
+        """Least gain of a candidate if the best engine adds this much; nowhere positive, all are candidates."""
+        return self.beta * best if best > 0 else float("-inf")
