@@ -20,8 +20,8 @@ def test_decisions_are_timed_one_by_one(router: str, load: str) -> None:
 
 def test_report_shows_each_p99_beside_its_target() -> None:
     case: dict[str, Any] = {"router": "min-load", "engines": 64, "load": "room", "target_us": TARGETS_US[64]}
-    met, missed = (RouteTime(p50_us=50.0, p99_us=p99_us, **case) for p99_us in (200.0, 201.0))
+    met, missed = (RouteTime(p10_us=40.0, p50_us=50.0, p99_us=p99_us, **case) for p99_us in (200.0, 201.0))
     assert report([met, missed]).splitlines()[1:] == [
-        "min-load                64  room       50      200   <= 200, met",
-        "min-load                64  room       50      201   <= 200, missed",
+        "min-load                64  room       40       50      200   <= 200, met",
+        "min-load                64  room       40       50      201   <= 200, missed",
     ]
