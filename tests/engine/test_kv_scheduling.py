@@ -13,9 +13,12 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from engine_harness import BLOCK_BYTES, HIGH, LOW, Engine
-from engine_policies import RandomPolicy
+from engine_harness import BLOCK, BLOCK_BYTES, HIGH, LOW, Engine
+from engine_policies import RandomPolicy, ScriptedPolicy
 from kv_schedules import KvSchedule, check_that_nothing_is_left, count, run_schedule
+from proserve_core.batching import BatchPlan, EngineState
+from proserve_core.batching.protocol import BatchingPolicy
+from proserve_core.batching.registry import POLICIES
 from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 
@@ -90,6 +93,48 @@ def test_failed_copies_cost_time_not_tokens(scheduler: type, depth: int, offload
     ]
     assert sum(outcome.failed_restores for outcome in outcomes) > 0
     assert sum(outcome.recomputed_tokens for outcome in outcomes) > 0
+
+
+@every_scheduler
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_every_policy_gets_along_with_what_the_host_has(
+    scheduler: type, depth: int, policy: str, tiny_model: str
+) -> None:
+    for offload in (Offload.ASYNC, Offload.ON_PREEMPT):
+        schedule = KvSchedule(
+            seed=1, scheduler=scheduler, depth=depth, offload=offload, budget=CopyBudget.ADAPTIVE, policy=policy
+        )
+        run_schedule(schedule, tiny_model)
+
+
+@every_scheduler
+def test_policies_are_told_what_the_host_has(scheduler: type, depth: int, tiny_model: str) -> None:
+    engine = engine_with(
+        kv(200, offload=Offload.ON_PREEMPT, copy_budget=CopyBudget.UNLIMITED),
+        scheduler,
+        model=tiny_model,
+        seed=0,
+        blocks=34,
+        sequences=8,
+        depth=depth,
+        prefix_caching=False,
+    )
+    policy: BatchingPolicy = engine.scheduler._proserve.adapter._policy
+    seen = [0, 0]
+
+    def plan(state: EngineState) -> BatchPlan:
+        assert state.resume is not None
+        for request in state.requests:
+            assert request.copied_blocks * BLOCK <= request.computed_tokens or not request.resident
+            seen[0] += request.resident and request.copied_blocks > 0
+            seen[1] += not request.resident and request.host_tokens == request.computed_tokens > 0
+        return policy.plan(state)
+
+    engine.scheduler._proserve.adapter._policy = ScriptedPolicy(plan)
+    submit_many(engine)
+    engine.run()
+    assert engine.wrong_outputs() == {}
+    assert min(seen) > 0
 
 
 def damage_that_outlives_its_request(seed: int, offload: Offload, failing: float) -> KvSchedule:

@@ -35,6 +35,8 @@ class KvSchedule(msgspec.Struct, frozen=True, kw_only=True):
     resets: bool = False
     """The prefix cache is reset now and then, running requests included."""
     prefix_caching: bool = True
+    policy: str | None = None
+    """None: plans of no sense whatever."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,8 +73,10 @@ def run_schedule(schedule: KvSchedule, model: str) -> Outcome:
         sequences=8,
         depth=schedule.depth,
         prefix_caching=schedule.prefix_caching,
+        policy=schedule.policy,
     )
-    engine.scheduler._proserve.adapter._policy = RandomPolicy(schedule.seed)
+    if schedule.policy is None:
+        engine.scheduler._proserve.adapter._policy = RandomPolicy(schedule.seed)
     engine.worker.copier = PretendedCopier(engine.worker.kv, failing=schedule.failing, seed=schedule.seed)
     copies = engine.scheduler._kv.copies
     engine.on_schedule = lambda _: copies.check()

@@ -24,11 +24,12 @@ from proserve_core.batching.explain import DecisionLog
 from proserve_core.batching.fill import blocks_for
 from proserve_core.batching.protocol import BatchingPolicy, ObservesProgress
 from proserve_core.batching.registry import make_policy
+from proserve_core.blocks import ResumeModel
 from proserve_core.facts import FactsError
 from proserve_core.latency import LatencyModel
 from proserve_engine.metrics import EngineMetrics
 from proserve_engine.vllm.settings import EngineSettings
-from proserve_engine.vllm.tracking import Tracker, needs_vllm
+from proserve_engine.vllm.tracking import HostBlocks, Tracker, needs_vllm
 from proserve_engine.vllm.waiting_queue import PlannedQueue
 
 _logger = logging.getLogger("vllm.proserve")
@@ -42,13 +43,12 @@ class Adapter:
 
     def __init__(self, scheduler: Any, settings: EngineSettings, metrics: EngineMetrics) -> None:
         self.tracker = Tracker(
-            block_size=scheduler.block_size, cached_prefix=self._cached_prefix, bad_facts=self._report_bad_facts
+            block_size=scheduler.block_size, cached_prefix=self.device_prefix, bad_facts=self._report_bad_facts
         )
         self.plan: BatchPlan | None = None
         """Plan of the present step; None when vLLM schedules alone."""
         self.decisions = DecisionLog()
-        self.kept_prefix: Callable[[Any, int], int] = _nothing_kept
-        """Tokens that a request would start from, its blocks on the host included; given those on the device."""
+        self._resume: Callable[[], ResumeModel] | None = None
         self._scheduler = scheduler
         scheduler.waiting = PlannedQueue(scheduler.waiting)
         self._metrics = metrics
@@ -80,6 +80,11 @@ class Adapter:
         free: int = self._block_pool.get_num_free_blocks() - self._watermark_blocks
         return max(0, free) // self._groups
 
+    def keep(self, host: HostBlocks, resume: Callable[[], ResumeModel]) -> None:
+        """Blocks are kept on a host, and come back as `resume` says."""
+        self.tracker.host = host
+        self._resume = resume
+
     def refresh(self) -> None:
         """Bring the tracked requests up to date with vLLM."""
         scheduler = self._scheduler
@@ -106,6 +111,7 @@ class Adapter:
             limits=self._limits,
             free_blocks=self.free_blocks,
             latency=latency,
+            resume=None if self._resume is None else self._resume(),
         )
         plan = self._policy.plan(state)
         self.decisions.note(self._policy, state, plan)
@@ -267,9 +273,6 @@ class Adapter:
         """Tokens of a waiting request that the prefix cache gives back."""
         return int(self._scheduler.kv_cache_manager.get_computed_blocks(request)[1])
 
-    def _cached_prefix(self, request: Any) -> int:
-        return self.kept_prefix(request, self.device_prefix(request))
-
     def _report_bad_facts(self, request_id: str, error: FactsError) -> None:
         self._metrics.bad_facts.inc()
         _logger.warning("request %s runs in the default class: %s", request_id, error)
@@ -283,8 +286,3 @@ class Adapter:
             max_sequences=max(0, slots),
             max_step_tokens=scheduler.max_num_scheduled_tokens,
         )
-
-
-def _nothing_kept(_request: Any, device_tokens: int) -> int:
-    """Without a connector of ours, what is not on the device is gone."""
-    return device_tokens

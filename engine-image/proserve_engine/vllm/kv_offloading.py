@@ -66,6 +66,16 @@ class Offloading:
         self._ahead.preempted(len(device))
         self._copies.preempt(request_id)
 
+    def copied_blocks(self, request: Any) -> tuple[int, int]:
+        """Blocks that would come back if the request were preempted, and those that a copy reads until it ends."""
+        holding = self._copies.holding(request.request_id)
+        if holding.restore is not None:
+            # It would lose them.
+            return 0, 0
+        if self._when is Offload.ON_PREEMPT and not self.refused:
+            return self._admissions.computed_tokens(request) // self._block_size, 0
+        return holding.usable, holding.offloading
+
     def take(self, scheduled: dict[str, int], latency: LatencyModel) -> tuple[list[CopyJob], list[CopyJob]]:
         """The copies that begin with the step that vLLM has put together: those it waits for, and those behind it.
 

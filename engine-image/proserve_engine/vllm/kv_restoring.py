@@ -81,7 +81,16 @@ class Restoring:
                 attention += entry.tokens * (entry.tokens + 2 * state.computed_tokens)
         if returns:
             base = StepWork(new_tokens=tokens, attention=attention, decode_context=context, sequences=sequences)
-            self._budget.plan(returns, base=base, model=self._resume_model())
+            self._budget.plan(returns, base=base, model=self.resume_model())
+
+    def resume_model(self) -> ResumeModel:
+        """How blocks come back, as far as is known."""
+        return ResumeModel(
+            block_size=self._block_size,
+            costs=self._link.costs(Direction.RESTORE),
+            latency=self._latency,
+            overlap=self._overlap,
+        )
 
     def prefix_tokens(self, request: Any, local_tokens: int) -> int:
         """Tokens that the request would start from if all came back that may: for who plans."""
@@ -98,7 +107,7 @@ class Restoring:
         if not source.blocks:
             return 0
         restorable = self._restorable(request.request_id, request.num_tokens, local_tokens, source)
-        return self._budget.blocks(restorable, self._resume_model()) * self._block_size
+        return self._budget.blocks(restorable, self.resume_model()) * self._block_size
 
     def admitted(self, request: Any, device: Sequence[int], restored_tokens: int) -> int:
         """vLLM has given the request blocks, among them those for `restored_tokens`.
@@ -146,12 +155,4 @@ class Restoring:
             tokens=tokens,
             host_blocks=max(0, source.blocks - local),
             device_tokens=local * self._block_size,
-        )
-
-    def _resume_model(self) -> ResumeModel:
-        return ResumeModel(
-            block_size=self._block_size,
-            costs=self._link.costs(Direction.RESTORE),
-            latency=self._latency,
-            overlap=self._overlap,
         )

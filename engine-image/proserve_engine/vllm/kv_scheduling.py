@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from proserve_core.batching import BatchPlan
-from proserve_core.blocks import Direction, TransferModel
+from proserve_core.blocks import Direction, ResumeModel, TransferModel
 from proserve_core.blocks.settings import KvOffload
 from proserve_core.latency import LatencyModel
 from proserve_engine.kv.copies import Copies
@@ -117,6 +117,14 @@ class KvScheduling:
     def prefix_tokens(self, request: Any, local_tokens: int) -> int:
         """Tokens that the request would start from if all came back that may: for who plans."""
         return self._restoring.prefix_tokens(request, local_tokens)
+
+    def copied_blocks(self, request: Any) -> tuple[int, int]:
+        """Blocks of a resident that would come back if it were preempted, and those that a copy reads."""
+        return self._offloading.copied_blocks(request)
+
+    def resume_model(self) -> ResumeModel:
+        """How blocks come back, as far as is known."""
+        return self._restoring.resume_model()
 
     def restorable_tokens(self, request: Any, local_tokens: int) -> int:
         """Tokens behind the `local_tokens` first ones whose KV comes back from the host if the request runs now."""

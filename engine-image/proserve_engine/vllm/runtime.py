@@ -67,7 +67,7 @@ class EngineRuntime:
             latency=self.latency,
             transfer=TRANSFERS[self._gpu],
         )
-        self.adapter.kept_prefix = kv.prefix_tokens
+        self.adapter.keep(kv, kv.resume_model)
 
     def before_schedule(self) -> None:
         """Plan the step. A snapshot shows the state before the step, so residents are brought up to date for it."""

@@ -12,7 +12,7 @@ import hashlib
 import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from proserve_core.batching import RequestState
 from proserve_core.batching.request_table import RequestTable
@@ -25,12 +25,22 @@ PREFIX_TOKENS = 64
 """Of a prompt, by which those with the same system prompt know each other: a chat template and a sentence or two."""
 
 
+class HostBlocks(Protocol):
+    """What the host has of requests."""
+
+    def prefix_tokens(self, request: Any, local_tokens: int) -> int:
+        """Tokens that a waiting request would start from, given those that the device has."""
+
+    def copied_blocks(self, request: Any) -> tuple[int, int]:
+        """Of a resident: blocks that would come back if it were preempted, and blocks that a copy reads."""
+
+
 class Tracker:
     """Keeps the `RequestState` of every request that the planner may schedule. Times are on `clock`.
 
     Args:
         block_size: tokens per block.
-        cached_prefix: looks up how many tokens of a request the prefix cache would give back.
+        cached_prefix: looks up how many tokens of a request the device's prefix cache would give back.
         bad_facts: told why a request's class facts are unusable; it then runs in the default class.
     """
 
@@ -51,6 +61,8 @@ class Tracker:
         """Tracked requests that vLLM would not run in the coming step; refreshed by `refresh`."""
         self.held_slots = 0
         """Running requests that are not in the planner's view and keep a sequence slot; refreshed by `refresh`."""
+        self.host: HostBlocks | None = None
+        """None: what is not on the device is gone."""
         self.with_facts = 0
         """Tracked requests that carry class facts."""
         self._block_size = block_size
@@ -68,6 +80,7 @@ class Tracker:
             return
         request_id: str = request.request_id
         facts = self._facts(request)
+        computed_tokens, host_tokens = self._start(request)
         # vLLM stamps a request in its API process; until the engine takes it in, it waited for a step to end.
         in_vllm_s = max(0.0, self._wall_clock() - request.arrival_time)
         self.table.add(
@@ -76,7 +89,8 @@ class Tracker:
                 arrival_s=self._clock() - in_vllm_s - (facts.age_s if facts else 0.0),
                 terms=facts.terms if facts else default_terms(),
                 prompt_tokens=request.num_prompt_tokens,
-                computed_tokens=self._cached_prefix(request),
+                computed_tokens=computed_tokens,
+                host_tokens=host_tokens,
                 clues=LengthClues(
                     client=facts.client if facts else "",
                     prefix=_prefix(request.prompt_token_ids),
@@ -110,9 +124,9 @@ class Tracker:
             return
         state.resident = False
         state.preemptions += 1
-        state.blocks = 0
+        state.blocks = state.copied_blocks = state.copying_blocks = 0
         state.emitted_tokens = request.num_output_tokens
-        state.computed_tokens = self._cached_prefix(request)
+        state.computed_tokens, state.host_tokens = self._start(request)
         self.table.update(state)
         self._delicate[request.request_id] = request
         self._stale_prefixes[request.request_id] = request
@@ -127,7 +141,7 @@ class Tracker:
         """vLLM has scheduled the request; `refresh` would find out one step later."""
         state = self.states.get(request_id)
         if state is not None and not state.resident:
-            state.resident = True
+            state.resident, state.host_tokens = True, 0
             self.table.update(state)
 
     def refresh(self, running: Iterable[Any], *, set_aside: Iterable[Any], next_step: int) -> None:
@@ -136,7 +150,7 @@ class Tracker:
         Args:
             set_aside: waiting requests that vLLM keeps apart from its queue.
         """
-        states, block_size, hidden = self.states, self._block_size, self.hidden
+        states, block_size, hidden, host = self.states, self._block_size, self.hidden, self.host
         hidden.clear()
         held_slots = 0
         for request in running:
@@ -150,6 +164,8 @@ class Tracker:
             state.computed_tokens = computed
             state.emitted_tokens = emitted
             state.blocks = -(-computed // block_size)
+            if host is not None:
+                state.copied_blocks, state.copying_blocks = host.copied_blocks(request)
             in_flight = request.num_output_placeholders
             if in_flight:
                 # Under asynchronous scheduling these count as emitted: the next step makes the one after them.
@@ -177,7 +193,7 @@ class Tracker:
         if started:
             state.first_token_s = self._clock()
         if started or not state.resident:
-            state.resident = True
+            state.resident, state.host_tokens = True, 0
             self.table.update(state)
 
     def _refresh_delicate(self) -> None:
@@ -204,10 +220,18 @@ class Tracker:
             self._stale_prefixes[request_id] = request
 
     def _look_up_prefix(self, state: RequestState, request: Any) -> None:
-        cached = self._cached_prefix(request)
-        if cached != state.computed_tokens:
-            state.computed_tokens = cached
+        start = self._start(request)
+        if start != (state.computed_tokens, state.host_tokens):
+            state.computed_tokens, state.host_tokens = start
             self.table.update(state)
+
+    def _start(self, request: Any) -> tuple[int, int]:
+        """Tokens that a waiting request would start from, and how many of them would come back from the host."""
+        device_tokens = self._cached_prefix(request)
+        if self.host is None:
+            return device_tokens, 0
+        tokens = self.host.prefix_tokens(request, device_tokens)
+        return tokens, tokens - device_tokens
 
     def _facts(self, request: Any) -> RequestFacts | None:
         parameters = request.sampling_params

@@ -210,3 +210,28 @@ def test_removed_request_leaves_nothing_behind(tracked: Tracked) -> None:
     tracked.refresh()
     assert tracked.tracker.with_facts == 0
     assert not tracked.tracker.table
+
+
+class Host:
+    """Has the first 32 tokens of everybody, and of residents one block that a copy reads."""
+
+    def prefix_tokens(self, _request: Any, local_tokens: int) -> int:
+        return max(32, local_tokens)
+
+    def copied_blocks(self, _request: Any) -> tuple[int, int]:
+        return 2, 1
+
+
+def test_what_the_host_has_shows_until_the_request_is_resident_and_then_as_what_would_come_back() -> None:
+    tracked = Tracked()
+    tracked.tracker.host = Host()
+    tracked.cached["r"] = 16
+    tracked.tracker.add(request())
+    state = tracked.tracker.states["r"]
+    assert (state.computed_tokens, state.host_tokens) == (32, 16)
+    tracked.refresh(request(num_computed_tokens=40))
+    assert (state.host_tokens, state.copied_blocks, state.copying_blocks) == (0, 2, 1)
+    tracked.cached["r"] = 0
+    tracked.tracker.preempted(request())
+    assert (state.computed_tokens, state.host_tokens) == (32, 32)
+    assert (state.blocks, state.copied_blocks, state.copying_blocks) == (0, 0, 0)
