@@ -17,7 +17,7 @@ from rich.console import Console
 
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.engine_launch import START_LIMIT_S, engine_specs
-from proserve_cli.fidelity_counts import KvCounts, label_of, measured_counts, simulated_counts
+from proserve_cli.fidelity_counts import KvCounts, counts_of, label_of, metrics_of, simulated_counts, transfer_of
 from proserve_cli.fidelity_report import FidelityResult, PolicyResult
 from proserve_cli.http_get import get
 from proserve_cli.local_engines import EngineSpec, LocalEngines
@@ -62,7 +62,7 @@ SCALES = {
 MODEL = "tiny"
 """Generated model of the real engine."""
 CALIBRATION = "cpu-tiny"
-"""Where the simulator finds the size of that model's blocks and the speed of copies."""
+"""Where the simulator finds the size of that model's blocks, and the speed of copies until some were seen."""
 BURST = 48
 """Requests that are sent at once to a fresh engine: steps of all sizes, for a first idea of how fast it is."""
 TYPICAL_DECODES = 16
@@ -117,8 +117,8 @@ class _Replayed(msgspec.Struct, frozen=True, kw_only=True):
     """Zero of the records' clock, on the system's monotonic one."""
     records: list[ReplayRecord]
     steps: list[LoggedStep]
-    counts: KvCounts | None
-    """Since the engine's start, if it keeps blocks on the host."""
+    metrics: str
+    """Of the engine, at the end; empty if it keeps no blocks on the host."""
 
 
 class _Session:
@@ -146,8 +146,8 @@ class _Session:
         if errors:
             raise FidelityError(f"requests failed: {'; '.join(sorted(errors))}")
         await asyncio.sleep(IDLE_S)
-        counts = None if self._kv_host is None else await measured_counts(self._spec.capacity_url)
-        self.replays.append(_Replayed(began_s=began_s, records=records, steps=self._new_steps(), counts=counts))
+        metrics = "" if self._kv_host is None else await metrics_of(self._spec.capacity_url)
+        self.replays.append(_Replayed(began_s=began_s, records=records, steps=self._new_steps(), metrics=metrics))
 
     def simulate(self, number: int, latency: LatencyModel) -> tuple[dict[str, float], KvCounts | None]:
         """Gain of replay `number` in the simulator, after all replays before it, on a machine as fast as it was, and
@@ -171,7 +171,7 @@ class _Session:
             policy_name=self._spec.policy,
             limits=self.limits,
             latency=latency,
-            kv_host=self._kv_host,
+            kv_host=self._measured_host(self.replays[number].metrics),
         )
         speed = MachineSpeed(latency, steps)
         run = simulate(
@@ -180,6 +180,11 @@ class _Session:
             noise=lambda: speed.factor(zero_s + replica.began_s),
         )
         return simulated_gain(run.outcomes[-len(self.replays[number].records) :]), simulated_counts(replica)
+
+    def _measured_host(self, metrics: str) -> KvHost | None:
+        """The host's memory with copies as fast as the engine's were."""
+        host = self._kv_host
+        return host and msgspec.structs.replace(host, transfer=transfer_of(metrics, host.transfer))
 
     def _new_steps(self) -> list[LoggedStep]:
         if not self._log.exists():
@@ -284,7 +289,7 @@ class FidelityRunner:
                 target_points=TARGET_POINTS[options.engine],
             ),
             step_errors=step_errors([(models[n], session.replays[n].steps) for n in judged]),
-            counts=session.replays[judged[-1]].counts,
+            counts=counts_of(metrics) if (metrics := session.replays[judged[-1]].metrics) else None,
             simulated_counts=simulated[-1][1],
         )
 

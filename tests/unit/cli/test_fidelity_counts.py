@@ -1,9 +1,10 @@
 """What an engine's metrics say about preemptions and copies of KV blocks."""
 
-from proserve_cli.fidelity_counts import KvCounts, counts_of, label_of, simulated_counts
+from proserve_cli.fidelity_counts import KvCounts, counts_of, label_of, simulated_counts, transfer_of
 from proserve_core.batching import EngineLimits
 from proserve_core.batching.registry import make_policy
 from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
+from proserve_core.blocks.transfer import TRANSFERS
 from proserve_core.latency.calibrations import load_calibration
 from proserve_core.replica import Replica
 from proserve_core.replica_kv import host_of
@@ -26,6 +27,19 @@ def test_counts_come_from_the_engines_metrics() -> None:
     assert counts_of(METRICS) == KvCounts(
         preemptions=43, restored_blocks=310, recomputed_tokens=5234, waited_s=0.25 + 0.015
     )
+
+
+def test_copies_are_as_fast_as_the_engines_were() -> None:
+    preset = TRANSFERS["NVIDIA H100 SXM 80 GB"]
+    metrics = (
+        'proserve_engine_kv_copied_bytes_total{direction="offload"} 4e+09\n'
+        'proserve_engine_kv_copied_bytes_total{direction="restore"} 0.0\n'
+        'proserve_engine_kv_copy_hidden_seconds_total{direction="offload"} 1.5\n'
+        'proserve_engine_kv_copy_exposed_seconds_total{direction="offload"} 0.5\n'
+    )
+    measured = transfer_of(metrics, preset)
+    assert measured.offload.byte_s == 0.5e-9
+    assert measured.restore == preset.restore
 
 
 def test_an_engine_that_has_not_preempted_anybody_counts_nothing() -> None:
