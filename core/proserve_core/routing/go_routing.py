@@ -1,7 +1,8 @@
 """`go-routing`: keeps lightly loaded engines free for the long and important requests still to come.
 
-Source: GoRouting (ProServe, arXiv 2512.12928, section 4.4, algorithm 2), first version. Every engine is asked how much
-gain the request would add there (`gain_estimate`); those within `beta` of the best are candidates; among them
+Source: GoRouting (ProServe, arXiv 2512.12928, section 4.4, algorithm 2), for engines that prefill and decode. Every
+engine is asked how much gain the request would add there (`gain_estimate`); those within `beta` of the best are
+candidates; among them
 
 - all lightly loaded: the least loaded (nothing to reserve yet);
 - all overloaded: the least loaded (MinLoad);

@@ -149,6 +149,8 @@ class LateGain:
         name = outlook.names[best]
         if not outlook.engines[best].ranks:
             self._paced_s[name] = max(fleet.now_s, self._paced_s.get(name, 0.0)) + float(needs.ready_s[best])
+            if len(self._paced_s) > 2 * len(outlook.names):
+                self._paced_s = {name: self._paced_s[name] for name in outlook.names if name in self._paced_s}
         decision = RouteDecision(
             engine=name,
             reason="least time and gain lost by others among engines with room",

@@ -1,7 +1,7 @@
 """How many tokens a request will bring, as a gateway can know it: the running mean of its class and model.
 
-Used to route (expected output) and to charge the gain of a request that ended before its time. Gateway and simulator
-share it. Engines know more, prompt length and progress, and use `batching.lengths`.
+The gateway uses it to route (expected output) and to charge the gain of a request that ended before its time.
+`length_forecast` knows more, by client, prompt and progress, and costs more; the simulated gateway uses that.
 """
 
 FIRST_GUESS_TOKENS = 128.0

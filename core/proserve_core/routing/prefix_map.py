@@ -34,6 +34,11 @@ class PrefixMap:
     def __len__(self) -> int:
         return sum(map(len, self._held.values()))
 
+    @property
+    def engines(self) -> int:
+        """How many of them are remembered."""
+        return len(self._held)
+
     def cached_tokens(self, blocks: Sequence[int], prompt_tokens: int) -> dict[str, int]:
         """Leading tokens of a prompt that engines hold, by engine; at least its last token is always computed."""
         hits: dict[str, int] = {}

@@ -92,3 +92,6 @@ def remember_prefix(prefixes: PrefixMap, request: RoutingRequest, engine: str, f
     snapshot = next(view.snapshot for view in fleet.engines if view.name == engine)
     kv_tokens = UNKNOWN_KV_TOKENS if snapshot is None else snapshot.blocks * snapshot.block_size
     prefixes.sent(engine, request.prefix_blocks, kv_tokens)
+    # An engine may be left out for a while and come back with its cache, so only many of them are forgotten.
+    if prefixes.engines > 2 * len(fleet.engines):
+        prefixes.keep([view.name for view in fleet.engines])

@@ -36,3 +36,14 @@ def test_what_was_sent_somewhere_is_a_hit_there() -> None:
     first, second = bind_all(room, engines)
     assert (first.cached_tokens, second.cached_tokens) == (0, 1024)
     assert first.decision.engine == second.decision.engine
+
+
+def test_engines_that_are_gone_are_forgotten_before_they_are_many() -> None:
+    room = ImmediateRoom(RoundRobin())
+    for number in range(20):
+        room.arrived(routing_request(2000, name=f"r{number}", prefix_blocks=(7,)))
+        bind_all(room, [queue_of(f"engine-{number}", 0)])
+    room.arrived(routing_request(2000, name="last", prefix_blocks=(7,)))
+    (binding,) = bind_all(room, [queue_of("engine-19", 0)])
+    assert set(binding.request.cached_tokens) <= {"engine-18", "engine-19"}
+    assert binding.cached_tokens == 512
