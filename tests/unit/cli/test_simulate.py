@@ -79,3 +79,23 @@ def test_wrong_host_settings_are_named(trace: Path) -> None:
     done = CliRunner().invoke(app, [*BASE, "--trace", str(trace), "--kv-offload", '{"hostMemory": "1Mi"}'])
     assert done.exit_code == 2
     assert "hostMemory: 1Mi is less than one KV block of 2097152 bytes" in " ".join(done.output.split())
+
+
+def test_a_waiting_room_is_driven_for_one_replica_too(trace: Path) -> None:
+    options = ["--trace", str(trace), "--router", "late-gain", "--gateways", "2", "--staleness-ms", "100"]
+    done = CliRunner().invoke(app, [*BASE, *options, "--format", "json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["router"] == "late-gain"
+    assert json.loads(done.stdout)["tdg_ratio"] > 0
+
+
+def test_prefix_cache_needs_a_trace_that_tells_how_prompts_begin(trace: Path, tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app, [*BASE, "--trace", str(trace), "--prefix-cache"])
+    assert refused.exit_code == 2
+    assert "--prefix-cache" in refused.output
+    alike = tmp_path / "alike.csv"
+    alike.write_text(
+        "arrival_s,prompt_tokens,output_tokens,prefix_hash_ids\n" + "".join(f"{n},3000,5,1 2 3\n" for n in range(4))
+    )
+    done = CliRunner().invoke(app, [*BASE, "--trace", str(alike), "--prefix-cache", "--format", "json"])
+    assert done.exit_code == 0, done.output
