@@ -3,7 +3,7 @@
 import pytest
 
 from engine_builders import service_terms
-from fleet_builders import bind_all, capacity, decode_row, engine_view, prefill_row, queue_of, routing_request
+from fleet_builders import bind_all, capacity, decode_row, engine_view, prefill_row, queue_of, routing_request, sent
 from proserve_core.objectives import ServiceTerms
 from proserve_core.routing import EngineView
 from proserve_core.routing.late_gain import LateGain
@@ -101,13 +101,24 @@ def test_stock_engine_keeps_time_for_prompts() -> None:
 
 def test_stock_engine_gets_prompts_no_faster_than_its_decodes_leave_time_for_them() -> None:
     """25 decodes leave half the time; it has computed what it got, and may have 0.3 s of it every 0.3 s."""
+    assert paced(own=25) == [3, 1, 1, 1, 1]
+
+
+def test_pace_leaves_time_for_what_other_gateways_send_to_a_stock_engine() -> None:
+    """Half of its requests are not from here."""
+    assert sum(paced(own=12)) == 4
+
+
+def paced(*, own: int) -> list[int]:
+    """Requests bound every 0.1 s to an engine with 25 decodes, of which so many came from here."""
     rows = [decode_row(10 + row) for row in range(25)]
     room = room_with(*((f"r{number}", 50, LOW) for number in range(20)))
-    sent = []
+    counts = []
     for number in range(5):
-        engine = engine_view("x", capacity(*rows, policy="fcfs"), snapshot_s=number * 0.1)
-        sent.append(len(bound(room, engine, now_s=number * 0.1)))
-    assert sent == [3, 1, 1, 1, 1]
+        decodes = [sent(routing_request(10, name=f"d{row}"), emitted=1, counted=True) for row in range(own)]
+        engine = engine_view("x", capacity(*rows, policy="fcfs"), *decodes, snapshot_s=number * 0.1)
+        counts.append(len(bound(room, engine, now_s=number * 0.1)))
+    return counts
 
 
 def test_idle_stock_engine_gets_even_a_request_that_is_all_prompt() -> None:
@@ -128,14 +139,15 @@ def test_request_that_is_too_late_goes_only_where_nothing_else_is_to_be_done() -
 
 def test_too_late_requests_make_progress_in_any_overload() -> None:
     room = room_with(("late", 10, HOPELESS))
-    sent: list[str] = []
+    served: list[str] = []
     for number in range(300):
         now_s = number * 0.1
         room.arrived(routing_request(100, name=f"r{number}", arrival_s=now_s, terms=HIGH))
-        busy = engine_view("x", capacity(prefill_row(100, weight=1e6, due_s=9), policy="fcfs"), snapshot_s=now_s)
-        sent += [name for name, _ in bound(room, busy, now_s=now_s)]
-    assert "late" in sent
-    assert len(sent) == 301
+        snapshot = capacity(prefill_row(100, weight=1e6, due_s=9), policy="fcfs")
+        busy = engine_view("x", snapshot, sent(routing_request(100, name="own"), counted=True), snapshot_s=now_s)
+        served += [name for name, _ in bound(room, busy, now_s=now_s)]
+    assert "late" in served
+    assert len(served) == 301
 
 
 def test_request_that_left_is_not_bound() -> None:
