@@ -193,7 +193,7 @@ class HostTier:
         """The request loses its device blocks, with `lost_tokens` computed tokens in them."""
         request_id = request.id
         holding = self.ledger.holding(request_id)
-        if self._host.settings.offload is Offload.ON_PREEMPT and holding.uncopied:
+        if holding.uncopied and holding.offload is None and self._flushes(request, lost_tokens):
             self._weigh_if_short(holding.uncopied)
             copy = self._start_offload(request_id, holding.uncopied)
             if copy is not None:
@@ -242,7 +242,7 @@ class HostTier:
             restore_s = costs.copy_s(sum(blocks for _, blocks in copies.restored))
             alone_s = host_s + self._overlap.both_s(restore_s, alone_s - host_s)
         flushed_s = sum(self._offload.copy_s(blocks) for _, blocks in copies.flushed)
-        return flushed_s + alone_s + CALL_S * len(copies.offloaded)
+        return flushed_s + alone_s + CALL_S * (len(copies.flushed) + len(copies.offloaded))
 
     def end_step(self) -> None:
         """The step is over, and so are its restores."""
@@ -263,6 +263,19 @@ class HostTier:
         self._kept.discard(request_id)
         self._lost_tokens.pop(request_id, None)
         return self.ledger.abort(request_id)
+
+    def _flushes(self, request: RequestState, lost_tokens: int) -> bool:
+        """Whether what the request has not yet on the host is copied while the step waits."""
+        when = self._host.settings.offload
+        if when is Offload.ASYNC:
+            return self._ahead.rest_pays(
+                gain=gain_left(request, now_s=self._now_s, step_s=self._ahead.step_s),
+                context=lost_tokens,
+                latency=self._latency,
+                offload=self._offload,
+                restore=self._costs(Direction.RESTORE),
+            )
+        return when is Offload.ON_PREEMPT
 
     def _show(self, request: RequestState) -> None:
         """Tell policies what the host has of a request."""
@@ -378,7 +391,7 @@ class HostTier:
         totals.restore_exposed_s += exposed_s
         totals.restore_hidden_s += max(0.0, restore_s - exposed_s)
         totals.offload_exposed_s += sum(self._offload.copy_s(blocks) for _, blocks in copies.flushed)
-        totals.offload_exposed_s += CALL_S * len(copies.offloaded)
+        totals.offload_exposed_s += CALL_S * (len(copies.flushed) + len(copies.offloaded))
         totals.offload_hidden_s += sum(self._offload.copy_s(blocks) for _, blocks in copies.offloaded)
 
     def _costs(self, direction: Direction, *, both_busy: bool = False) -> CopyCosts:

@@ -121,7 +121,7 @@ class CopyAhead:
                     growth=resident.chunk / self._block_size / self.step_s,
                     probability=probability,
                     horizon_s=horizon_s,
-                    saving_s=self._saving_s(resident.context, latency, restore),
+                    saving_s=self._saving_s(resident.context, latency, offload, restore),
                 )
             )
         if not candidates:
@@ -137,7 +137,22 @@ class CopyAhead:
             hidden_s=self.step_s - offload.copy_s(under_way),
         )
 
-    def _saving_s(self, context: int, latency: LatencyModel, restore: CopyCosts) -> float:
-        """Engine seconds that a block on the host saves a request of `context` tokens."""
+    def rest_pays(
+        self, *, gain: float, context: int, latency: LatencyModel, offload: CopyCosts, restore: CopyCosts
+    ) -> bool:
+        """Whether a step should wait for the copy of what a request, which loses its blocks, has not on the host.
+
+        Args:
+            gain: that a token of the request can still bring.
+            context: tokens that it has computed.
+        """
         blocks = max(1.0, context / self._block_size)
-        return latency.prefill_s(context) / blocks - restore.block_s
+        return gain > 0 and offload.block_s + restore.block_s < latency.prefill_s(context) / blocks
+
+    def _saving_s(self, context: int, latency: LatencyModel, offload: CopyCosts, restore: CopyCosts) -> float:
+        """Engine seconds that a block on the host saves a request of `context` tokens that is preempted.
+
+        Without it the step would wait for its copy, or the block be computed again, whichever takes less.
+        """
+        blocks = max(1.0, context / self._block_size)
+        return min(latency.prefill_s(context) / blocks - restore.block_s, offload.block_s)

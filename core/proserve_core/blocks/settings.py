@@ -23,7 +23,7 @@ class Offload(StrEnum):
     """When blocks are copied to the host."""
 
     ASYNC = "Async"
-    """Ahead of preemption, behind compute. What was not copied in time is computed again."""
+    """Ahead of preemption, behind compute; the rest when it happens, if the request can still earn: the step waits."""
     ON_PREEMPT = "OnPreempt"
     """All of a victim's blocks when it is preempted; the step waits for the copy."""
     OFF = "Off"

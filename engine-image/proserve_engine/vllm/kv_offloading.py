@@ -50,6 +50,8 @@ class Offloading:
         self._shared = shared
         self._clock = clock
         self._ahead = CopyAhead(block_size)
+        self._latency: LatencyModel | None = None
+        """Of the last step; None before the first one, when nobody can be preempted."""
         self._flushes: list[CopyJob] = []
 
     def preempting(self, request: Any, *, discarding: bool) -> None:
@@ -60,7 +62,7 @@ class Offloading:
             self._complete(request)
             holding = self._copies.holding(request_id)
             copying = holding.offload is not None or holding.restore is not None
-            if self._when is Offload.ON_PREEMPT and not self.refused and holding.uncopied and not copying:
+            if holding.uncopied and not copying and self._flushes_rest(request):
                 self._weigh_if_short(holding.uncopied)
                 self._flushes += self._offload(request, device, blocks=holding.uncopied, pin=False)
         self._ahead.preempted(len(device))
@@ -76,12 +78,30 @@ class Offloading:
             return self._admissions.computed_tokens(request) // self._block_size, 0
         return holding.usable, holding.offloading
 
+    def _flushes_rest(self, request: Any) -> bool:
+        """Whether the step waits for a copy of what the request, which loses its blocks, has not yet on the host."""
+        if self.refused or self._when is not Offload.ASYNC:
+            return not self.refused and self._when is Offload.ON_PREEMPT
+        state = self._adapter.tracker.states.get(request.request_id)
+        return (
+            state is not None
+            and self._latency is not None
+            and self._ahead.rest_pays(
+                gain=gain_left(state, now_s=self._clock(), step_s=self._ahead.step_s),
+                context=request.num_computed_tokens,
+                latency=self._latency,
+                offload=self._link.costs(Direction.OFFLOAD),
+                restore=self._link.costs(Direction.RESTORE),
+            )
+        )
+
     def take(self, scheduled: dict[str, int], latency: LatencyModel) -> tuple[list[CopyJob], list[CopyJob]]:
         """The copies that begin with the step that vLLM has put together: those it waits for, and those behind it.
 
         Args:
             scheduled: tokens of each request in it.
         """
+        self._latency = latency
         flushes, self._flushes = self._flushes, []
         ahead = self._copy_ahead(scheduled, latency) if self._when is Offload.ASYNC and not self.refused else []
         return flushes, ahead

@@ -72,5 +72,6 @@ class HostAudit:
         blocks = sum(blocks for _, blocks in copies.restored)
         restore_s = restore.copy_s(blocks * self._block_bytes, 1) if blocks else 0.0
         restore_s *= transfer.both_busy if copies.both_ways else 1.0
+        calls = len(copies.flushed) + len(copies.offloaded)
         overlap = Overlap(reload=settings.reload, layers=self._host.layout.layers)
-        return flush_s + host_s + overlap.both_s(restore_s, alone_s - host_s) + CALL_S * len(copies.offloaded)
+        return flush_s + host_s + overlap.both_s(restore_s, alone_s - host_s) + CALL_S * calls

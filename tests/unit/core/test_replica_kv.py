@@ -57,8 +57,10 @@ def runs(*entries: tuple[str, int], preempt: tuple[str, ...] = (), order: tuple[
     )
 
 
-def submit(replica: Replica, name: str, prompt_tokens: int) -> None:
-    replica.submit(request_id=name, terms=service_terms(), arrival_s=0.0, prompt_tokens=prompt_tokens, output_tokens=50)
+def submit(replica: Replica, name: str, prompt_tokens: int, *, arrival_s: float = 0.0) -> None:
+    replica.submit(
+        request_id=name, terms=service_terms(), arrival_s=arrival_s, prompt_tokens=prompt_tokens, output_tokens=50
+    )
 
 
 def steps(replica: Replica, count: int) -> list[float]:
@@ -73,11 +75,11 @@ def steps(replica: Replica, count: int) -> list[float]:
     return durations
 
 
-def preempted_and_back(host: KvHost, *, tokens: int) -> tuple[Scripted, Replica, list[float]]:
+def preempted_and_back(host: KvHost, *, tokens: int, arrival_s: float = 0.0) -> tuple[Scripted, Replica, list[float]]:
     """`a` has 64 prompt tokens and one of output when `b` takes its place for a step; then it comes back."""
     policy = Scripted(runs(("a", 64)), runs(("b", 16), preempt=("a",)), runs(("a", tokens), ("b", 1)))
     replica = make_replica(policy, host)
-    submit(replica, "a", 64)
+    submit(replica, "a", 64, arrival_s=arrival_s)
     submit(replica, "b", 16)
     return policy, replica, steps(replica, 3)
 
@@ -86,9 +88,16 @@ def test_a_flush_lengthens_the_step_and_what_comes_back_is_not_computed() -> Non
     policy, replica, durations = preempted_and_back(kv_host(), tokens=1)
     assert policy.seen[2]["a"] == (64, 64)
     # 10 ms and a millisecond per token; four blocks of 2 ms go to the host, and come back in front of two tokens.
-    assert durations == pytest.approx([0.074, 0.008 + 0.026, 0.010 + 0.008 + 0.002])
+    assert durations == pytest.approx([0.074, CALL_S + 0.008 + 0.026, 0.010 + 0.008 + 0.002])
     assert replica.host is not None
     assert (replica.host.totals.restores, replica.host.totals.recomputed_tokens) == (1, 0)
+
+
+@pytest.mark.parametrize(("arrival_s", "kept"), [(0.0, 64), (-1000.0, 0)])
+def test_what_was_not_copied_ahead_is_flushed_for_who_can_still_earn(arrival_s: float, kept: int) -> None:
+    policy, _, durations = preempted_and_back(kv_host(offload=Offload.ASYNC), tokens=65 - kept, arrival_s=arrival_s)
+    assert policy.seen[2]["a"] == (kept, kept)
+    assert durations[1] == pytest.approx(0.026 + (CALL_S + 0.008 if kept else 0.0))
 
 
 def test_a_pipelined_restore_waits_for_the_longer_of_both_and_one_layer_of_the_other() -> None:

@@ -43,6 +43,14 @@ def test_nobody_is_copied_while_blocks_are_plenty() -> None:
     assert plan(watching(0), resident("first"), resident("last"), free_blocks=1000) == []
 
 
+def test_copies_so_quick_that_a_step_may_wait_for_them_are_not_made_ahead() -> None:
+    quick = CopyCosts(start_s=0.0, block_s=1e-9)
+    offloads = watching(1).plan(
+        [resident("r")], free_blocks=10, latency=LATENCY, offload=quick, restore=LINK, under_way=0, next_evicted=None
+    )
+    assert offloads == ()
+
+
 def test_a_request_has_one_copy_under_way_at_most() -> None:
     assert plan(watching(1), resident("copying", copying=True), resident("done", uncopied=0)) == []
 
