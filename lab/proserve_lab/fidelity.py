@@ -81,7 +81,7 @@ def _at_wall_level(shape: LatencyModel, steps: Sequence[LoggedStep]) -> LatencyM
     """
     predicted = np.array([shape.step_s(step.work) for step in steps])
     busy_s = np.array([step.cpu_s for step in steps])
-    waited_s = np.array([step.wall_s for step in steps]) - busy_s
+    waited_s = np.array([step.work_s for step in steps]) - busy_s
     weight = 1 / np.sqrt(predicted)
     terms = np.stack([predicted, np.ones(len(steps))], axis=1)
     share, constant_s = np.linalg.lstsq(terms * weight[:, None], waited_s * weight, rcond=None)[0].tolist()
@@ -95,7 +95,7 @@ def _at_wall_level(shape: LatencyModel, steps: Sequence[LoggedStep]) -> LatencyM
 def step_errors(replays: Sequence[tuple[LatencyModel, Sequence[LoggedStep]]]) -> StepErrors | None:
     """Errors of each replay's model on its steps; None without steps."""
     pairs = [(model.step_s(step.work), step) for model, steps in replays for step in steps]
-    stats = error_stats([(predicted_s, step.wall_s) for predicted_s, step in pairs])
+    stats = error_stats([(predicted_s, step.work_s) for predicted_s, step in pairs])
     if stats is None:
         return None
     decodes = [pair for pair in pairs if stratum_of(pair[1].work) is Stratum.DECODE]
@@ -110,12 +110,12 @@ def step_errors(replays: Sequence[tuple[LatencyModel, Sequence[LoggedStep]]]) ->
         bias=_bias(pairs),
         decode_bias=_bias(decodes) if decodes else None,
         factors=(quantile(sorted(factors), 0.05), quantile(sorted(factors), 0.95)),
-        waited=1 - sum(step.cpu_s for _, step in pairs) / sum(step.wall_s for _, step in pairs),
+        waited=1 - sum(step.cpu_s for _, step in pairs) / sum(step.work_s for _, step in pairs),
     )
 
 
 def _bias(pairs: Sequence[tuple[float, LoggedStep]]) -> float:
-    return sum(predicted_s for predicted_s, _ in pairs) / sum(step.wall_s for _, step in pairs) - 1
+    return sum(predicted_s for predicted_s, _ in pairs) / sum(step.work_s for _, step in pairs) - 1
 
 
 def simulated_request(request: ReplayRequest, *, arrival_s: float, prefix: str = "") -> SimulatedRequest:

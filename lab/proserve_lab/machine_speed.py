@@ -20,12 +20,12 @@ WINDOW_S = 2.0
 
 
 class MachineSpeed:
-    """Measured over predicted time of an engine's steps, around any moment."""
+    """Measured over predicted time of an engine's steps, waiting for copies apart, around any moment."""
 
     def __init__(self, model: LatencyModel, steps: Sequence[LoggedStep]) -> None:
         """`steps` in the order in which they ended; without any the machine was as fast as `model` says."""
         self._middles_s = [step.ended_s - step.wall_s / 2 for step in steps]
-        self._wall_s = list(accumulate((step.wall_s for step in steps), initial=0.0))
+        self._work_s = list(accumulate((step.work_s for step in steps), initial=0.0))
         self._predicted_s = list(accumulate((model.step_s(step.work) for step in steps), initial=0.0))
 
     def factor(self, at_s: float) -> float:
@@ -33,7 +33,7 @@ class MachineSpeed:
         first = bisect_left(self._middles_s, at_s - WINDOW_S / 2)
         end = bisect_right(self._middles_s, at_s + WINDOW_S / 2)
         predicted_s = self._predicted_s[end] - self._predicted_s[first]
-        return (self._wall_s[end] - self._wall_s[first]) / predicted_s if predicted_s > 0 else 1.0
+        return (self._work_s[end] - self._work_s[first]) / predicted_s if predicted_s > 0 else 1.0
 
 
 class TimedReplica(Replica):

@@ -22,8 +22,15 @@ class LoggedStep(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float
     """CPU time of the engine's thread over the same span: on a CPU engine with one thread the work itself, without
     what other programs took."""
+    copies_s: float = 0.0
+    """Part of `wall_s` for which it waited for copies of KV blocks: not its work's."""
     ended_s: float
     """When its result was in, on the system's monotonic clock, which all processes on a machine share."""
+
+    @property
+    def work_s(self) -> float:
+        """What its work took, by the wall."""
+        return self.wall_s - self.copies_s
 
 
 _encoder = msgspec.json.Encoder()

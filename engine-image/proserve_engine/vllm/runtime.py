@@ -106,11 +106,11 @@ class EngineRuntime:
         if self._publishing:
             self._publisher.publish(self._snapshot, idle=False)
 
-    def step_done(self, output: Any, *, waited: bool = False) -> None:
-        """The step's result is in; `waited`: for copies, so that its time is not that of its work."""
+    def step_done(self, output: Any, *, waited: bool = False, copies_s: float = 0.0) -> None:
+        """The step's result is in; `waited`: for copies, for so long, so that its time is not that of its work."""
         step = self._steps.result(output, time.perf_counter())
         if self._log is not None:
-            self._log.result(output, step)
+            self._log.result(output, step, copies_s=copies_s)
         if step is not None:
             self.metrics.step_seconds.observe(step.duration_s)
             if not waited:

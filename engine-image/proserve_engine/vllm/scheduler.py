@@ -63,11 +63,15 @@ class ProServeMixin(_Scheduler):
 
     def update_from_output(self, scheduler_output: "SchedulerOutput", model_runner_output: "ModelRunnerOutput") -> Any:
         copies = scheduler_output.kv_connector_metadata.copies if self._kv is not None else None
-        self._proserve.step_done(scheduler_output, waited=copies is not None and copies.waited_for)
-        if self._kv is not None and (connector_output := model_runner_output.kv_connector_output) is not None:
-            metadata = connector_output.kv_connector_worker_meta
-            if metadata is not None:
-                self._kv.take_in(metadata.report)
+        connector_output = None if self._kv is None else model_runner_output.kv_connector_output
+        metadata = connector_output.kv_connector_worker_meta if connector_output is not None else None
+        self._proserve.step_done(
+            scheduler_output,
+            waited=copies is not None and copies.waited_for,
+            copies_s=0.0 if metadata is None else metadata.report.waited_s + metadata.report.flushed_s,
+        )
+        if self._kv is not None and metadata is not None:
+            self._kv.take_in(metadata.report)
         result = super().update_from_output(scheduler_output, model_runner_output)
         self._proserve.after_update()
         return result

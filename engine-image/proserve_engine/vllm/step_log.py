@@ -30,8 +30,8 @@ class StepLog:
         """The step starts."""
         self._cpu.scheduled(output, work, predicted_s=0.0, began_s=self._began_s)
 
-    def result(self, output: Any, step: FinishedStep | None) -> None:
-        """Its result is in; `step` is what the wall clock says."""
+    def result(self, output: Any, step: FinishedStep | None, *, copies_s: float) -> None:
+        """Its result is in; `step` is what the wall clock says, `copies_s` for how long it waited for copies."""
         cpu = self._cpu.result(output, time.thread_time())
         if step is not None and cpu is not None:
             logged = LoggedStep(
@@ -39,6 +39,7 @@ class StepLog:
                 predicted_s=step.predicted_s,
                 wall_s=step.duration_s,
                 cpu_s=cpu.duration_s,
+                copies_s=copies_s,
                 ended_s=time.monotonic(),
             )
             self._file.write(encode_step(logged))

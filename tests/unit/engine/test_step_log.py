@@ -19,9 +19,9 @@ def test_each_step_is_a_line_as_soon_as_its_result_is_in(tmp_path: Path) -> None
     assert path.read_bytes() == b""
     sum(range(20_000))
     before_s = time.monotonic()
-    log.result(output, FinishedStep(WORK, 0.5, 0.4))
+    log.result(output, FinishedStep(WORK, 0.5, 0.4), copies_s=0.1)
     (step,) = decode_steps(path.read_bytes().splitlines(keepends=True))
-    assert (step.work, step.predicted_s, step.wall_s) == (WORK, 0.5, 0.4)
+    assert (step.work, step.predicted_s, step.wall_s, step.copies_s) == (WORK, 0.5, 0.4, 0.1)
     assert step.cpu_s > 0
     assert before_s <= step.ended_s <= time.monotonic()
     log.close()
@@ -32,14 +32,14 @@ def test_an_engine_that_starts_again_goes_on_where_it_was(tmp_path: Path) -> Non
         log, output = StepLog(tmp_path / "steps"), object()
         log.planning()
         log.scheduled(output, WORK)
-        log.result(output, FinishedStep(WORK, 0.5, 0.4))
+        log.result(output, FinishedStep(WORK, 0.5, 0.4), copies_s=0.0)
         log.close()
     assert len((tmp_path / "steps").read_bytes().splitlines()) == 2
 
 
 def test_an_output_without_work_is_no_line(tmp_path: Path) -> None:
     log = StepLog(tmp_path / "steps")
-    log.result(object(), None)
+    log.result(object(), None, copies_s=0.0)
     log.idle()
     log.close()
     assert (tmp_path / "steps").read_bytes() == b""

@@ -49,6 +49,15 @@ def test_what_the_thread_waits_for_in_each_step_is_a_constant_of_the_step() -> N
     assert model.linear_token_s == pytest.approx(1.1 * H100_LLAMA_8B.linear_token_s, rel=0.05)
 
 
+def test_waiting_for_copies_is_none_of_a_steps_own_time() -> None:
+    steps = logged(H100_LLAMA_8B, count=300)
+    waiting = [msgspec.structs.replace(step, wall_s=step.wall_s + 0.01, copies_s=0.01) for step in steps]
+    assert calibrate(waiting).constant_s == pytest.approx(calibrate(steps).constant_s)
+    errors = step_errors([(H100_LLAMA_8B, waiting)])
+    assert errors is not None
+    assert (errors.bias, errors.waited) == pytest.approx((0.0, 0.0))
+
+
 def test_noise_of_long_steps_does_not_move_the_short_ones() -> None:
     draw, decode, prompt = random.Random(1), StepWork(new_tokens=9, decode_context=900, sequences=9), 2000
     mixed = StepWork(new_tokens=9 + prompt, attention=prompt**2, decode_context=900, sequences=10)

@@ -1,5 +1,6 @@
 """The speed of a machine over time, and a simulation that runs at it."""
 
+import msgspec
 import pytest
 
 from engine_builders import H100_LLAMA_8B, service_terms
@@ -33,6 +34,13 @@ def test_the_factor_is_that_of_the_steps_around() -> None:
     assert speed.factor(101.0) == pytest.approx(1.0)
     assert speed.factor(105.0) == pytest.approx(1.3)
     assert 1.1 < speed.factor(103.0) < 1.2
+
+
+def test_a_machine_is_not_slow_because_its_steps_waited_for_copies() -> None:
+    waiting = [
+        msgspec.structs.replace(step, wall_s=2 * step.wall_s, copies_s=step.wall_s) for step in steps(1.1, 1.1, 1.1)
+    ]
+    assert MachineSpeed(H100_LLAMA_8B, waiting).factor(101.5) == pytest.approx(1.1)
 
 
 def test_without_steps_near_the_model_is_right() -> None:
