@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine_harness import BLOCK, BLOCK_BYTES, HIGH, LOW, Engine
-from engine_policies import RandomPolicy, ScriptedPolicy
+from engine_policies import ChosenPolicy, RandomPolicy, ScriptedPolicy
 from kv_schedules import KvSchedule, check_that_nothing_is_left, count, run_schedule
 from proserve_core.batching import BatchPlan, EngineState
 from proserve_core.batching.protocol import BatchingPolicy
@@ -203,6 +203,50 @@ def test_a_budget_restores_a_part_and_the_rest_is_computed(
         check_that_nothing_is_left(engine)
         assert count(engine, "recomputed_tokens_total") > 0
     assert most == 2 if budget is CopyBudget.FIXED else most > 2
+
+
+@every_scheduler
+def test_what_a_spent_budget_leaves_is_computed_in_the_step_that_was_planned(
+    scheduler: type, depth: int, tiny_model: str
+) -> None:
+    engine = Engine(
+        scheduler,
+        model=tiny_model,
+        kv=kv(200, offload=Offload.ON_PREEMPT, copy_budget=CopyBudget.FIXED, copy_blocks=2),
+        blocks=100,
+        step_tokens=512,
+        depth=depth,
+        prefix_caching=False,
+    )
+    chosen = engine.scheduler._proserve.adapter._policy = ChosenPolicy()
+    for number, name in enumerate(("first", "second", "filler")):
+        engine.submit(name, prompt=[number] * 80, output=40, facts=HIGH)
+    for _ in range(3):
+        engine.step()
+    chosen.preempt("first")
+    chosen.preempt("second")
+    for _ in range(4):
+        engine.step()
+    tokens = {name: engine.scheduler.requests[name].num_tokens for name in ("first", "second")}
+    chosen.paused.clear()
+    scheduled = engine.step()
+    assert scheduled["first"] == tokens["first"] - 2 * BLOCK
+    assert scheduled["second"] == tokens["second"]
+    engine.run()
+    assert engine.wrong_outputs() == {}
+    check_that_nothing_is_left(engine)
+
+
+def test_snapshots_say_how_much_room_the_host_has(tiny_model: str) -> None:
+    engine = Engine(ProServeScheduler, model=tiny_model, kv=kv(200, offload=Offload.ON_PREEMPT))
+    chosen = engine.scheduler._proserve.adapter._policy = ChosenPolicy()
+    for name in ("victim", "filler"):
+        engine.submit(name, prompt=80, output=40, facts=HIGH)
+    engine.step()
+    chosen.preempt("victim")
+    engine.step()
+    snapshot = engine.scheduler._proserve._snapshot()
+    assert (snapshot.host_blocks, snapshot.free_host_blocks) == (200, 195)
 
 
 def test_switched_off_nothing_is_copied(tiny_model: str) -> None:

@@ -141,7 +141,9 @@ class Adapter:
         if state.resident:
             return cap
         # The prefix cache may give back more than the planner knew: the blocks reckoned with reach to the planned end.
-        return max(1, min(cap, state.computed_tokens + cap - computed_tokens))
+        # The host may give back less, as its budget decides in this step: the rest is computed in the same one.
+        missing = min(state.computed_tokens - computed_tokens, state.host_tokens)
+        return max(1, cap + missing)
 
     def arrived(self, request: Any) -> None:
         """vLLM has queued the request."""

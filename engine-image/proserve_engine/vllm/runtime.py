@@ -48,6 +48,7 @@ class EngineRuntime:
         self._began_s = 0.0
         self._schedule_start_s = 0.0
         self._publishing = False
+        self._kv: KvScheduling | None = None
         self._server: CapacityServer | None = None
         if settings.capacity_port is not None:
             self._server = self._serve(settings.capacity_host, settings.capacity_port)
@@ -68,6 +69,7 @@ class EngineRuntime:
             transfer=TRANSFERS[self._gpu],
         )
         self.adapter.keep(kv, kv.resume_model)
+        self._kv = kv
 
     def before_schedule(self) -> None:
         """Plan the step. A snapshot shows the state before the step, so residents are brought up to date for it."""
@@ -147,7 +149,7 @@ class EngineRuntime:
             self._publisher.publish(self._snapshot, idle=True)
 
     def _snapshot(self) -> CapacitySnapshot:
-        adapter = self.adapter
+        adapter, host = self.adapter, None if self._kv is None else self._kv.copies.ledger
         limits, states = adapter.limits, list(adapter.tracker.states.values())
         now_s = time.monotonic()
         residents = [state for state in states if state.resident]
@@ -162,6 +164,8 @@ class EngineRuntime:
             block_size=limits.block_size,
             blocks=limits.blocks,
             free_blocks=adapter.free_blocks,
+            host_blocks=0 if host is None else host.host_blocks,
+            free_host_blocks=0 if host is None else host.free_host,
             running=len(self._scheduler.running),
             waiting=len(states) - len(residents),
             max_sequences=limits.max_sequences,
