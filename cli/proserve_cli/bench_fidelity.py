@@ -46,7 +46,8 @@ def fidelity(
         from proserve_gateway.server import run_in_loop
     from proserve_cli.engine_launch import LaunchError
     from proserve_cli.fidelity_report import print_result
-    from proserve_cli.fidelity_run import FidelityError, FidelityOptions, FidelityRunner
+    from proserve_cli.fidelity_run import FidelityOptions, FidelityRunner
+    from proserve_cli.fidelity_session import FidelityError
     from proserve_cli.local_engines import EngineStartError
     from proserve_core.blocks.settings import kv_offload as read_kv_offload
     from proserve_core.latency.calibrations import load_calibration

@@ -6,7 +6,6 @@ same situation. A policy that learns from finished requests has seen the replays
 policy sees them too.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,40 +16,34 @@ from rich.console import Console
 
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.engine_launch import START_LIMIT_S, engine_specs
-from proserve_cli.fidelity_counts import KvCounts, counts_of, label_of, metrics_of, simulated_counts, transfer_of
+from proserve_cli.fidelity_counts import counts_of, label_of
 from proserve_cli.fidelity_report import FidelityResult, PolicyResult
+from proserve_cli.fidelity_session import NAME, FidelityError, FidelitySession, Replayed
 from proserve_cli.http_get import get
-from proserve_cli.local_engines import EngineSpec, LocalEngines
+from proserve_cli.local_engines import LocalEngines
 from proserve_cli.process_priority import prefer, preferred
 from proserve_cli.signals import StopSignals
 from proserve_core.batching import EngineLimits
-from proserve_core.batching.registry import make_policy
 from proserve_core.blocks.settings import KvOffload
 from proserve_core.capacity import decode_snapshot
 from proserve_core.latency import LatencyModel
 from proserve_core.latency.calibrations import load_calibration
-from proserve_core.latency.step_log import LoggedStep, decode_steps
 from proserve_core.objectives import PriorityClass, ServiceObjectives
 from proserve_core.pools import EnginePool, EngineSettings, ModelOrigin, ModelSource, PoolModel
-from proserve_core.replica_kv import KvHost, host_of
+from proserve_core.replica_kv import host_of
 from proserve_lab.fidelity import (
     agreements,
     calibrate,
     measured_gain,
-    simulated_gain,
-    simulated_request,
     step_errors,
 )
 from proserve_lab.judgement import judge
-from proserve_lab.machine_speed import MachineSpeed, TimedReplica
-from proserve_lab.replay import ReplayRecord, ReplayRequest, replay
+from proserve_lab.replay import ReplayRequest
 from proserve_lab.report.saturation import saturation_rate
-from proserve_lab.simulation.run import simulate
-from proserve_lab.simulation.workload import DEFAULT_MIX, SimulatedRequest
+from proserve_lab.simulation.workload import DEFAULT_MIX
 from proserve_lab.trace import TraceRow
 from proserve_lab.workload import LengthScale, TenantLoad, build_requests
 
-NAME = "fidelity"
 STEP_LOG = "PROSERVE_STEP_LOG"
 TARGET_POINTS = {EngineKind.EMULATED: 1.0, EngineKind.VLLM: 3.0}
 SCALES = {
@@ -71,15 +64,8 @@ TPOT_FACTOR = 12.0
 gain is lost by queueing. Where each step is just about as long as the objective, chance would decide."""
 TTFT_FACTOR = 10.0
 """TTFT objective over the TPOT objective."""
-IDLE_S = 1.0
-"""Between replays."""
-REQUEST_TIMEOUT_S = 300.0
 LATE_MARK = "behind the calibrated timing"
 """In the log of an emulated engine that could not keep up."""
-
-
-class FidelityError(Exception):
-    """The comparison can't go on; the message says why."""
 
 
 class FidelityOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,92 +94,6 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
     judged: list[ReplayRequest]
     calibrating: list[ReplayRequest]
     """Other requests of the trace at the same rate, for the steps around a judged replay."""
-
-
-class _Replayed(msgspec.Struct, frozen=True, kw_only=True):
-    """One replay on an engine."""
-
-    began_s: float
-    """Zero of the records' clock, on the system's monotonic one."""
-    records: list[ReplayRecord]
-    steps: list[LoggedStep]
-    metrics: str
-    """Of the engine, at the end; empty if it keeps no blocks on the host."""
-
-
-class _Session:
-    """One engine from its start on, and all that was sent to it."""
-
-    def __init__(self, spec: EngineSpec, limits: EngineLimits, log: Path, kv_host: KvHost | None) -> None:
-        self.limits = limits
-        self._kv_host = kv_host
-        self.replays: list[_Replayed] = []
-        self._spec = spec
-        self._log = log
-        self._read = 0
-
-    async def replay(self, requests: Sequence[ReplayRequest]) -> None:
-        began_s = time.monotonic()
-        records = await replay(
-            requests,
-            url=self._spec.base_url,
-            model=NAME,
-            timeout_s=REQUEST_TIMEOUT_S,
-            facts=True,
-            first_seed=sum(len(each.records) for each in self.replays),
-        )
-        errors = {record.error for record in records if record.error is not None}
-        if errors:
-            raise FidelityError(f"requests failed: {'; '.join(sorted(errors))}")
-        await asyncio.sleep(IDLE_S)
-        metrics = "" if self._kv_host is None else await metrics_of(self._spec.capacity_url)
-        self.replays.append(_Replayed(began_s=began_s, records=records, steps=self._new_steps(), metrics=metrics))
-
-    def simulate(self, number: int, latency: LatencyModel) -> tuple[dict[str, float], KvCounts | None]:
-        """Gain of replay `number` in the simulator, after all replays before it, on a machine as fast as it was, and
-        what was counted up to its end."""
-        requests: list[SimulatedRequest] = []
-        steps: list[LoggedStep] = []
-        zero_s = self.replays[0].began_s
-        for index, each in enumerate(self.replays[: number + 1]):
-            steps += each.steps
-            requests += sorted(
-                (
-                    simulated_request(
-                        record.request, arrival_s=each.began_s - zero_s + record.sent_s, prefix=f"{index}-"
-                    )
-                    for record in each.records
-                ),
-                key=lambda request: request.arrival_s,
-            )
-        replica = TimedReplica(
-            policy=make_policy(self._spec.policy),
-            policy_name=self._spec.policy,
-            limits=self.limits,
-            latency=latency,
-            kv_host=self._measured_host(self.replays[number].metrics),
-        )
-        speed = MachineSpeed(latency, steps)
-        run = simulate(
-            requests,
-            replicas=[replica],
-            noise=lambda: speed.factor(zero_s + replica.began_s),
-        )
-        return simulated_gain(run.outcomes[-len(self.replays[number].records) :]), simulated_counts(replica)
-
-    def _measured_host(self, metrics: str) -> KvHost | None:
-        """The host's memory with copies as fast as the engine's were."""
-        host = self._kv_host
-        return host and msgspec.structs.replace(host, transfer=transfer_of(metrics, host.transfer))
-
-    def _new_steps(self) -> list[LoggedStep]:
-        if not self._log.exists():
-            return []
-        with self._log.open("rb") as file:
-            file.seek(self._read)
-            lines = file.readlines()
-        self._read += sum(map(len, lines))
-        return decode_steps(lines)
 
 
 class FidelityRunner:
@@ -294,7 +194,7 @@ class FidelityRunner:
         )
 
     @asynccontextmanager
-    async def _engine(self, policy: str, label: str, kv: KvOffload | None = None) -> AsyncIterator[_Session]:
+    async def _engine(self, policy: str, label: str, kv: KvOffload | None = None) -> AsyncIterator[FidelitySession]:
         """A fresh engine under `policy`, ended again afterwards."""
         kind, log = self._options.engine, self._folder / f"{label}.steps"
         spec = engine_specs(self._pool(kv), kind, policy=policy)[0]
@@ -307,7 +207,7 @@ class FidelityRunner:
             await processes.ready(START_LIMIT_S[kind])
             _, body = await get(f"{spec.capacity_url}/capacity", timeout_s=10.0)
             snapshot = decode_snapshot(body)
-            yield _Session(
+            yield FidelitySession(
                 spec,
                 EngineLimits(
                     block_size=snapshot.block_size,
@@ -399,7 +299,7 @@ class FidelityRunner:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _gain(replayed: _Replayed) -> dict[str, float]:
+def _gain(replayed: Replayed) -> dict[str, float]:
     return measured_gain(judge(replayed.records))
 
 
