@@ -51,10 +51,17 @@ def engine_of(running: RunningProserve) -> Any:
     return httpx.get(f"{running.admin}/status", timeout=30).json()["engines"][0]
 
 
-def until_running(running: RunningProserve, requests: int) -> None:
+def until_holding_blocks(running: RunningProserve, requests: int) -> None:
+    """Until so many requests have a complete block each: who is preempted before has nothing to keep."""
     end_s = time.monotonic() + 60
-    while engine_of(running)["running"] < requests:
-        assert time.monotonic() < end_s, "the engine does not run them"
+    while True:
+        snapshot = httpx.get(f"{engine_of(running)['capacity_url']}/capacity", timeout=30).json()
+        holding = [
+            row for row in snapshot["rows"] if row["resident"] and row["context_tokens"] > snapshot["block_size"]
+        ]
+        if len(holding) >= requests:
+            return
+        assert time.monotonic() < end_s, f"the engine does not run them: {snapshot['rows']}"
         time.sleep(0.02)
 
 
@@ -86,7 +93,7 @@ def test_answers_through_preemption_and_restore_are_those_of_requests_alone(real
     assert kv_counters(real)["restores_total"] == 0
     with ThreadPoolExecutor(8) as clients:
         light = [clients.submit(complete, real, LIGHT, number) for number in range(4)]
-        until_running(real, 2)
+        until_holding_blocks(real, 3)
         heavy = [clients.submit(complete, real, HEAVY, number) for number in range(4, 8)]
         together = [answer.result() for answer in light + heavy]
     assert together == alone
