@@ -1,9 +1,10 @@
-"""What `proserve report batching` does: run what is missing, then write."""
+"""What `proserve report` does: run what is missing, then write."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,7 +17,7 @@ from proserve_lab.report.cell_result import CellResult, ResultStore, StoreError
 from proserve_lab.report.cells import Cell, all_cells, matching
 from proserve_lab.report.document import write_document
 from proserve_lab.report.run_block_cell import block_fingerprint, run_block_cell
-from proserve_lab.report.run_cell import run_cell
+from proserve_lab.report.run_cell import fingerprint, run_cell
 from proserve_lab.report.runner import Failure, RunProgress, missing_cells, run_cells
 
 _LINE_EVERY = 20
@@ -25,54 +26,59 @@ _LINE_EVERY = 20
 
 def report_batching(*, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None = None) -> None:
     """Exit code 1 when a cell fails, after all others are done; 2 for options or files that must change first."""
-    store = ResultStore(folder / "batching.jsonl")
-    cells = all_cells()
+    if carry_over and not run:
+        raise wrong_usage("--carry-over runs cells again: leave out --no-run")
+    report = _Report(
+        file="batching.jsonl", cells=all_cells(), fingerprint=fingerprint, simulate=run_cell, write=write_document
+    )
+    _make(report, folder=folder, jobs=jobs, only=only, run=run, carry_over=carry_over)
+
+
+def report_blocks(*, folder: Path, jobs: int, only: Sequence[str], run: bool) -> None:
+    """As `report_batching`."""
+    report = _Report(
+        file="blocks.jsonl",
+        cells=block_cells(),
+        fingerprint=block_fingerprint,
+        simulate=run_block_cell,
+        write=write_block_document,
+    )
+    _make(report, folder=folder, jobs=jobs, only=only, run=run)
+
+
+class _Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What one report has for itself."""
+
+    file: str
+    """Of its results."""
+    cells: Sequence[Cell]
+    fingerprint: Callable[[Cell], str]
+    simulate: Callable[[Cell], CellResult]
+    write: Callable[[dict[str, CellResult], Path], Path]
+
+
+def _make(
+    report: _Report, *, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None = None
+) -> None:
+    store = ResultStore(folder / report.file)
+    cells = report.cells
     wanted = matching(cells, only)
     if not wanted:
         raise wrong_usage(f"--only: no cell matches {', '.join(only)}; a cell is called {cells[0].key}")
-    if carry_over and not run:
-        raise wrong_usage("--carry-over runs cells again: leave out --no-run")
     try:
         if carry_over:
             _carry_over(wanted, store, count=carry_over, jobs=jobs)
-        missing = missing_cells(wanted, store.load())
+        missing = missing_cells(wanted, store.load(), report.fingerprint)
         Console(stderr=True).print(
             f"{len(wanted) - len(missing)} of {len(wanted)} cells are up to date", highlight=False
         )
-        failures = _run(missing, store.append, jobs=jobs) if run and missing else []
+        failures = _run(missing, store.append, jobs=jobs, simulate=report.simulate) if run and missing else []
         stored = store.load()
         # Cells that were dropped from the report are in the file until it is rewritten.
         results = {cell.key: stored[cell.key] for cell in cells if cell.key in stored}
         if run:
             store.rewrite(list(results.values()))
-        document = write_document(results, folder)
-    except StoreError as error:
-        raise wrong_usage(error) from error
-    except OSError as error:
-        raise failed(f"{error.filename}: {error.strerror}") from error
-    Console(stderr=True).print(f"wrote {document}", highlight=False)
-    if failures:
-        raise _failed_cells(failures, len(wanted))
-
-
-def report_blocks(*, folder: Path, jobs: int, only: Sequence[str], run: bool) -> None:
-    """Exit code 1 when a cell fails, after all others are done; 2 for options or files that must change first."""
-    store = ResultStore(folder / "blocks.jsonl")
-    cells = block_cells()
-    wanted = matching(cells, only)
-    if not wanted:
-        raise wrong_usage(f"--only: no cell matches {', '.join(only)}; a cell is called {cells[0].key}")
-    try:
-        missing = missing_cells(wanted, store.load(), block_fingerprint)
-        Console(stderr=True).print(
-            f"{len(wanted) - len(missing)} of {len(wanted)} cells are up to date", highlight=False
-        )
-        failures = _run(missing, store.append, jobs=jobs, simulate=run_block_cell) if run and missing else []
-        stored = store.load()
-        results = {cell.key: stored[cell.key] for cell in cells if cell.key in stored}
-        if run:
-            store.rewrite(list(results.values()))
-        document = write_block_document(results, folder)
+        document = report.write(results, folder)
     except StoreError as error:
         raise wrong_usage(error) from error
     except OSError as error:
