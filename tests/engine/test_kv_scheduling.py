@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from engine_harness import BLOCK, BLOCK_BYTES, HIGH, LOW, Engine
 from engine_policies import ChosenPolicy, RandomPolicy, ScriptedPolicy
-from kv_schedules import KvSchedule, check_that_nothing_is_left, count, run_schedule
+from kv_schedules import KvSchedule, check_that_nothing_is_left, count, every_scheduler, run_schedule
 from proserve_core.batching import BatchPlan, EngineState
 from proserve_core.batching.protocol import BatchingPolicy
 from proserve_core.batching.registry import POLICIES
@@ -23,14 +23,6 @@ from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 
 pytestmark = pytest.mark.timeout(180)
-
-every_scheduler = pytest.mark.parametrize(
-    ("scheduler", "depth"),
-    [
-        pytest.param(ProServeScheduler, 1, id="sync"),
-        pytest.param(ProServeAsyncScheduler, 2, id="async"),
-    ],
-)
 
 
 @pytest.fixture(autouse=True)
@@ -201,7 +193,7 @@ def test_a_budget_restores_a_part_and_the_rest_is_computed(
         engine.run()
         assert engine.wrong_outputs() == {}
         check_that_nothing_is_left(engine)
-        assert count(engine, "recomputed_tokens_total") > 0
+        assert count(engine.scheduler, "recomputed_tokens_total") > 0
     assert most == 2 if budget is CopyBudget.FIXED else most > 2
 
 
@@ -256,5 +248,5 @@ def test_switched_off_nothing_is_copied(tiny_model: str) -> None:
     submit_many(engine)
     engine.run()
     assert engine.wrong_outputs() == {}
-    assert count(engine, "copied_blocks_total", direction="offload") == 0
-    assert count(engine, "recomputed_tokens_total") > 0
+    assert count(engine.scheduler, "copied_blocks_total", direction="offload") == 0
+    assert count(engine.scheduler, "recomputed_tokens_total") > 0

@@ -11,7 +11,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from engine_harness import BLOCK, BLOCK_BYTES, HIGH, LOW, Engine, PretendedCopier
 from engine_policies import ChosenPolicy, RandomPolicy
-from kv_schedules import KvSchedule, run_schedule
+from kv_schedules import KvSchedule, count, every_scheduler, run_schedule
 from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 from real_engine import REAL_BLOCK, RealEngine, kv_settings
@@ -21,22 +21,10 @@ pytestmark = pytest.mark.timeout(240)
 BLOCKS = 64
 PREFIX = list(range(100, 100 + 4 * BLOCK))
 
-every_scheduler = pytest.mark.parametrize(
-    ("scheduler", "depth"),
-    [
-        pytest.param(ProServeScheduler, 1, id="sync"),
-        pytest.param(ProServeAsyncScheduler, 2, id="async"),
-    ],
-)
-
 
 @pytest.fixture(autouse=True)
 def _policy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROSERVE_POLICY", "priority")
-
-
-def count(scheduler: Any, name: str, **labels: str) -> float:
-    return float(scheduler._proserve.metrics.registry.get_sample_value(f"proserve_engine_kv_{name}", labels))
 
 
 class SharingEngine(Engine):

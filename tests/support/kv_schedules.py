@@ -8,11 +8,21 @@ import random
 from typing import Any
 
 import msgspec
+import pytest
 from vllm.v1.request import RequestStatus
 
 from engine_harness import BLOCK_BYTES, HIGH, LOW, Engine, PretendedCopier
 from engine_policies import RandomPolicy
 from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
+from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
+
+every_scheduler = pytest.mark.parametrize(
+    ("scheduler", "depth"),
+    [
+        pytest.param(ProServeScheduler, 1, id="sync"),
+        pytest.param(ProServeAsyncScheduler, 2, id="async"),
+    ],
+)
 
 FAMILIES = 3
 LONGEST_PREFIX = 150
@@ -102,13 +112,13 @@ def run_schedule(schedule: KvSchedule, model: str) -> Outcome:
     engine.finish_copies()
     assert engine.wrong_outputs() == {}, schedule
     outcome = Outcome(
-        offloaded=count(engine, "copied_blocks_total", direction="offload"),
-        restored=count(engine, "copied_blocks_total", direction="restore"),
-        shared=count(engine, "shared_blocks_total"),
-        kept=count(engine, "kept_host_blocks"),
-        evicted=count(engine, "evicted_blocks_total"),
-        failed_restores=count(engine, "copy_failures_total", direction="restore"),
-        recomputed_tokens=count(engine, "recomputed_tokens_total"),
+        offloaded=count(engine.scheduler, "copied_blocks_total", direction="offload"),
+        restored=count(engine.scheduler, "copied_blocks_total", direction="restore"),
+        shared=count(engine.scheduler, "shared_blocks_total"),
+        kept=count(engine.scheduler, "kept_host_blocks"),
+        evicted=count(engine.scheduler, "evicted_blocks_total"),
+        failed_restores=count(engine.scheduler, "copy_failures_total", direction="restore"),
+        recomputed_tokens=count(engine.scheduler, "recomputed_tokens_total"),
     )
     assert outcome.restored == engine.worker.copier.copied
     check_that_nothing_is_left(engine)
@@ -129,8 +139,8 @@ def check_that_nothing_is_left(engine: Engine) -> None:
     assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1
 
 
-def count(engine: Engine, name: str, **labels: str) -> float:
+def count(scheduler: Any, name: str, **labels: str) -> float:
     """A counter or gauge of copies."""
-    value: Any = engine.scheduler._proserve.metrics.registry.get_sample_value(f"proserve_engine_kv_{name}", labels)
+    value: Any = scheduler._proserve.metrics.registry.get_sample_value(f"proserve_engine_kv_{name}", labels)
     assert value is not None
     return float(value)
