@@ -271,7 +271,7 @@ def compile_locks() -> None:
     """Pin every dependency of both environments with hashes, for every supported Python and platform."""
     command = [str(uv()), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
     command += ["--generate-hashes", "--no-header"]
-    extras = [f"--extra={extra}" for extra in ("gateway", "emulator", "lab", "report", "test")]
+    extras = [f"--extra={extra}" for extra in ("gateway", "operator", "emulator", "lab", "report", "test")]
     run([*command, "pyproject.toml", "--extra=dev", "-o", DEV_LOCK])
     run([*command, ENGINE_INPUT, "pyproject.toml", *extras, "--override", ENGINE_OVERRIDES, "-o", ENGINE_LOCK])
 
