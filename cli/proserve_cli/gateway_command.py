@@ -1,5 +1,6 @@
 """`proserve gateway`: the gateway alone, in front of servers that already run."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from proserve_cli.addresses import parse_address
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 from proserve_cli.timeouts import FIELDS, parse_timeouts
 from proserve_cli.up import ADMIN, GRPC, HTTP
+from proserve_core.resources import Resources
 
 
 def gateway(
@@ -26,23 +28,28 @@ def gateway(
         ),
     ] = None,
 ) -> None:
-    """Serve the pools' endpoints. TERM or Ctrl-C lets open requests end, a second one does not wait for them."""
-    from proserve_cli.resource_files import read_resources
+    """Serve the pools' endpoints. TERM or Ctrl-C lets open requests end, a second one does not wait for them.
+
+    A change of the files is taken over within a second, or refused as a whole; HUP reads them again.
+    """
+    from proserve_cli.resource_files import load_resources, read_resources
     from proserve_cli.send_hint import listening
 
     addresses = [parse_address(text) for text in (http, grpc, admin)]
     timeouts = parse_timeouts(timeout or [])
-    resources = read_resources(files)
-    without = [pool.name for pool in resources.engine_pools if not pool.endpoints]
-    if without:
-        raise wrong_usage(
-            f"EnginePool {', '.join(without)}: the gateway alone starts no engines; give the pool spec.endpoints, "
-            "or start engines and gateway together with `proserve up`"
-        )
     with needs_extra("gateway"):
+        from proserve_gateway.configuration_files import ResourceFiles
         from proserve_gateway.server import GatewayConfig, Listen, run_gateway
         from proserve_gateway.upstream_exchange import UpstreamLimits
 
+    source = ResourceFiles(
+        files, load=lambda: (_with_endpoints(load_resources(files)), ()), reload_signal=signal.SIGHUP
+    )
+    resources = read_resources(files)
+    try:
+        _with_endpoints(resources)
+    except ValueError as error:
+        raise wrong_usage(error) from error
     listen = [Listen(address.host, address.port) for address in addresses]
     config = GatewayConfig(
         resources=resources,
@@ -53,7 +60,20 @@ def gateway(
     )
     try:
         run_gateway(
-            config, on_started=lambda started: typer.echo(listening(started, grpc_host=addresses[1].host), err=True)
+            config,
+            source=source,
+            on_started=lambda started: typer.echo(listening(started, grpc_host=addresses[1].host), err=True),
         )
     except (OSError, ValueError) as error:
         raise failed(f"the gateway on {http}, {grpc}, {admin}: {error}") from error
+
+
+def _with_endpoints(resources: Resources) -> Resources:
+    """The same; ValueError if a pool names no engines."""
+    without = [pool.name for pool in resources.engine_pools if not pool.endpoints]
+    if without:
+        raise ValueError(
+            f"EnginePool {', '.join(without)}: the gateway alone starts no engines; give the pool spec.endpoints, "
+            "or start engines and gateway together with `proserve up`"
+        )
+    return resources

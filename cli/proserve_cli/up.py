@@ -5,11 +5,14 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from proserve_cli.addresses import parse_address
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.failures import failed, needs_extra, wrong_usage
+from proserve_core.pools import EnginePool
+from proserve_core.resources import Resources
 
 HTTP, GRPC, ADMIN = "127.0.0.1:8000", "127.0.0.1:8001", "127.0.0.1:9090"
 
@@ -22,25 +25,58 @@ def up(
     grpc: Annotated[str, typer.Option(help="Address of the gRPC API.", metavar="HOST:PORT")] = GRPC,
     admin: Annotated[str, typer.Option(help="Address of metrics, readiness, status.", metavar="HOST:PORT")] = ADMIN,
 ) -> None:
-    """Start the engines of every pool and a gateway on this machine. Ctrl-C stops everything."""
+    """Start the engines of every pool and a gateway on this machine. Ctrl-C stops everything.
+
+    A change of the files is taken over within a second, or refused as a whole. Engines that run here stay as they are.
+    """
     from proserve_cli.engine_launch import START_LIMIT_S, LaunchError, engine_specs
     from proserve_cli.local_engines import EngineStartError
-    from proserve_cli.resource_files import read_resources
+    from proserve_cli.resource_files import load_resources, read_resources
     from proserve_cli.up_run import Addresses, UpError, UpRun
 
+    with needs_extra("gateway"):
+        from proserve_gateway.configuration_files import ResourceFiles
+        from proserve_gateway.server import run_in_loop
+
     addresses = Addresses(http=parse_address(http), grpc=parse_address(grpc), admin=parse_address(admin))
+    source = ResourceFiles(files, load=lambda: (_same_engines(load_resources(files), resources), run.targets))
     resources = read_resources(files)
     try:
         specs = [spec for pool in resources.engine_pools for spec in engine_specs(pool, engine)]
     except LaunchError as error:
         raise wrong_usage(error) from error
-    with needs_extra("gateway"):
-        from proserve_gateway.server import run_in_loop
-
     logs = Path(tempfile.mkdtemp(prefix="proserve-up-"))
-    run = UpRun(resources=resources, specs=specs, addresses=addresses, start_limit_s=START_LIMIT_S[engine], logs=logs)
+    run = UpRun(
+        source=source,
+        resources=resources,
+        specs=specs,
+        addresses=addresses,
+        start_limit_s=START_LIMIT_S[engine],
+        logs=logs,
+    )
     try:
         run_in_loop(run.main())
     except (EngineStartError, UpError) as error:
         raise failed(error) from error
     shutil.rmtree(logs, ignore_errors=True)
+
+
+def _same_engines(changed: Resources, running: Resources) -> Resources:
+    """`changed`; ValueError if it wants other engines on this machine than those that run."""
+    wanted, there = _local_pools(changed), _local_pools(running)
+    differ = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+    if differ:
+        raise ValueError(
+            f"EnginePool {', '.join(differ)}: engines that run on this machine can't be added, removed or changed: "
+            "end `proserve up` and start it again"
+        )
+    return changed
+
+
+def _local_pools(resources: Resources) -> dict[str, EnginePool]:
+    """Pools whose engines are started here, by name, without what only the gateway reads."""
+    return {
+        f"{pool.namespace}/{pool.name}": msgspec.structs.replace(pool, routing_policy="")
+        for pool in resources.engine_pools
+        if not pool.endpoints
+    }

@@ -20,7 +20,9 @@ from proserve_core.gain import GainTotals
 from proserve_core.resources import Resources
 
 if TYPE_CHECKING:
+    from proserve_gateway.configuration import ConfigurationSource
     from proserve_gateway.fleet_status import EngineStatus
+    from proserve_gateway.fleet_target import EngineTarget
     from proserve_gateway.server import Gateway, GatewayConfig
 
 logger = logging.getLogger(__name__)
@@ -48,12 +50,14 @@ class UpRun:
     def __init__(
         self,
         *,
+        source: "ConfigurationSource",
         resources: Resources,
         specs: Sequence[EngineSpec],
         addresses: Addresses,
         start_limit_s: float,
         logs: Path,
     ) -> None:
+        self._source = source
         self._resources = resources
         self._specs = specs
         self._addresses = addresses
@@ -76,6 +80,8 @@ class UpRun:
 
     async def _serve(self, gateway: "Gateway", engines: LocalEngines) -> None:
         """Say where to send requests, then show the state until something breaks."""
+        from proserve_gateway.configuration import follow
+
         try:
             await gateway.start()
         except OSError as error:
@@ -85,13 +91,14 @@ class UpRun:
         self._say(f"send a request:\n  {curl_command(self._resources, http_root(gateway))}")
         status = asyncio.create_task(show_status(self._console, lambda: self._status(gateway, engines)))
         broken = asyncio.create_task(gateway.failed())
+        following = asyncio.create_task(follow(self._source, gateway))
         try:
             await asyncio.wait({status, broken}, return_when=asyncio.FIRST_EXCEPTION)
             (broken if broken.done() else status).result()
         finally:
-            status.cancel()
-            broken.cancel()
-            await asyncio.wait({status, broken})
+            for task in (status, broken, following):
+                task.cancel()
+            await asyncio.wait({status, broken, following})
 
     async def _ready(self, gateway: "Gateway") -> None:
         """Wait until the gateway has heard from every pool; servers that somebody else runs may take longer."""
@@ -110,17 +117,23 @@ class UpRun:
         except (OSError, ValueError) as error:
             raise UpError(f"the gateway on {self._addresses.http} and {self._addresses.admin}: {error}") from error
 
-    def _config(self) -> "GatewayConfig":
+    @property
+    def targets(self) -> tuple["EngineTarget", ...]:
+        """The engines as the gateway knows them."""
         from proserve_gateway.fleet_target import EngineTarget
+
+        return tuple(
+            EngineTarget(name=spec.name, pool=spec.pool, base_url=spec.base_url, capacity_url=spec.capacity_url)
+            for spec in self._specs
+        )
+
+    def _config(self) -> "GatewayConfig":
         from proserve_gateway.server import GatewayConfig, Listen
 
         addresses = self._addresses
         return GatewayConfig(
             resources=self._resources,
-            engines=tuple(
-                EngineTarget(name=spec.name, pool=spec.pool, base_url=spec.base_url, capacity_url=spec.capacity_url)
-                for spec in self._specs
-            ),
+            engines=self.targets,
             http=Listen(addresses.http.host, addresses.http.port),
             grpc=Listen(addresses.grpc.host, addresses.grpc.port),
             admin=Listen(addresses.admin.host, addresses.admin.port),
@@ -133,7 +146,7 @@ class UpRun:
             engines=[_engine_line(row, local.get(row.name)) for row in gateway.fleet.status()],
             classes=[
                 ClassLine(name=each.name, requests=totals.requests, tdg_ratio=totals.tdg_ratio)
-                for each in self._resources.priority_classes
+                for each in gateway.priority_classes
                 for totals in [gains.get(each.name, GainTotals())]
             ],
         )

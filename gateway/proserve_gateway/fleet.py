@@ -5,11 +5,12 @@ that may take work are kept as a ready tuple per pool, rebuilt only when somethi
 policy and little else. No I/O and no clock of its own: the poller feeds it, `clock` is injected.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 from proserve_core.capacity import CapacitySnapshot
+from proserve_core.pools import DEFAULT_ROUTING_POLICY
 from proserve_core.routing import Dispatched, EngineView, FleetView, RouteDecision, RoutingPolicy, RoutingRequest
 from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet_health import EngineHealth
@@ -95,9 +96,11 @@ class Lease:
 class _Group:
     """The engines of one pool, its policy, and the tuple of those that may take work."""
 
-    __slots__ = ("dirty", "engines", "recheck_s", "router", "usable")
+    __slots__ = ("dirty", "engines", "policy", "recheck_s", "router", "usable")
 
-    def __init__(self, router: RoutingPolicy) -> None:
+    def __init__(self, policy: str, router: RoutingPolicy) -> None:
+        self.policy = policy
+        """Name of `router`."""
         self.router = router
         self.engines: dict[str, Engine] = {}
         self.usable: tuple[EngineView, ...] = ()
@@ -123,7 +126,7 @@ class Fleet:
         clock: Callable[[], float],
         on_decision: Callable[[str, str], None] | None = None,
     ) -> None:
-        """`make_router(pool)` gives the policy of a pool, `on_decision(pool, reason)` is told each choice."""
+        """`make_router(policy)` makes a routing policy, `on_decision(pool, reason)` is told each choice."""
         self._make_router = make_router
         self._clock = clock
         self._on_decision = on_decision
@@ -133,27 +136,35 @@ class Fleet:
 
     # Membership
 
-    def set_targets(self, targets: Sequence[EngineTarget]) -> None:
-        """Replace the list of engines. Engines whose target is unchanged keep their state; requests at removed ones
-        run on.
+    def set_targets(self, targets: Sequence[EngineTarget], policies: Mapping[str, str] | None = None) -> None:
+        """Replace the list of engines. `policies` are the routing policies of pools that don't have the default one.
+
+        Engines whose target is unchanged keep their state, and so does the policy of a pool unless it gets another
+        one; requests at removed engines run on.
 
         Raises:
             TargetError: two targets have one name or an address cannot be used; nothing changes then.
+            ValueError: a policy does not exist; nothing changes then.
         """
         engines: dict[str, Engine] = {}
+        members: dict[str, dict[str, Engine]] = {}
         for target in targets:
             if target.name in engines:
                 raise TargetError(f"engine name {target.name!r} is used twice: give each engine its own name")
             known = self._engines.get(target.name)
             target.capacity_endpoint()
-            engines[target.name] = known if known is not None and known.target == target else Engine(target)
+            engine = known if known is not None and known.target == target else Engine(target)
+            engines[target.name] = members.setdefault(target.pool, {})[target.name] = engine
         groups: dict[str, _Group] = {}
-        for name, engine in engines.items():
-            pool = engine.target.pool
-            if pool not in groups:
-                # A policy's state is only about engines and worth little; the configuration may name another policy.
-                groups[pool] = _Group(self._make_router(pool))
-            groups[pool].engines[name] = engine
+        for pool in members:
+            policy = (policies or {}).get(pool, DEFAULT_ROUTING_POLICY)
+            group = self._groups.get(pool)
+            if group is None or group.policy != policy:
+                group = _Group(policy, self._make_router(policy))
+            groups[pool] = group
+        for pool, group in groups.items():
+            group.engines = members[pool]
+            group.dirty = True
         self._engines, self._groups = engines, groups
         for listener in self._listeners:
             listener()

@@ -8,7 +8,7 @@ engine) or from closed lists, never from clients; `Bounded` caps what is left.
 from collections.abc import Iterable, Sequence
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 PREFIX = "proserve_gateway_"
 
@@ -79,6 +79,19 @@ class GatewayMetrics:
             "Polls of engines: changed, unchanged (the long poll's wait ended), probed (no capacity there), missed.",
         )
 
+        self.configurations = self._counter(
+            "configurations",
+            ("result",),
+            "Configurations after the first one: applied, or refused as a whole so that the last good one stays.",
+        )
+        self.configuration_good = self._gauge(
+            "configuration_last_load_successful",
+            "0 while the newest configuration is refused and an older one is in force, else 1.",
+        )
+        self.configuration_loaded_s = self._gauge(
+            "configuration_last_success_timestamp_seconds", "When the configuration in force was taken over."
+        )
+
     def declare(self, info: MetricInfo) -> None:
         """Add a row to the table: for collectors that make their series when they are scraped."""
         self.table.append(info)
@@ -86,6 +99,10 @@ class GatewayMetrics:
     def _counter(self, name: str, labels: Sequence[str], text: str) -> Counter:
         self.declare(MetricInfo(name=f"{PREFIX}{name}_total", kind="counter", labels=tuple(labels), help=text))
         return Counter(PREFIX + name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        self.declare(MetricInfo(name=PREFIX + name, kind="gauge", labels=(), help=text))
+        return Gauge(PREFIX + name, text, registry=self.registry)
 
     def _histogram(self, name: str, labels: Sequence[str], text: str, buckets: Sequence[float]) -> Histogram:
         self.declare(

@@ -10,17 +10,19 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from proserve_core.objectives import PriorityClass
 from proserve_core.resources import Resources
 from proserve_core.routing.registry import make_router
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.admin import Readiness, admin_app
 from proserve_gateway.catalog import Catalog, qualified_name
+from proserve_gateway.configuration import ConfigurationRecord, ConfigurationSource, follow
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_metrics import FleetCollector, RouteCounter
@@ -91,15 +93,16 @@ class Gateway:
         self.metrics = GatewayMetrics()
         self.accounting = Accounting(self.metrics)
         AccountingCollector(self.accounting, self.metrics)
+        self.configuration = ConfigurationRecord(self.metrics)
         self._intake = Intake(catalog=Catalog.from_resources(config.resources), accounting=self.accounting)
-        self.fleet = Fleet(make_router=self._router_of, clock=clock, on_decision=RouteCounter(self.metrics))
+        self.fleet = Fleet(make_router=make_router, clock=clock, on_decision=RouteCounter(self.metrics))
         FleetCollector(self.fleet, self.metrics)
         self.readiness = Readiness(self.fleet)
         self._upstream = UpstreamClient(config.upstream_limits)
         dispatcher = Dispatcher(
             fleet=self.fleet, accounting=self.accounting, upstream=self._upstream, metrics=self.metrics, clock=clock
         )
-        self.fleet.set_targets([*config.engines, *endpoint_targets(config.resources)])
+        self._set_targets(config.resources, config.engines)
         self._poller = Poller(self.fleet, on_poll=self._count_poll)
         self._polling: asyncio.Task[None] | None = None
         api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=config.http_limits)
@@ -130,19 +133,22 @@ class Gateway:
         """What keeps the gateway from being ready; empty when it is."""
         return self.readiness.missing(pool.name for pool in self._intake.catalog.pools.values())
 
-    def configure(self, resources: Resources, engines: Sequence[EngineTarget]) -> None:
-        """Replace the configuration. Requests under way keep what they were given.
+    @property
+    def priority_classes(self) -> Iterable[PriorityClass]:
+        """Of the configuration in force."""
+        return self._intake.catalog.priority_classes.values()
 
-        Raises:
-            ValueError: the new one contradicts itself; the old one stays in force then.
-        """
+    def configure(self, resources: Resources, engines: Sequence[EngineTarget]) -> None:
+        """Replace the configuration (`ConfigurationTaker`). Requests under way keep what they were given, engines and
+        pools that stay keep their state."""
         catalog = Catalog.from_resources(resources)
-        before, self._intake.catalog = self._intake.catalog, catalog
-        try:
-            self.fleet.set_targets([*engines, *endpoint_targets(resources)])
-        except ValueError:
-            self._intake.catalog = before
-            raise
+        self._set_targets(resources, engines)
+        self._intake.catalog = catalog
+        self.configuration.applied()
+
+    def refused(self, error: str) -> None:
+        """A new configuration can't be used (`ConfigurationTaker`)."""
+        self.configuration.refused(error)
 
     async def failed(self) -> None:
         """Returns never; raises what broke a part that must not end."""
@@ -173,11 +179,13 @@ class Gateway:
             self.admin.close()
             await self.admin.wait_closed(0.0)
 
-    def _router_of(self, pool_name: str) -> Any:
-        for pool in self._intake.catalog.pools.values():
-            if pool.name == pool_name:
-                return make_router(pool.routing_policy)
-        raise ValueError(f"an engine belongs to pool {pool_name!r}, which is not in the configuration")
+    def _set_targets(self, resources: Resources, engines: Sequence[EngineTarget]) -> None:
+        targets = [*engines, *endpoint_targets(resources)]
+        policies = {qualified_name(pool.namespace, pool.name): pool.routing_policy for pool in resources.engine_pools}
+        for target in targets:
+            if target.pool not in policies:
+                raise ValueError(f"engine {target.name} belongs to pool {target.pool!r}, which is not configured")
+        self.fleet.set_targets(targets, policies)
 
     def _count_poll(self, engine: str, result: PollResult) -> None:
         self.metrics.polls.labels(engine, result).inc()
@@ -193,9 +201,15 @@ class Gateway:
         return HttpServer(app, host=listen.host, port=listen.port)
 
 
-def run_gateway(config: GatewayConfig, *, on_started: Callable[[Gateway], None] | None = None) -> None:
-    """Run a gateway until SIGTERM or SIGINT; a second signal ends it without waiting for open requests."""
-    run_in_loop(serve(config, on_started=on_started))
+def run_gateway(
+    config: GatewayConfig,
+    *,
+    source: ConfigurationSource | None = None,
+    on_started: Callable[[Gateway], None] | None = None,
+) -> None:
+    """Run a gateway until SIGTERM or SIGINT; a second signal ends it without waiting for open requests. `source`
+    brings what follows the configuration that it starts with."""
+    run_in_loop(serve(config, source=source, on_started=on_started))
 
 
 def run_in_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -209,10 +223,16 @@ def run_in_loop(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-async def serve(config: GatewayConfig, *, on_started: Callable[[Gateway], None] | None = None) -> None:
+async def serve(
+    config: GatewayConfig,
+    *,
+    source: ConfigurationSource | None = None,
+    on_started: Callable[[Gateway], None] | None = None,
+) -> None:
     """`run_gateway` inside a loop; takes over SIGTERM and SIGINT."""
     gateway = Gateway(config)
     await gateway.start()
+    following = asyncio.create_task(follow(source, gateway)) if source is not None else None
     if on_started is not None:
         on_started(gateway)
     first, second = asyncio.Event(), asyncio.Event()
@@ -226,6 +246,9 @@ async def serve(config: GatewayConfig, *, on_started: Callable[[Gateway], None] 
     try:
         await _first_of(first.wait(), gateway.failed())
     finally:
+        if following is not None:
+            following.cancel()
+            await asyncio.wait({following})
         await _first_of(gateway.stop(), second.wait())
         if second.is_set():
             await gateway.stop(0.0)

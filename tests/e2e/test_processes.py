@@ -145,9 +145,23 @@ def test_the_gateway_alone_serves_plain_openai_servers(tmp_path: Path) -> None:
         reply = httpx.post(f"{running.http}/v1/completions", json=body, timeout=30)
         assert reply.status_code == 200
         assert reply.json()["usage"]["completion_tokens"] == 3
+        resources.write_text(resources.read_text().replace("weight: 1", "weight: heavy"))
+        _wait_for(running, "refused, the last good one stays")
+        assert "spec.weight" in running.text
+        assert httpx.post(f"{running.http}/v1/completions", json=body, timeout=30).status_code == 200
+        resources.write_text(resources.read_text().replace("weight: heavy", "weight: 2").replace("llama}, e", "l3}, e"))
+        _wait_for(running, "a new configuration is in force")
+        assert httpx.post(f"{running.http}/v1/completions", json=body, timeout=30).status_code == 404
         assert running.stop() == 0
     finally:
         running.kill_all()
         for server in servers:
             server.kill()
             server.wait()
+
+
+def _wait_for(running: RunningProserve, text: str) -> None:
+    end_s = time.monotonic() + 30
+    while text not in running.text:
+        assert time.monotonic() < end_s, running.text
+        time.sleep(0.05)

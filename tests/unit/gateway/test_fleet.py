@@ -235,19 +235,21 @@ def test_capacity_is_recorded_with_its_age(bench: Bench) -> None:
     assert bench.fleet.choose("chat", request()).endpoint.has_capacity
 
 
-def test_new_targets_bring_the_policy_of_the_configuration_in_force() -> None:
-    reasons = iter(["old", "new"])
+def test_policy_of_a_pool_is_kept_until_the_pool_gets_another_one() -> None:
+    class Counting:
+        """A policy with state."""
 
-    class Named:
-        def __init__(self) -> None:
-            self.name = next(reasons)
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self.choices = 0
 
         def choose(self, request: RoutingRequest, fleet: FleetView) -> RouteDecision:
-            return RouteDecision(engine=fleet.engines[0].name, reason=self.name)
+            self.choices += 1
+            return RouteDecision(engine=fleet.engines[0].name, reason=f"{self.name} {self.choices}")
 
-    fleet = Fleet(make_router=lambda _: Named(), clock=Clock())
-    for expected in ("old", "new"):
-        fleet.set_targets([target("a"), target("b", port=8001)])
+    fleet = Fleet(make_router=Counting, clock=Clock())
+    for policy, expected in (("old", "old 1"), ("old", "old 2"), ("new", "new 1"), ("old", "old 1")):
+        fleet.set_targets([target("a"), target("b", port=8001)], {"chat": policy})
         for engine in fleet.engines:
             fleet.probe_answered(engine)
         assert fleet.choose("chat", request()).decision.reason == expected

@@ -13,6 +13,7 @@ import pytest
 
 from fake_openai_engine import FakeEngine, fake_engine
 from proserve_core.resources import Resources
+from proserve_gateway.configuration import ConfigurationTaker
 from proserve_gateway.fleet_target import EngineTarget, TargetError
 from proserve_gateway.rpc import inference_pb2 as pb
 from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
@@ -136,3 +137,49 @@ async def test_signal_stops_the_gateway_after_open_requests() -> None:
             engine.token_gate.set()
             assert (await reply.aread()).endswith(b"data: [DONE]\n\n")
         await asyncio.wait_for(serving, 5)
+
+
+class Source:
+    """Brings what a test says, through the whole gateway."""
+
+    def __init__(self) -> None:
+        self.taker: asyncio.Future[ConfigurationTaker] = asyncio.get_running_loop().create_future()
+
+    async def follow(self, taker: ConfigurationTaker) -> None:
+        self.taker.set_result(taker)
+        await asyncio.Event().wait()
+
+
+async def test_configuration_source_changes_what_is_served_and_metrics_tell_a_refusal() -> None:
+    started: asyncio.Future[Gateway] = asyncio.get_running_loop().create_future()
+    source = Source()
+    async with fake_engine() as engine:
+        config = GatewayConfig(resources=resources(engine.url), http=ANY)
+        serving = asyncio.create_task(serve(config, source=source, on_started=started.set_result))
+        gateway, taker = await started, await source.taker
+        await ready(gateway)
+        url = f"http://127.0.0.1:{gateway.http.port}/v1/models"
+        sample = gateway.metrics.registry.get_sample_value
+        async with httpx.AsyncClient(verify=False) as client:
+            assert (await client.get(url, headers=AUTH)).status_code == 200
+            taker.configure(resources(engine.url, key="sk-other"), ())
+            # On the same connection: what counts is the key of each request.
+            assert (await client.get(url, headers=AUTH)).status_code == 401
+            assert sample("proserve_gateway_configurations_total", {"result": "applied"}) == 1
+            taker.refused("2 errors in the resources")
+            assert gateway.configuration.error == "2 errors in the resources"
+            assert sample("proserve_gateway_configuration_last_load_successful") == 0
+            assert (await client.get(url, headers={"authorization": "Bearer sk-other"})).status_code == 200
+            taker.configure(resources(engine.url), ())
+            assert sample("proserve_gateway_configuration_last_load_successful") == 1
+            assert gateway.configuration.error == ""
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(serving, 5)
+
+
+async def test_engine_of_an_unknown_pool_is_refused() -> None:
+    async with fake_engine() as engine, running(engine) as (gateway, client):
+        stray = EngineTarget(name="stray-0", pool="stray", base_url=engine.url)
+        with pytest.raises(ValueError, match="stray-0 belongs to pool 'stray'"):
+            gateway.configure(resources(engine.url), [stray])
+        assert (await client.post("/v1/chat/completions", json=STREAM, headers=AUTH)).status_code == 200
