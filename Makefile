@@ -18,7 +18,7 @@ help:
 	@echo "make test-engine tests on real vLLM only"
 	@echo "make coverage    unit and conformance tests with a coverage report"
 	@echo "make lint        ruff, mypy, import-linter        make format   apply ruff's fixes"
-	@echo "make docs        the generated parts of docs/"
+	@echo "make docs        the generated parts of docs/ and the CustomResourceDefinitions"
 	@echo "make bench       benchmarks, each next to its target"
 	@echo "make report      simulate all batching policies, docs/results (REPORT_ARGS=\"--only 'h100/*'\")"
 	@echo "make engine      only the environment with vLLM   make lock     pin dependencies anew"
@@ -71,6 +71,7 @@ format: .venv
 
 docs: .venv
 	@$(BIN)/python scripts/generate_docs.py
+	@$(BIN)/python scripts/generate_crds.py
 
 lock: python
 	@$(ENVIRONMENTS) lock

@@ -29,6 +29,8 @@ def engine_specs(pool: EnginePool, kind: EngineKind, *, policy: str | None = Non
     Raises:
         LaunchError: the pool's engines can't be started like this here.
     """
+    if pool.replicas == 0 and not pool.endpoints:
+        raise LaunchError(f"EnginePool {pool_label(pool)}: spec.replicas is 0: nothing would serve it; set at least 1")
     policy = policy or pool.engine.batching_policy
     make = _vllm if kind is EngineKind.VLLM else _emulated
     return [make(pool, f"{pool_label(pool).replace('/', '-')}-{number}", policy) for number in range(pool.replicas)]

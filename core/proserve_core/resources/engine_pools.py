@@ -1,24 +1,22 @@
 """The EnginePool resource: engines that serve one model, started by us or run by somebody else."""
 
 import re
-from collections.abc import Mapping
 
-from proserve_core.batching.registry import POLICIES
-from proserve_core.blocks.settings import kv_offload
 from proserve_core.latency.calibrations import calibration_names
 from proserve_core.objectives import SecretKeyRef
 from proserve_core.pools import (
-    DEFAULT_BATCHING_POLICY,
     DEFAULT_CALIBRATION,
+    DEFAULT_DRAIN_S,
     DEFAULT_ROUTING_POLICY,
     Endpoint,
     EnginePool,
-    EngineSettings,
     ModelOrigin,
     ModelSource,
     PoolModel,
     PoolResources,
+    Rollout,
 )
+from proserve_core.resources.engine_fields import ENGINE, build_engine, check_engine
 from proserve_core.resources.errors import show
 from proserve_core.resources.fields import (
     LABEL_NAME,
@@ -26,37 +24,34 @@ from proserve_core.resources.fields import (
     Field,
     Integer,
     ListOf,
-    MapOf,
     Object,
-    Quantity,
+    Rule,
     Text,
     secret_key_ref,
 )
-from proserve_core.resources.kinds import API_VERSION, Kind, Reading
-from proserve_core.resources.kv_offload import KV_OFFLOAD, KV_OFFLOAD_PATH, check_kv_offload
+from proserve_core.resources.kinds import API_VERSION, Column, Definition, Kind, Reading
+from proserve_core.resources.pod_fields import DRAIN, POD, RESOURCES, build_pod, check_pod
+from proserve_core.resources.scaling_fields import MOST_ENGINES, ROLLOUT, SCALING, build_scaling, check_scaling
+from proserve_core.resources.status_fields import ENGINE_POOL_STATUS
 from proserve_core.routing.registry import ROUTERS
 
 CALIBRATION_ANNOTATION = "proserve.dev/calibration"
 
-_URL = re.compile(
-    r"https?://([a-z0-9]([-a-z0-9.]*[a-z0-9])?|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?(?P<path>/[^\s?#]*)?",
-    re.IGNORECASE | re.ASCII,
+_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+URL_PATTERN = rf"https?://([a-z0-9]([-a-z0-9.]*[a-z0-9])?|\[[0-9a-f:.]+\])(:{_PORT})?(/[^\s?#]*)?"
+_URL = re.compile(URL_PATTERN, re.IGNORECASE | re.ASCII)
+
+_ENGINE_FIELDS = (
+    "spec.model.uri",
+    "spec.model.maxModelLength",
+    "spec.engine",
+    "spec.replicas",
+    "spec.scaling",
+    "spec.resources",
+    "spec.pod",
+    "spec.rollout",
+    "spec.drain",
 )
-
-_OWN_ARGUMENTS: Mapping[str, str] = {
-    "--model": "spec.model.uri says it",
-    "--served-model-name": "spec.model.name says it",
-    "--max-model-len": "set spec.model.maxModelLength instead",
-    "--scheduler-cls": "set spec.engine.scheduler.policy instead",
-    "--host": "the engine's address is chosen for it",
-    "--port": "the engine's port is chosen for it",
-    "--kv-offload": "set spec.engine.kvOffload instead",
-}
-"""Arguments of `vllm serve` that are derived from other fields."""
-
-_KV_TRANSFER = ("--kv-transfer-config", "-kvt")
-
-_ENGINE_FIELDS = ("spec.model.uri", "spec.model.maxModelLength", "spec.engine", "spec.replicas", "spec.resources")
 """Fields about engines that we start; they contradict `endpoints`."""
 
 _MODEL = Object(
@@ -67,14 +62,16 @@ _MODEL = Object(
                 pattern=r"[A-Za-z0-9][A-Za-z0-9._/:@-]*",
                 form="a model name of letters, digits and ._/:@- that starts with a letter or digit",
                 max_length=253,
+                rules=(Rule(expression="self == oldSelf", message="never changes; make another EnginePool for it"),),
             ),
             required=True,
-            description="What clients write in the field `model` of a request. No two pools share a name.",
+            description="What clients write in the field `model` of a request. No two pools share a name, and it "
+            "never changes: another name is another pool.",
         ),
         Field(
             name="uri",
             type=Text(
-                pattern=r"generated://[a-z0-9][a-z0-9.-]*|hf://[\w.-]+/[\w.-]+|file:///[^\x00]+",
+                pattern=r"generated://[a-z0-9][a-z0-9.-]*|hf://[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+|file:///[^\x00]+",
                 form="a model address: 'generated://tiny' (made on this machine), "
                 "'hf://organisation/name' (Hugging Face) or 'file:///folder'",
                 label="URI",
@@ -88,59 +85,21 @@ _MODEL = Object(
         ),
     )
 )
-_SCHEDULER = Object(
-    fields=(
-        Field(
-            name="policy",
-            type=Text(choices=tuple(sorted(POLICIES))),
-            default=DEFAULT_BATCHING_POLICY,
-            description="How an engine chooses what runs in its next step.",
-        ),
-    )
-)
-_ENGINE = Object(
-    fields=(
-        Field(
-            name="image",
-            type=Text(pattern=r"\S+", form="an image reference without spaces", label="image"),
-            effect=Effect.CLUSTER_ONLY,
-            description="Container image of the engine.",
-        ),
-        Field(
-            name="args",
-            type=ListOf(items=Text()),
-            description="Further arguments of `vllm serve`, one string each, such as `--max-num-seqs=64`.",
-        ),
-        Field(name="scheduler", type=_SCHEDULER, description="How engines order their work."),
-        Field(
-            name="kvOffload",
-            type=KV_OFFLOAD,
-            description="KV blocks of preempted requests are kept in host memory. Without it they are computed again.",
-        ),
-    )
-)
-_RESOURCE_NAME = Text(pattern=r"[A-Za-z0-9][-A-Za-z0-9./_]*", form="a resource name such as 'nvidia.com/gpu'")
-_RESOURCES = Object(
-    fields=(
-        Field(
-            name="limits",
-            type=MapOf(keys=_RESOURCE_NAME, values=Quantity()),
-            effect=Effect.CLUSTER_ONLY,
-            description="Most of each resource that one engine gets, such as `nvidia.com/gpu: 1`.",
-        ),
-        Field(
-            name="requests",
-            type=MapOf(keys=_RESOURCE_NAME, values=Quantity()),
-            effect=Effect.CLUSTER_ONLY,
-            description="What a node must have free of each resource to take one engine.",
-        ),
-    )
-)
 _ENDPOINT = Object(
     fields=(
         Field(
             name="url",
-            type=Text(max_length=2048, label="URL"),
+            type=Text(
+                max_length=2048,
+                label="URL",
+                rules=(
+                    Rule(
+                        expression=f"self.matches(r'^(?i){URL_PATTERN}$') && !self.contains('@')",
+                        message="is not a server's address; write it as http://host:port, without user, password and "
+                        "query",
+                    ),
+                ),
+            ),
             required=True,
             description="Address of an OpenAI-compatible server, such as `http://host:8000`; `/v1/...` is added to it.",
         ),
@@ -163,6 +122,27 @@ _ROUTING = Object(
 )
 
 
+_RULES = (
+    *(
+        Rule(
+            expression=f"!has(self.endpoints) || !has({path.replace('spec', 'self', 1)})",
+            message=f"{path} contradicts spec.endpoints (engines that somebody else runs); remove one of the two",
+        )
+        for path in _ENGINE_FIELDS
+    ),
+    Rule(
+        expression="has(self.endpoints) || has(self.model.uri)",
+        message="spec.model.uri is missing; say where engines load the model from, or list running servers in "
+        "endpoints",
+    ),
+    Rule(
+        expression="!has(self.scaling) || !has(self.replicas)",
+        message="spec.replicas contradicts spec.scaling; remove one of the two",
+        field=".replicas",
+    ),
+)
+
+
 def _check(reading: Reading) -> None:
     if reading.has("spec.endpoints"):
         for path in _ENGINE_FIELDS:
@@ -182,15 +162,9 @@ def _check(reading: Reading) -> None:
     for index, endpoint in enumerate(reading.spec.get("endpoints", ())):
         if endpoint is not None and "url" in endpoint:
             _check_url(reading, endpoint["url"], f"spec.endpoints[{index}].url", seen)
-    for index, argument in enumerate(reading.spec.get("engine", {}).get("args", ())):
-        option = (argument or "").split("=", 1)[0].replace("_", "-")
-        if option in _OWN_ARGUMENTS:
-            reading.error(f"spec.engine.args[{index}]", f"{show(argument)} is set by ProServe", _OWN_ARGUMENTS[option])
-        if option in _KV_TRANSFER and reading.has(KV_OFFLOAD_PATH):
-            reading.error(
-                f"spec.engine.args[{index}]", f"{option} contradicts {KV_OFFLOAD_PATH}", "remove one of the two"
-            )
-    check_kv_offload(reading, reading.spec.get("engine", {}).get("kvOffload", {}))
+    check_scaling(reading)
+    check_engine(reading)
+    check_pod(reading)
 
 
 def _check_url(reading: Reading, url: str, path: str, seen: set[str]) -> None:
@@ -198,7 +172,7 @@ def _check_url(reading: Reading, url: str, path: str, seen: set[str]) -> None:
     if "@" in url:
         # The address is not shown: it may hold a password.
         reading.error(path, "holds a user name or password", "put the credential in a Secret and name it in apiKey")
-    elif not (match := _URL.fullmatch(url)) or not 0 < int(match["port"] or 80) < 65536:
+    elif not _URL.fullmatch(url):
         reading.error(path, f"{show(url)} is not a server's address", expected)
     elif _base_url(url) in seen:
         reading.error(path, f"{show(url)} is listed twice", "remove one of the two")
@@ -227,19 +201,45 @@ ENGINE_POOL = Kind(
                     Field(name="model", type=_MODEL, required=True, description="The model that the pool serves."),
                     Field(
                         name="replicas",
-                        type=Integer(minimum=1),
-                        default=1,
-                        description="How many engines are started.",
+                        type=Integer(minimum=0, maximum=MOST_ENGINES),
+                        description="How many engines are started. Without it and without `scaling`: 1. An autoscaler "
+                        "may own it through the scale subresource.",
                     ),
-                    Field(name="engine", type=_ENGINE, description="How engines are started."),
-                    Field(name="resources", type=_RESOURCES, description="What one engine needs, as in a Pod."),
+                    Field(
+                        name="scaling",
+                        type=SCALING,
+                        effect=Effect.CLUSTER_ONLY,
+                        description="How many engines there are follows the gain that one more or one less would "
+                        "bring. Not with `replicas`.",
+                    ),
+                    Field(name="engine", type=ENGINE, description="How engines are started."),
+                    Field(name="resources", type=RESOURCES, description="What one engine needs, as in a Pod."),
+                    Field(
+                        name="pod",
+                        type=POD,
+                        effect=Effect.CLUSTER_ONLY,
+                        description="Where and how the pods of engines run.",
+                    ),
+                    Field(
+                        name="rollout",
+                        type=ROLLOUT,
+                        effect=Effect.CLUSTER_ONLY,
+                        description="How engines are replaced when something about them changes.",
+                    ),
+                    Field(
+                        name="drain",
+                        type=DRAIN,
+                        effect=Effect.CLUSTER_ONLY,
+                        description="What happens to running requests when an engine is to go.",
+                    ),
                     Field(
                         name="endpoints",
                         type=ListOf(items=_ENDPOINT, min_items=1),
                         description="Running OpenAI-compatible servers to use instead of starting engines.",
                     ),
                     Field(name="routing", type=_ROUTING, description="How requests are spread over the engines."),
-                )
+                ),
+                rules=_RULES,
             ),
         ),
     ),
@@ -251,6 +251,30 @@ ENGINE_POOL = Kind(
             description="Calibration whose step times an emulated engine takes (`proserve up --engine emulated`).",
         ),
     ),
+    definition=Definition(
+        plural="enginepools",
+        short_name="epool",
+        columns=(
+            Column(name="Model", path=".spec.model.name"),
+            Column(name="Engines", path=".status.engines"),
+            Column(name="Ready", path=".status.conditions[?(@.type=='Ready')].status"),
+            Column(name="Reason", path=".status.conditions[?(@.type=='Ready')].reason"),
+            Column(name="Gain", path=".status.gain.ratio"),
+            Column(name="SLO", path=".status.gain.sloAttainment"),
+            Column(name="Policy", path=".spec.engine.scheduler.policy", wide=True),
+            Column(name="Scaling", path=".status.conditions[?(@.type=='ScalingActive')].reason", wide=True),
+            Column(name="Accepted", path=".status.conditions[?(@.type=='Accepted')].status", wide=True),
+            Column(name="Age", path=".metadata.creationTimestamp", type="date"),
+        ),
+        status=ENGINE_POOL_STATUS,
+        rules=(
+            Rule(
+                expression=f"self.metadata.name.size() <= 63 && self.metadata.name.matches('^{LABEL_NAME.pattern}$')",
+                message=f"metadata.name must be {LABEL_NAME.form}, of at most 63 characters",
+            ),
+        ),
+        scalable=True,
+    ),
     check=_check,
 )
 
@@ -258,7 +282,9 @@ ENGINE_POOL = Kind(
 def build_engine_pool(reading: Reading) -> EnginePool:
     """The domain object of a reading without errors."""
     spec = reading.spec
-    model, engine, resources = spec["model"], spec.get("engine", {}), spec.get("resources", {})
+    model, resources = spec["model"], spec.get("resources", {})
+    scaling = build_scaling(spec["scaling"]) if "scaling" in spec else None
+    replicas: int = scaling.min_engines if scaling else spec.get("replicas", 1)
     endpoints = tuple(
         Endpoint(
             url=_base_url(endpoint["url"]),
@@ -274,14 +300,13 @@ def build_engine_pool(reading: Reading) -> EnginePool:
             source=_source(model["uri"]) if "uri" in model else None,
             max_model_length=model.get("maxModelLength"),
         ),
-        replicas=0 if endpoints else spec["replicas"],
-        engine=EngineSettings(
-            image=engine.get("image"),
-            args=tuple(engine.get("args", ())),
-            batching_policy=engine.get("scheduler", {}).get("policy", DEFAULT_BATCHING_POLICY),
-            kv_offload=kv_offload(engine["kvOffload"]) if "kvOffload" in engine else None,
-        ),
+        replicas=0 if endpoints else replicas,
+        scaling=scaling,
+        engine=build_engine(spec.get("engine", {})),
         resources=PoolResources(limits=resources.get("limits", {}), requests=resources.get("requests", {})),
+        pod=build_pod(spec.get("pod", {})),
+        rollout=Rollout(spec.get("rollout", {}).get("strategy", Rollout.SURGE)),
+        drain_s=spec.get("drain", {}).get("gracePeriod", DEFAULT_DRAIN_S),
         endpoints=endpoints,
         routing_policy=spec.get("routing", {}).get("policy", DEFAULT_ROUTING_POLICY),
         calibration=reading.annotations[CALIBRATION_ANNOTATION],

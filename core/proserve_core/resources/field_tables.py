@@ -9,6 +9,7 @@ from proserve_core.resources.fields import (
     Effect,
     Field,
     FieldType,
+    FreeForm,
     Integer,
     ListOf,
     MapOf,
@@ -80,7 +81,9 @@ def _type(kind: FieldType) -> str:
         case Duration():
             return f"duration, {kind.minimum} to {kind.maximum}"
         case Quantity():
-            return "quantity"
+            return f"quantity, {kind.minimum or 0} to {kind.maximum}" if kind.maximum else "quantity"
+        case FreeForm():
+            return "mapping"
         case SecretText():
             return "secret"
         case Anything():

@@ -1,8 +1,9 @@
 """Field descriptions of the resources: the single source of truth for reading, for the reference in docs/resources.md,
-and for any schema made from it.
+and for the CustomResourceDefinitions.
 
-A tree of values, no behaviour: `reader` interprets it, `field_tables` prints it. Practice: Kubernetes API conventions
-(durations and quantities are strings, no floats in specs).
+A tree of values, no behaviour: `reader` interprets it, `field_tables` prints it, `crd_schema` turns it into a schema.
+Practice: Kubernetes API conventions (durations and quantities are strings, no floats in specs). Patterns are such that
+Python and Go (RE2) read them alike: ASCII classes only, no look-around.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
     """A string that matches the whole of `pattern` or is one of `choices`."""
 
     pattern: str = r"[^\x00]+"
+    """ASCII classes only."""
     form: str = "a string that is not empty"
     """The pattern in words, with an example where that helps."""
     label: str = "string"
     """The form in one or two words."""
     choices: tuple[str, ...] = ()
     max_length: int = 4096
+    rules: tuple[Rule, ...] = ()
 
 
 class Duration(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +54,10 @@ class Duration(msgspec.Struct, frozen=True, kw_only=True):
 class Quantity(msgspec.Struct, frozen=True, kw_only=True):
     """A Kubernetes quantity ("4Gi", "500m", 1), read as the string."""
 
+    minimum: str | None = None
+    """None: 0."""
+    maximum: str | None = None
+
 
 class SecretText(msgspec.Struct, frozen=True, kw_only=True):
     """A string that must never be shown, read as bytes."""
@@ -62,22 +69,41 @@ class Anything(msgspec.Struct, frozen=True, kw_only=True):
     """A field that others write and that is not looked into."""
 
 
+class FreeForm(msgspec.Struct, frozen=True, kw_only=True):
+    """A mapping in a form of Kubernetes' own, which the API server checks where it is used."""
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """What types and ranges can't say, for the API server. Each has its twin in the kind's `check`."""
+
+    expression: str
+    """CEL; `self` is the value that has the rule."""
+    message: str
+    field: str | None = None
+    """Path below that value which the message is about, such as `.copyBlocks`."""
+
+
 class ListOf(msgspec.Struct, frozen=True, kw_only=True):
     items: FieldType
     min_items: int = 0
+    max_items: int = 64
     unique: bool = False
+    keys: tuple[str, ...] = ()
+    """Fields that tell the items apart, so that several writers can each own some of them."""
 
 
 class MapOf(msgspec.Struct, frozen=True, kw_only=True):
     keys: Text
     values: FieldType
+    max_items: int = 64
 
 
 class Object(msgspec.Struct, frozen=True, kw_only=True):
     fields: tuple[Field, ...]
+    rules: tuple[Rule, ...] = ()
 
 
-FieldType = Integer | Boolean | Text | Duration | Quantity | SecretText | Anything | ListOf | MapOf | Object
+FieldType = Integer | Boolean | Text | Duration | Quantity | SecretText | Anything | FreeForm | ListOf | MapOf | Object
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from proserve_core.resources.fields import (
     Anything,
     Field,
     MapOf,
+    Rule,
     Text,
 )
 from proserve_core.resources.reader import Reader, Values
@@ -42,6 +43,7 @@ _METADATA = (
             "deletionGracePeriodSeconds",
             "deletionTimestamp",
             "finalizers",
+            "generateName",
             "generation",
             "managedFields",
             "ownerReferences",
@@ -51,11 +53,35 @@ _METADATA = (
         )
     ),
 )
+_STATUS = Field(name="status", type=Anything(), description="Written by the operator; not read.")
 _ENVELOPE = (
     Field(name="apiVersion", type=_ANY_TEXT, required=True, description="API group and version."),
     Field(name="kind", type=_ANY_TEXT, required=True, description="Kind of the resource."),
     Field(name="metadata", type=Anything(), required=True, description="Name and, for some kinds, namespace."),
 )
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """A column of `kubectl get`."""
+
+    name: str
+    path: str
+    """Into the object, such as `.spec.weight`."""
+    type: str = "string"
+    wide: bool = False
+    """Only with `-o wide`."""
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True):
+    """What the API server needs to know of a kind beside its fields."""
+
+    plural: str
+    short_name: str
+    columns: tuple[Column, ...]
+    status: tuple[Field, ...]
+    rules: tuple[Rule, ...] = ()
+    """About the whole document."""
+    scalable: bool = False
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +96,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     annotations: tuple[Field, ...] = ()
     """Annotations under proserve.dev/ by full name."""
     name_form: Text = SUBDOMAIN_NAME
+    definition: Definition | None = None
+    """None for a kind that is Kubernetes' own."""
     check: Callable[[Reading], None] | None = None
     """Rules that a field description can't say."""
 
@@ -80,7 +108,8 @@ class Reading:
     def __init__(self, kind: Kind, source: str, data: dict[object, object]) -> None:
         self.kind = kind
         reader = self.reader = Reader(_label(kind, source, data))
-        values = reader.fields((*_ENVELOPE, *kind.fields), data, "")
+        status = () if kind.definition is None else (_STATUS,)
+        values = reader.fields((*_ENVELOPE, *kind.fields, *status), data, "")
         metadata = self._metadata(kind, values["metadata"]) if "metadata" in values else {}
         self.name: str | None = metadata.get("name")
         self.namespace: str = metadata.get("namespace", DEFAULT_NAMESPACE) if kind.namespaced else ""

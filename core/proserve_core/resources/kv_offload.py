@@ -4,9 +4,7 @@ from collections.abc import Mapping
 
 from proserve_core.blocks.restore import Reload
 from proserve_core.blocks.settings import COPY_BLOCKS, COPY_BLOCKS_ALONE, DEFAULT_COPY_BLOCKS, CopyBudget, Offload
-from proserve_core.quantities import whole_units
-from proserve_core.resources.errors import show
-from proserve_core.resources.fields import Field, Integer, Object, Quantity, Text
+from proserve_core.resources.fields import Field, Integer, Object, Quantity, Rule, Text
 from proserve_core.resources.kinds import Reading
 
 KV_OFFLOAD_PATH = "spec.engine.kvOffload"
@@ -15,7 +13,7 @@ KV_OFFLOAD = Object(
     fields=(
         Field(
             name="hostMemory",
-            type=Quantity(),
+            type=Quantity(minimum="1", maximum="1Pi"),
             required=True,
             description="Host memory for KV blocks that one engine gets, such as `16Gi`. docs/blocks.md says how much.",
         ),
@@ -46,21 +44,18 @@ KV_OFFLOAD = Object(
             description="Most blocks that a step restores. Only with copyBudget Fixed; without it: "
             f"{DEFAULT_COPY_BLOCKS}.",
         ),
-    )
+    ),
+    rules=(
+        Rule(
+            expression=f"!has(self.{COPY_BLOCKS}) || self.copyBudget == '{CopyBudget.FIXED}'",
+            message=f"{COPY_BLOCKS} {COPY_BLOCKS_ALONE[0]}; {COPY_BLOCKS_ALONE[1]}",
+            field=f".{COPY_BLOCKS}",
+        ),
+    ),
 )
 
 
 def check_kv_offload(reading: Reading, fields: Mapping[str, str]) -> None:
     """Check what types and ranges do not say; `fields` without those that are wrong."""
-    memory = fields.get("hostMemory")
-    if memory is not None and not _is_memory(memory):
-        reading.error(f"{KV_OFFLOAD_PATH}.hostMemory", f"{show(memory)} is no memory", "give it some, such as '4Gi'")
     if COPY_BLOCKS in fields and fields.get("copyBudget", CopyBudget.FIXED) != CopyBudget.FIXED:
         reading.error(f"{KV_OFFLOAD_PATH}.{COPY_BLOCKS}", *COPY_BLOCKS_ALONE)
-
-
-def _is_memory(quantity: str) -> bool:
-    try:
-        return whole_units(quantity) > 0
-    except ValueError:
-        return False

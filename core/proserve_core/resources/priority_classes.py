@@ -8,8 +8,9 @@ from proserve_core.objectives import (
     PriorityClass,
     ServiceObjectives,
 )
-from proserve_core.resources.fields import SUBDOMAIN_NAME, Duration, Effect, Field, Integer, Object, Text
-from proserve_core.resources.kinds import API_VERSION, Kind, Reading
+from proserve_core.resources.fields import SUBDOMAIN_NAME, Duration, Effect, Field, Integer, Object, Rule, Text
+from proserve_core.resources.kinds import API_VERSION, Column, Definition, Kind, Reading
+from proserve_core.resources.status_fields import PRIORITY_CLASS_STATUS
 
 SHARE_ANNOTATION = "proserve.dev/share"
 
@@ -80,7 +81,23 @@ _OVERLOAD = Object(
             type=SUBDOMAIN_NAME,
             description="PriorityClass to degrade to, not heavier than this one. Needed with Degrade, only with it.",
         ),
-    )
+    ),
+    rules=(
+        Rule(
+            expression="self.action != 'Degrade' || has(self.className)",
+            message="className is missing with action Degrade; name the PriorityClass to degrade to",
+        ),
+        Rule(
+            expression="self.action == 'Degrade' || !has(self.className)",
+            message="className means nothing without action Degrade; remove it or set action: Degrade",
+            field=".className",
+        ),
+        Rule(
+            expression="self.action != 'Shed' || !has(self.maxQueueTime)",
+            message="maxQueueTime means nothing with action Shed; remove it or set action: Queue",
+            field=".maxQueueTime",
+        ),
+    ),
 )
 
 
@@ -154,6 +171,22 @@ PRIORITY_CLASS = Kind(
             description="Share of the requests that simulations draw from this class. "
             "Either all classes of a simulation have one, adding up to 1, or none.",
         ),
+    ),
+    definition=Definition(
+        plural="priorityclasses",
+        short_name="ppc",
+        columns=(
+            Column(name="Weight", path=".spec.weight", type="integer"),
+            Column(name="TTFT", path=".spec.objectives.timeToFirstToken"),
+            Column(name="TPOT", path=".spec.objectives.timePerOutputToken"),
+            Column(name="Gain", path=".status.gain.ratio"),
+            Column(name="SLO", path=".status.gain.sloAttainment"),
+            Column(name="Accepted", path=".status.conditions[?(@.type=='Accepted')].status"),
+            Column(name="Headroom", path=".spec.headroom.percent", type="integer", wide=True),
+            Column(name="Overload", path=".spec.overload.action", wide=True),
+            Column(name="Age", path=".metadata.creationTimestamp", type="date"),
+        ),
+        status=PRIORITY_CLASS_STATUS,
     ),
     check=_check,
 )

@@ -10,7 +10,7 @@ import re
 from enum import Enum
 from typing import Any
 
-from proserve_core.quantities import QUANTITY_FORM, is_quantity
+from proserve_core.quantities import QUANTITY_FORM, exact_units, is_quantity
 from proserve_core.resources.errors import ResourceError, show, suggestion
 from proserve_core.resources.fields import (
     Anything,
@@ -19,6 +19,7 @@ from proserve_core.resources.fields import (
     Effect,
     Field,
     FieldType,
+    FreeForm,
     Integer,
     ListOf,
     MapOf,
@@ -90,6 +91,8 @@ class Reader:
                 if not isinstance(value, dict):
                     return self._mismatch(path, value, "a mapping of fields")
                 return self.fields(kind.fields, value, path)
+            case FreeForm():
+                return value if isinstance(value, dict) else self._mismatch(path, value, "a mapping")
             case ListOf():
                 return self._list(kind, value, path)
             case MapOf():
@@ -103,7 +106,7 @@ class Reader:
             case Duration():
                 return self._duration(kind, value, path)
             case Quantity():
-                return self._quantity(value, path)
+                return self._quantity(kind, value, path)
             case SecretText():
                 return self._secret(kind, value, path)
 
@@ -129,6 +132,8 @@ class Reader:
             return self._mismatch(path, value, "a list (lines that start with '- ')")
         if len(value) < kind.min_items:
             self.error(path, "is an empty list", "give it an entry or remove it")
+        if len(value) > kind.max_items:
+            self.error(path, f"has {len(value)} entries", f"use at most {kind.max_items}")
         read = [self.value(kind.items, item, f"{path}[{index}]") for index, item in enumerate(value)]
         if kind.unique:
             for index, item in enumerate(read):
@@ -139,6 +144,8 @@ class Reader:
     def _map(self, kind: MapOf, value: object, path: str) -> Any:
         if not isinstance(value, dict):
             return self._mismatch(path, value, "a mapping")
+        if len(value) > kind.max_items:
+            self.error(path, f"has {len(value)} entries", f"use at most {kind.max_items}")
         values = {}
         for key, item in value.items():
             if self._text(kind.keys, key, path) is INVALID:
@@ -168,7 +175,7 @@ class Reader:
         if len(value) > kind.max_length:
             self.error(path, f"is {len(value)} characters long", f"use at most {kind.max_length}")
             return INVALID
-        return value if re.fullmatch(kind.pattern, value) else self._mismatch(path, value, kind.form)
+        return value if re.fullmatch(kind.pattern, value, re.ASCII) else self._mismatch(path, value, kind.form)
 
     def _duration(self, kind: Duration, value: object, path: str) -> float | _Invalid:
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -185,12 +192,16 @@ class Reader:
             return self._mismatch(path, value, f"a duration from {kind.minimum} to {kind.maximum}")
         return seconds
 
-    def _quantity(self, value: object, path: str) -> str | _Invalid:
+    def _quantity(self, kind: Quantity, value: object, path: str) -> str | _Invalid:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
-            return str(value)
-        if isinstance(value, str) and is_quantity(value):
-            return value
-        return self._mismatch(path, value, QUANTITY_FORM)
+            text = str(value)
+        elif isinstance(value, str) and is_quantity(value):
+            text = value
+        else:
+            return self._mismatch(path, value, QUANTITY_FORM)
+        if not _within(text, kind):
+            return self._mismatch(path, value, f"a quantity from {kind.minimum or 0} to {kind.maximum}")
+        return text
 
     def _secret(self, kind: SecretText, value: object, path: str) -> bytes | _Invalid:
         if not isinstance(value, str):
@@ -203,3 +214,15 @@ class Reader:
         except (binascii.Error, ValueError):
             self.error(path, "is not base64 (value hidden)", "encode it, or write it plainly under stringData")
             return INVALID
+
+
+def _within(text: str, kind: Quantity) -> bool:
+    if kind.minimum is None and kind.maximum is None:
+        return True
+    try:
+        units = exact_units(text)
+    except ValueError:
+        return False
+    return (kind.minimum is None or units >= exact_units(kind.minimum)) and (
+        kind.maximum is None or units <= exact_units(kind.maximum)
+    )

@@ -9,10 +9,12 @@ from proserve_core.resources.fields import (
     Integer,
     ListOf,
     Object,
+    Rule,
     Text,
     secret_key_ref,
 )
-from proserve_core.resources.kinds import API_VERSION, Kind, Reading
+from proserve_core.resources.kinds import API_VERSION, Column, Definition, Kind, Reading
+from proserve_core.resources.status_fields import TENANT_STATUS
 
 _LIMITS = Object(
     fields=(
@@ -83,6 +85,7 @@ TENANT = Kind(
                         type=ListOf(
                             items=Object(fields=(secret_key_ref("Secret entry in the tenant's namespace."),)),
                             min_items=1,
+                            max_items=16,
                             unique=True,
                         ),
                         description="API keys of the tenant; clients send one as bearer token. "
@@ -98,9 +101,31 @@ TENANT = Kind(
                         ),
                         description="Names of the models that the tenant may use. Without it: all.",
                     ),
-                )
+                ),
+                rules=(
+                    Rule(
+                        expression="self.anonymous || has(self.apiKeys)",
+                        message="nobody could send a request as this tenant; add a key "
+                        "(apiKeys: [{secretKeyRef: {name: ..., key: ...}}]) or set anonymous: true",
+                    ),
+                ),
             ),
         ),
+    ),
+    definition=Definition(
+        plural="tenants",
+        short_name="ptn",
+        columns=(
+            Column(name="Class", path=".spec.priorityClassName"),
+            Column(name="Maximum", path=".spec.maxPriorityClassName"),
+            Column(name="Gain", path=".status.gain.ratio"),
+            Column(name="SLO", path=".status.gain.sloAttainment"),
+            Column(name="Accepted", path=".status.conditions[?(@.type=='Accepted')].status"),
+            Column(name="Keys", path=".status.conditions[?(@.type=='KeysResolved')].status"),
+            Column(name="Reason", path=".status.conditions[?(@.type=='Accepted')].message", wide=True),
+            Column(name="Age", path=".metadata.creationTimestamp", type="date"),
+        ),
+        status=TENANT_STATUS,
     ),
     check=_check,
 )

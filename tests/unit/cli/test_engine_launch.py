@@ -9,7 +9,7 @@ import pytest
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.engine_launch import LaunchError, engine_specs
 from proserve_core.blocks.settings import KvOffload, Offload, kv_offload
-from proserve_core.pools import EnginePool
+from proserve_core.pools import Endpoint, EnginePool
 from proserve_core.resources import parse_resources
 from proserve_engine import serve
 
@@ -32,7 +32,13 @@ def test_the_policy_can_be_overridden() -> None:
 
 
 def test_a_pool_of_endpoints_starts_nothing() -> None:
-    assert engine_specs(msgspec.structs.replace(POOL, replicas=0), EngineKind.VLLM) == []
+    outside = (Endpoint(url="http://127.0.0.1:8000"),)
+    assert engine_specs(msgspec.structs.replace(POOL, replicas=0, endpoints=outside), EngineKind.VLLM) == []
+
+
+def test_a_pool_that_is_scaled_to_nothing_is_refused() -> None:
+    with pytest.raises(LaunchError, match=r"EnginePool tiny: spec\.replicas is 0: nothing would serve it"):
+        engine_specs(msgspec.structs.replace(POOL, replicas=0), EngineKind.VLLM)
 
 
 def test_without_vllm_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

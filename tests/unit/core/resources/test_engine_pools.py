@@ -154,9 +154,9 @@ def test_without_kv_offload_nothing_is_kept() -> None:
     [
         ({}, "hostMemory: is missing; add it: Host memory for KV blocks that one engine gets"),
         ({"hostMemory": "much"}, "hostMemory: got 'much'; expected a quantity such as 1, '500m' or '4Gi'"),
-        ({"hostMemory": "0"}, "hostMemory: '0' is no memory; give it some, such as '4Gi'"),
-        ({"hostMemory": "500m"}, "hostMemory: '500m' is no memory; give it some, such as '4Gi'"),
-        ({"hostMemory": "1e99"}, "hostMemory: '1e99' is no memory; give it some, such as '4Gi'"),
+        ({"hostMemory": "0"}, "hostMemory: got '0'; expected a quantity from 1 to 1Pi"),
+        ({"hostMemory": "500m"}, "hostMemory: got '500m'; expected a quantity from 1 to 1Pi"),
+        ({"hostMemory": "1e99"}, "hostMemory: got '1e99'; expected a quantity from 1 to 1Pi"),
         ({"hostMemory": "1Gi", "offload": "async"}, "offload: 'async' is not a possible value; "),
         (
             {"hostMemory": "1Gi", "reload": "Lazy"},

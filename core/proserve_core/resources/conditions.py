@@ -1,0 +1,114 @@
+"""Conditions in the status of the custom resources: a closed list of types, each with a closed list of reasons.
+
+Positive polarity throughout: True is good. docs/operator.md is made from these tables, what to do included.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+
+class Reason(StrEnum):
+    """Why a condition is what it is."""
+
+    VALID = "Valid"
+    INVALID = "Invalid"
+    UNRESOLVED_REFERENCE = "UnresolvedReference"
+    KEYS_FOUND = "KeysFound"
+    KEYS_MISSING = "KeysMissing"
+    GATEWAY_SILENT = "GatewaySilent"
+    ENGINES_READY = "EnginesReady"
+    SOME_ENGINES_MISSING = "SomeEnginesMissing"
+    ENGINES_STARTING = "EnginesStarting"
+    NO_ENGINES = "NoEngines"
+    EXTERNAL_ENGINES = "ExternalEngines"
+    ROLLOUT_STUCK = "RolloutStuck"
+    APPLY_REFUSED = "ApplyRefused"
+    NAME_TAKEN = "NameTaken"
+    FIXED = "Fixed"
+    STEADY = "Steady"
+    SCALED_UP = "ScaledUp"
+    SCALED_DOWN = "ScaledDown"
+    AT_MAXIMUM = "AtMaximum"
+    NO_REPORT = "NoReport"
+
+
+class ConditionType(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition of a kind."""
+
+    name: str
+    description: str
+    reasons: Mapping[Reason, str]
+    """What each reason says and what to do."""
+
+
+_ACCEPTED = ConditionType(
+    name="Accepted",
+    description="The resource makes sense together with the others.",
+    reasons={
+        Reason.VALID: "It is in force.",
+        Reason.INVALID: "Something in it is wrong; the message names field, value and fix. Gateways keep the last "
+        "version that was right.",
+        Reason.UNRESOLVED_REFERENCE: "It names something that does not exist, or contradicts another resource.",
+    },
+)
+_KEYS = ConditionType(
+    name="KeysResolved",
+    description="All Secret entries that the tenant names are there. The gateways say so, who alone read Secrets.",
+    reasons={
+        Reason.KEYS_FOUND: "All are there.",
+        Reason.KEYS_MISSING: "Some are not, are empty or belong to another tenant, too; the message says which. "
+        "Requests with them are refused.",
+        Reason.GATEWAY_SILENT: "No gateway answers, so nobody knows.",
+    },
+)
+_READY = ConditionType(
+    name="Ready",
+    description="Engines can serve requests.",
+    reasons={
+        Reason.ENGINES_READY: "All engines are ready.",
+        Reason.SOME_ENGINES_MISSING: "Some are ready, others are not: see the pool's pods.",
+        Reason.ENGINES_STARTING: "None is ready yet: pods wait for a node, pull the image or load the model. "
+        "`kubectl describe pod -l proserve.dev/pool=NAME` says which.",
+        Reason.NO_ENGINES: "The pool is scaled to 0.",
+        Reason.EXTERNAL_ENGINES: "The pool lists endpoints, which the gateways watch.",
+        Reason.ROLLOUT_STUCK: "Pods of the newest version did not become ready in time; those of the one before "
+        "serve on. Look at the newest pod's log and events, then correct the pool.",
+        Reason.APPLY_REFUSED: "The API server refused an object of the pool; the message is its own. Often "
+        "`spec.pod.template`, a quota or Pod Security.",
+        Reason.NAME_TAKEN: "An object of the name that the pool needs exists and is not the pool's; it is left alone. "
+        "Rename the pool or remove the object.",
+        Reason.INVALID: "The resource is not accepted, so engines are left as they are.",
+    },
+)
+_SCALING = ConditionType(
+    name="ScalingActive",
+    description="The number of engines follows the gain that one more or one less would bring.",
+    reasons={
+        Reason.FIXED: "The pool has no `scaling`: `replicas` says how many engines there are.",
+        Reason.STEADY: "The number of engines is right.",
+        Reason.SCALED_UP: "Too much gain was lost for want of capacity.",
+        Reason.SCALED_DOWN: "One engine less was enough for long.",
+        Reason.AT_MAXIMUM: "Too much gain is lost for want of capacity, but `scaling.max` engines are there.",
+        Reason.NO_REPORT: "No gateway reports gain, so the number of engines stays.",
+    },
+)
+
+CONDITIONS: Mapping[str, tuple[ConditionType, ...]] = {
+    "PriorityClass": (_ACCEPTED,),
+    "Tenant": (_ACCEPTED, _KEYS),
+    "EnginePool": (_ACCEPTED, _READY, _SCALING),
+}
+"""By kind."""
+
+
+def conditions_markdown() -> str:
+    """Tables of all conditions."""
+    lines = []
+    for kind, types in CONDITIONS.items():
+        for condition in types:
+            lines += [f"**{kind}: `{condition.name}`.** {condition.description}", "", "| Reason | |", "|---|---|"]
+            lines += [f"| `{reason}` | {meaning} |" for reason, meaning in condition.reasons.items()]
+            lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
