@@ -1,17 +1,22 @@
-"""`proserve explain`: why a request ran, waited or lost its blocks, as the engines remember it."""
+"""`proserve explain`: what became of a request and why, by the gateway that routed it and the engines that had it."""
 
 import asyncio
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 from urllib.parse import quote
 
 import msgspec
 import typer
 
 from proserve_cli.addresses import parse_address
-from proserve_cli.failures import failed, wrong_usage
+from proserve_cli.admin_client import AdminClient, AdminError, AdminKeyOption, AdminOption, NotFoundError, error_message
+from proserve_cli.failures import failed
 from proserve_cli.http_get import GetError, get
 from proserve_cli.up import ADMIN
+
+if TYPE_CHECKING:
+    from proserve_core.batching.explain.reply import RequestDecisions
+    from proserve_core.request_record import RequestRecord
 
 TIMEOUT_S = 5.0
 
@@ -32,12 +37,13 @@ class _Status(msgspec.Struct):
     engines: list[_Engine]
 
 
-class _Error(msgspec.Struct):
-    message: str
+class _Found(NamedTuple):
+    """What is known of the request."""
 
-
-class _ErrorReply(msgspec.Struct):
-    error: _Error
+    record: "RequestRecord | None"
+    engines: "dict[str, list[RequestDecisions]]"
+    problems: list[str]
+    """Why others know nothing of it."""
 
 
 def explain(
@@ -47,57 +53,82 @@ def explain(
         typer.Argument(help="As in the reply's x-proserve-request-id, or the engine's own id.", metavar="REQUEST_ID"),
     ],
     engine: Annotated[
-        list[str] | None, typer.Option(help="Where an engine serves /capacity; may be repeated.", metavar="HOST:PORT")
+        list[str] | None,
+        typer.Option(
+            help="Ask only this engine, where it serves /capacity; may be repeated. No gateway is asked then.",
+            metavar="HOST:PORT",
+        ),
     ] = None,
-    admin: Annotated[
-        str, typer.Option(help="Gateway to ask for its engines, where no --engine is given.", metavar="HOST:PORT")
-    ] = ADMIN,
+    admin: AdminOption = ADMIN,
+    admin_key: AdminKeyOption = None,
     output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TEXT,
 ) -> None:
-    """Why a request ran, waited or lost its blocks. Engines keep the decisions about some thousand recent requests."""
-    from proserve_core.batching.explain.reply import ExplainReply, RequestDecisions
+    """What became of a request and why: engines weighed, predictions against what happened, gain lost; and what each
+    engine decided about it. Gateways and engines remember some thousand recent requests."""
+    from proserve_cli.request_story import story
 
-    engines = {text: f"http://{parse_address(text)}" for text in engine or ()} or asyncio.run(_engines_of(admin))
-    found: dict[str, list[RequestDecisions]] = {}
-    problems: list[str] = []
-    for name, reply in zip(engines, asyncio.run(_ask_all(list(engines.values()), request_id)), strict=True):
-        match reply:
-            case GetError():
-                problems.append(f"{name}: {reply}")
-            case (200, body):
-                found[name] = msgspec.json.decode(body, type=ExplainReply).requests
-            case (_, body):
-                problems.append(f"{name}: {_message(body)}")
-    if not found:
-        raise failed("\n  ".join([f"no engine explains request {request_id!r}:", *problems]))
+    if engine:
+        addresses = {text: f"http://{parse_address(text)}" for text in engine}
+        found = asyncio.run(_ask_engines(addresses, request_id))
+    else:
+        try:
+            found = asyncio.run(_ask_gateway(AdminClient(admin, admin_key), request_id))
+        except AdminError as error:
+            raise failed(f"{error} (or name engines with --engine HOST:PORT)") from error
+    if found.record is None and not found.engines:
+        raise failed("\n  ".join([f"nobody explains request {request_id!r}:", *found.problems]))
     if output is Format.JSON:
-        typer.echo(msgspec.json.encode([{"engine": name, "requests": each} for name, each in found.items()]))
+        engines = [{"engine": name, "requests": each} for name, each in found.engines.items()]
+        typer.echo(msgspec.json.encode({"request": found.record, "engines": engines}))
         return
-    for name, requests in found.items():
+    for line in story(found.record) if found.record is not None else ():
+        typer.echo(line)
+    for name, requests in found.engines.items():
         for request in requests:
             typer.echo(f"{request.id} on {name}")
             for decision in request.decisions:
                 typer.echo(f"  {decision.age_s:8.3f} s  {decision.sentence()}")
 
 
-async def _engines_of(admin: str) -> dict[str, str]:
-    """Capacity addresses of a gateway's engines, by name."""
-    url = f"http://{parse_address(admin)}/status"
+async def _ask_gateway(client: AdminClient, request_id: str) -> _Found:
+    """The gateway's record, and the decisions of the engines that it names; of all engines without a record."""
+    from proserve_core.request_record import RequestRecord
+
+    record: RequestRecord | None = None
+    problems = []
     try:
-        status, body = await get(url, timeout_s=TIMEOUT_S)
-        if status != 200:
-            raise GetError(f"{url}: status {status}")
-        engines = msgspec.json.decode(body, type=_Status).engines
-    except (GetError, msgspec.MsgspecError) as error:
-        raise failed(
-            f"the gateway does not say where its engines are ({error}): name them with --engine HOST:PORT"
-        ) from error
-    known = {each.name: each.capacity_url for each in engines if each.capacity_url}
-    if not known:
-        raise wrong_usage(
+        record = await client.ask(f"/decisions/{quote(request_id, safe='')}", RequestRecord)
+    except NotFoundError as error:
+        problems.append(f"gateway: {error}")
+    engines = (await client.ask("/status", _Status)).engines
+    served = None if record is None else {attempt.engine for attempt in record.attempts}
+    asked = {
+        each.name: each.capacity_url
+        for each in engines
+        if each.capacity_url and (served is None or each.name in served)
+    }
+    if not asked and served is None:
+        problems.append(
             f"none of the gateway's {len(engines)} engines has a capacity server: only such engines explain"
         )
-    return known
+    found = await _ask_engines(asked, request_id)
+    return _Found(record, found.engines, [*problems, *found.problems])
+
+
+async def _ask_engines(addresses: dict[str, str], request_id: str) -> _Found:
+    """What engines say; by their names."""
+    from proserve_core.batching.explain.reply import ExplainReply
+
+    found, problems = {}, []
+    for name, reply in zip(addresses, await _ask_all(list(addresses.values()), request_id), strict=True):
+        match reply:
+            case GetError():
+                problems.append(f"{name}: {reply}")
+            case (200, body):
+                found[name] = msgspec.json.decode(body, type=ExplainReply).requests
+            case (_, body):
+                problems.append(f"{name}: {error_message(body)}")
+    return _Found(None, found, problems)
 
 
 async def _ask_all(roots: list[str], request_id: str) -> list[tuple[int, bytes] | GetError]:
@@ -108,10 +139,3 @@ async def _ask_all(roots: list[str], request_id: str) -> list[tuple[int, bytes] 
             return error
 
     return list(await asyncio.gather(*map(ask, roots)))
-
-
-def _message(body: bytes) -> str:
-    try:
-        return msgspec.json.decode(body, type=_ErrorReply).error.message
-    except msgspec.MsgspecError:
-        return f"not an engine of ProServe, it replied {body[:100]!r}"

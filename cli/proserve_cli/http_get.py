@@ -1,6 +1,7 @@
 """One GET to a server on this machine: readiness and status polls, without an HTTP library in the base installation."""
 
 import asyncio
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 LIMIT_BYTES = 4 << 20
@@ -10,7 +11,7 @@ class GetError(Exception):
     """No usable reply."""
 
 
-async def get(url: str, *, timeout_s: float) -> tuple[int, bytes]:
+async def get(url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
     """Status and body of `GET url`.
 
     Raises:
@@ -24,7 +25,9 @@ async def get(url: str, *, timeout_s: float) -> tuple[int, bytes]:
             reader, writer = await asyncio.open_connection(host, port, limit=LIMIT_BYTES)
             try:
                 # HTTP/1.0: the reply ends with the connection, so there are no chunks to decode.
-                writer.write(f"GET {target} HTTP/1.0\r\nhost: {host}\r\n\r\n".encode())
+                lines = [f"GET {target} HTTP/1.0", f"host: {host}"]
+                lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+                writer.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1"))
                 reply = await reader.read(-1)
             finally:
                 writer.close()

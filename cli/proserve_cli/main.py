@@ -18,9 +18,11 @@ from proserve_cli.demo import demo
 from proserve_cli.emulate import emulate
 from proserve_cli.engine_commands import engine_app
 from proserve_cli.explain import explain
+from proserve_cli.gain import gain
 from proserve_cli.gateway_command import gateway
 from proserve_cli.report import report_app
 from proserve_cli.simulate import simulate
+from proserve_cli.status import status
 from proserve_cli.up import up
 
 app = typer.Typer(
@@ -37,6 +39,8 @@ app.command()(gateway)
 app.command()(emulate)
 app.command()(simulate)
 app.command()(bound)
+app.command()(status)
+app.command()(gain)
 app.command()(explain)
 app.add_typer(engine_app)
 app.add_typer(bench_app)

@@ -6,6 +6,7 @@ so there is one set of books and no lock per request; only the histograms are Pr
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 from proserve_core.gain import GainLedger, LossCause, RequestAccount
 from proserve_core.objectives import ServiceTerms
@@ -42,6 +43,7 @@ class Entry:
         "expected_tokens",
         "generates",
         "model",
+        "on_end",
         "tenant",
     )
 
@@ -67,6 +69,8 @@ class Entry:
         self.generates = generates
         self.expected_tokens = expected_tokens
         """What the request will probably bring, over all its choices; 0 when it does not generate."""
+        self.on_end: Callable[[int, int | None], None] | None = None
+        """Told status and, where it is known, the length of the prompt when the request has ended and is booked."""
 
     def tokens(self, at_s: float, count: int = 1) -> None:
         """`count` tokens passed to the client at `at_s`, on the clock of the arrival."""
@@ -82,13 +86,10 @@ class Entry:
         if not self._open:
             return
         self._open = False
-        self._accounting.book(
-            self,
-            self._series,
-            cause,
-            status=CLIENT_CLOSED if cause is LossCause.CLIENT_CANCEL else status,
-            prompt_tokens=prompt_tokens,
-        )
+        if cause is LossCause.CLIENT_CANCEL:
+            status = CLIENT_CLOSED
+        self._accounting.book(self, self._series, cause, status=status, prompt_tokens=prompt_tokens)
+        self._tell(status, prompt_tokens)
 
     def refuse(self, status: int) -> None:
         """The engine refused the request itself (4xx): counted, but no gain could have come of it."""
@@ -97,6 +98,12 @@ class Entry:
         self._open = False
         self._series.in_flight -= 1
         self._series.by_code[status] += 1
+        self._tell(status, None)
+
+    def _tell(self, status: int, prompt_tokens: int | None) -> None:
+        on_end, self.on_end = self.on_end, None  # what it leads to leads back here, and would wait for the collector
+        if on_end is not None:
+            on_end(status, prompt_tokens)
 
 
 class Accounting:

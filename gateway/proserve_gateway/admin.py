@@ -12,36 +12,16 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from proserve_core.gain import GainTotals, LossCause
+from proserve_core.gain import GainTotals
+from proserve_core.gain_status import GainStatus
 from proserve_gateway.accounting import Accounting
+from proserve_gateway.admin_seeing import seeing_routes
 from proserve_gateway.catalog import Catalog
+from proserve_gateway.decisions import Decisions
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_status import EngineStatus
+from proserve_gateway.gain_history import GainHistory
 from proserve_gateway.metrics import GatewayMetrics
-
-
-class GainStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Gain of finished requests."""
-
-    requests: int
-    tokens: int
-    earned: float
-    earnable: float
-    tdg_ratio: float
-    slo_attainment: float
-    lost: dict[LossCause, float]
-
-    @classmethod
-    def of(cls, totals: GainTotals) -> "GainStatus":
-        return cls(
-            requests=totals.requests,
-            tokens=totals.tokens,
-            earned=totals.earned,
-            earnable=totals.earnable,
-            tdg_ratio=totals.tdg_ratio,
-            slo_attainment=totals.slo_attainment,
-            lost=totals.lost,
-        )
 
 
 class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +69,8 @@ def admin_app(
     accounting: Accounting,
     metrics: GatewayMetrics,
     readiness: Readiness,
+    decisions: Decisions,
+    history: GainHistory,
 ) -> Starlette:
     """`catalog()` is the configuration in force."""
 
@@ -124,6 +106,7 @@ def admin_app(
             Route("/readyz", readyz),
             Route("/metrics", metrics_),
             Route("/status", status),
+            *seeing_routes(catalog=catalog, decisions=decisions, history=history),
         ]
     )
 

@@ -11,7 +11,7 @@ import msgspec
 
 from proserve_core.gain import LossCause
 from proserve_gateway.accounting import Entry
-from proserve_gateway.attempts import BAD_STREAM
+from proserve_gateway.attempts import BAD_STREAM, Attempts
 from proserve_gateway.continuation import CannotContinueError, Continuation, Leg, Result
 from proserve_gateway.dispatch_errors import failed_answer
 from proserve_gateway.errors import ApiError
@@ -210,16 +210,17 @@ class Answer:
             self._leg = await continuation.next_leg(relay, self.first)
         except CannotContinueError as ending:
             self._books.stream_broke(self._request, ending.result, f"{engine}: {error}; {ending}")
-            return self._break_off(relay, engine, error)
+            return self._break_off(relay, engine, error, attempts)
         self._leg.exchange.on_stall = leg.exchange.on_stall
         where = f"{engine} -> {self._leg.lease.endpoint.name} after {relay.tokens} tokens"
         self._books.stream_broke(self._request, Result.CONTINUED, where)
         return b""
 
-    def _break_off(self, relay: SseRelay, engine: str, error: UpstreamError | SseError) -> bytes:
+    def _break_off(self, relay: SseRelay, engine: str, error: UpstreamError | SseError, attempts: Attempts) -> bytes:
         """End the stream with an error that nobody can take for its natural end."""
         self.ended = True
         failure = self.failure = failed_answer(engine, error)
+        attempts.gave_up(failure)
         prompt_tokens = relay.prompt_tokens or (relay.trail.prompt_tokens if relay.trail is not None else 0)
         failure.usage = {
             "prompt_tokens": prompt_tokens,

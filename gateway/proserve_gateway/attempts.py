@@ -16,6 +16,7 @@ from proserve_gateway.errors import ApiError, engine_failure
 from proserve_gateway.fleet import Fleet, Lease, Outcome
 from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.request_trail import RequestTrail
 from proserve_gateway.sse import SseError
 from proserve_gateway.upstream_exchange import FailureKind, UpstreamError
 
@@ -36,12 +37,19 @@ T = TypeVar("T")
 class Attempts:
     """The engines that one request was tried at."""
 
-    __slots__ = ("_clock", "_fleet", "_metrics", "_request", "_tried")
+    __slots__ = ("_clock", "_fleet", "_metrics", "_request", "_trail", "_tried")
 
     def __init__(
-        self, *, request: InferenceRequest, fleet: Fleet, metrics: GatewayMetrics, clock: Callable[[], float]
+        self,
+        *,
+        request: InferenceRequest,
+        trail: RequestTrail,
+        fleet: Fleet,
+        metrics: GatewayMetrics,
+        clock: Callable[[], float],
     ) -> None:
         self._request = request
+        self._trail = trail
         self._fleet = fleet
         self._metrics = metrics
         self._clock = clock
@@ -69,12 +77,14 @@ class Attempts:
         """
         failure: ApiError | None = None
         while len(self._tried) < MOST and (len(self._tried) < 2 or begun or self._on_time()):
+            asked_s = self._clock()
             try:
                 lease = self._fleet.choose(self._request.pool, routing, exclude.union(self._tried))
             except ApiError as error:
                 # What went wrong on the first engine says more than that there is no second one.
                 raise failure or error from None
             self._tried.add(lease.endpoint.name)
+            self._trail.sent(lease.decision, asked_s=asked_s)
             try:
                 return await start(lease)
             except UpstreamError as error:
@@ -101,12 +111,17 @@ class Attempts:
                 raise
         raise failure or engine_failure(f"request {self._request.id} failed at {', '.join(sorted(self._tried))}")
 
+    def gave_up(self, error: ApiError) -> None:
+        """The answer that had begun ends with this error."""
+        self._trail.error = error.code
+
     def _on_time(self) -> bool:
         request = self._request
         return self._clock() < deadline_s(terms=request.terms, arrival_s=request.arrival_s, token=1)
 
     def failed(self, engine: str, reason: str, message: str) -> None:
-        """Count and log an engine's failure."""
+        """Note, count and log an engine's failure."""
+        self._trail.failed(reason)
         self._metrics.engine_failures.labels(self._request.pool, reason).inc()
         logger.warning("request %s: engine %s failed (%s): %s", self._request.id, engine, reason, message)
 

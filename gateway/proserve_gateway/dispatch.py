@@ -17,6 +17,7 @@ from proserve_gateway.answer import Answer
 from proserve_gateway.attempts import TOO_BUSY, Attempts
 from proserve_gateway.continuation import Continuation, Leg, Result
 from proserve_gateway.continuation_body import obstacle
+from proserve_gateway.decisions import Decisions
 from proserve_gateway.engine_calls import MAX_REPLY_BYTES, EngineCalls, is_stream
 from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet import Fleet, Lease
@@ -32,6 +33,9 @@ from proserve_gateway.upstream_exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
+INTERNAL_ERROR = "internal_error"
+"""Code of a fault of the gateway itself."""
+
 
 class Dispatcher:
     """Sends requests to engines and accounts for what comes back."""
@@ -43,12 +47,14 @@ class Dispatcher:
         accounting: Accounting,
         upstream: UpstreamClient,
         metrics: GatewayMetrics,
+        decisions: Decisions,
         clock: Callable[[], float],
     ) -> None:
         self._fleet = fleet
         self._accounting = accounting
         self._calls = EngineCalls(upstream=upstream, clock=clock)
         self._metrics = metrics
+        self._decisions = decisions
         self._clock = clock
         self._prompts = PromptEstimator()
 
@@ -70,14 +76,18 @@ class Dispatcher:
             choices=body.choices,
             generates=body.kind is not BodyKind.OTHER,
         )
+        routing = self._routing_request(request, entry.expected_tokens)
+        trail = self._decisions.begin(request, entry, expected_prompt_tokens=routing.prompt_tokens)
         try:
-            routing = self._routing_request(request, entry.expected_tokens)
-            attempts = Attempts(request=request, fleet=self._fleet, metrics=self._metrics, clock=self._clock)
+            attempts = Attempts(
+                request=request, trail=trail, fleet=self._fleet, metrics=self._metrics, clock=self._clock
+            )
             return await attempts.run(routing, lambda lease: self._start(request, routing, lease, entry, attempts))
         except asyncio.CancelledError:
             entry.close(LossCause.CLIENT_CANCEL)
             raise
         except ApiError as error:
+            trail.error = error.code
             if error.status == TOO_BUSY:
                 entry.close(LossCause.SHED, status=error.status)
             elif error.status < 500:
@@ -87,10 +97,11 @@ class Dispatcher:
             raise
         except Exception as error:
             logger.exception("request %s: a fault of the gateway", request.id)
+            trail.error = INTERNAL_ERROR
             entry.close(LossCause.ENGINE_FAILURE, status=500)
             raise ApiError(
                 status=500,
-                code="internal_error",
+                code=INTERNAL_ERROR,
                 error_type="server_error",
                 message=f"the gateway made a mistake with request {request.id}; its log says which",
             ) from error

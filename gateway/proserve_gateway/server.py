@@ -23,10 +23,12 @@ from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.admin import Readiness, admin_app
 from proserve_gateway.catalog import Catalog, qualified_name
 from proserve_gateway.configuration import ConfigurationRecord, ConfigurationSource, follow
+from proserve_gateway.decisions import Decisions
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_metrics import FleetCollector, RouteCounter
 from proserve_gateway.fleet_target import EngineTarget
+from proserve_gateway.gain_history import EVERY_S, GainHistory
 from proserve_gateway.grpc_api import GrpcApi
 from proserve_gateway.grpc_server import GrpcLimits, GrpcServer
 from proserve_gateway.http_api import HttpApi, HttpLimits
@@ -99,12 +101,20 @@ class Gateway:
         FleetCollector(self.fleet, self.metrics)
         self.readiness = Readiness(self.fleet)
         self._upstream = UpstreamClient(config.upstream_limits)
+        self.decisions = Decisions(clock=clock)
+        self._history = GainHistory(self.accounting.ledger, clock=time.time)
         dispatcher = Dispatcher(
-            fleet=self.fleet, accounting=self.accounting, upstream=self._upstream, metrics=self.metrics, clock=clock
+            fleet=self.fleet,
+            accounting=self.accounting,
+            upstream=self._upstream,
+            metrics=self.metrics,
+            decisions=self.decisions,
+            clock=clock,
         )
         self._set_targets(config.resources, config.engines)
         self._poller = Poller(self.fleet, on_poll=self._count_poll)
         self._polling: asyncio.Task[None] | None = None
+        self._noting: asyncio.Task[None] | None = None
         api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=config.http_limits)
         self.http = HttpServer(
             api, host=config.http.host, port=config.http.port, stall_ms=round(config.upstream_limits.stall_s * 1e3)
@@ -121,6 +131,7 @@ class Gateway:
             OSError: the gRPC address can't be had.
         """
         self._polling = asyncio.create_task(self._poller.run(), name="poller")
+        self._noting = asyncio.create_task(self._note_gain(), name="gain history")
         await self.http.start()
         if self.admin is not None:
             await self.admin.start()
@@ -171,9 +182,10 @@ class Gateway:
             self._upstream.stop_exchanges()
         await self.http.wait_closed(CLOSING_S)
         await asyncio.wait(ending)
-        if self._polling is not None:
-            self._polling.cancel()
-            await asyncio.wait({self._polling})
+        for task in (self._polling, self._noting):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
         self._upstream.close()
         if self.admin is not None:
             self.admin.close()
@@ -187,6 +199,11 @@ class Gateway:
                 raise ValueError(f"engine {target.name} belongs to pool {target.pool!r}, which is not configured")
         self.fleet.set_targets(targets, policies)
 
+    async def _note_gain(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            self._history.note()
+
     def _count_poll(self, engine: str, result: PollResult) -> None:
         self.metrics.polls.labels(engine, result).inc()
 
@@ -197,6 +214,8 @@ class Gateway:
             accounting=self.accounting,
             metrics=self.metrics,
             readiness=self.readiness,
+            decisions=self.decisions,
+            history=self._history,
         )
         return HttpServer(app, host=listen.host, port=listen.port)
 

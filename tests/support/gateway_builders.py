@@ -17,6 +17,7 @@ from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.catalog import Catalog
+from proserve_gateway.decisions import Decisions
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.http_api import HttpApi, HttpLimits
@@ -66,8 +67,10 @@ class Gateway:
         accounting: Accounting,
         metrics: GatewayMetrics,
         upstream: UpstreamClient,
+        decisions: Decisions,
     ) -> None:
         self.server = server
+        self.decisions = decisions
         self.upstream = upstream
         self.fleet = fleet
         self.accounting = accounting
@@ -120,12 +123,17 @@ async def gateway(
         if ours:
             known.endpoint = known.target.endpoint(has_capacity=True)
     client = UpstreamClient(upstream)
-    dispatcher = Dispatcher(fleet=fleet, accounting=accounting, upstream=client, metrics=metrics, clock=clock)
+    decisions = Decisions(clock=clock)
+    dispatcher = Dispatcher(
+        fleet=fleet, accounting=accounting, upstream=client, metrics=metrics, decisions=decisions, clock=clock
+    )
     intake = Intake(catalog=catalog(anonymous=anonymous), accounting=accounting)
     api = HttpApi(intake=intake, dispatcher=dispatcher, clock=clock, limits=limits)
     server = HttpServer(api, host="127.0.0.1", port=0, stall_ms=stall_ms)
     await server.start()
-    running = Gateway(server=server, fleet=fleet, accounting=accounting, metrics=metrics, upstream=client)
+    running = Gateway(
+        server=server, fleet=fleet, accounting=accounting, metrics=metrics, upstream=client, decisions=decisions
+    )
     try:
         async with httpx.AsyncClient(base_url=running.url, timeout=10, verify=False) as running.client:
             yield running

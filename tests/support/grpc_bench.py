@@ -17,6 +17,7 @@ from proserve_core.routing.registry import make_router
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.catalog import Catalog
+from proserve_gateway.decisions import Decisions
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_target import EngineTarget
@@ -176,7 +177,12 @@ async def running_bench(*engines: FakeEngine, limits: UpstreamLimits | None = No
     api = GrpcApi(
         intake=Intake(catalog=Catalog.from_resources(RESOURCES), accounting=made.accounting),
         dispatcher=Dispatcher(
-            fleet=made.fleet, accounting=made.accounting, upstream=upstream, metrics=made.metrics, clock=clock
+            fleet=made.fleet,
+            accounting=made.accounting,
+            upstream=upstream,
+            metrics=made.metrics,
+            decisions=Decisions(clock=clock),
+            clock=clock,
         ),
         clock=clock,
     )

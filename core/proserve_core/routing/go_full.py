@@ -60,13 +60,16 @@ class GoFull:
             best = next(at for at, gain in enumerate(gains) if gain >= least)
             if gains[best] >= self._least(max([*gains, *most[number + 1 :]])):
                 break
-        candidates = [place for place, gain in zip(finalists, gains, strict=False) if gain >= self._least(max(gains))]
+        least = self._least(max(gains))
+        good = [number for number, gain in enumerate(gains) if gain >= least]
         return RouteDecision(
             engine=outlook.names[finalists[best]],
             reason="earliest first token among the best gains",
             expected_ttft_s=float(finish_s[finalists[best]]) - request.arrival_s,
             expected_gain=gains[best],
-            candidates=tuple([outlook.names[place] for place in candidates]),
+            candidates=tuple([outlook.names[finalists[number]] for number in good]),
+            candidate_ttft_s=tuple((finish_s[[finalists[number] for number in good]] - request.arrival_s).tolist()),
+            candidate_gain=tuple([gains[number] for number in good]),
         )
 
     def _least(self, best: float) -> float:

@@ -62,7 +62,9 @@ class GoRouting:
             reason=reason,
             expected_ttft_s=gain.first_token_s - request.arrival_s,
             expected_gain=gain.delta,
-            candidates=tuple(candidate.name for candidate, _ in candidates),
+            candidates=tuple([candidate.name for candidate, _ in candidates]),
+            candidate_ttft_s=tuple([judged.first_token_s - request.arrival_s for _, judged in candidates]),
+            candidate_gain=tuple([judged.delta for _, judged in candidates]),
         )
 
     def _forecast(self, engine: EngineEstimate) -> QueueForecast:

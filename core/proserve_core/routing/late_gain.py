@@ -132,11 +132,13 @@ class LateGain:
         cost_s[~room] = NO_ROOM_S
         best, best_s, best_lost = -1, np.inf, 0.0
         finalists = outlook.least(cost_s, min(FINALISTS, int(room.sum())))
+        gains: list[float] = []
         for place in finalists:
             # Loss only adds, so nobody who comes later in this order can be better.
             if cost_s[place] >= best_s:
                 break
             lost = displaced_gain(worth, outlook.engines[place], needs, place, request.prompt_tokens)
+            gains.append(float(needs.value[place]) - lost)
             total_s = cost_s[place] + ttft_s * lost / max(needs.value[place], _NO_VALUE)
             if total_s < best_s:
                 best, best_s, best_lost = place, total_s, lost
@@ -156,12 +158,15 @@ class LateGain:
             self._paced_s[name] = max(fleet.now_s, self._paced_s.get(name, 0.0)) + busy_s
             if len(self._paced_s) > 2 * len(outlook.names):
                 self._paced_s = {name: self._paced_s[name] for name in outlook.names if name in self._paced_s}
+        age_s = fleet.now_s - request.arrival_s
         decision = RouteDecision(
             engine=name,
             reason="least time and gain lost by others among engines with room",
-            expected_ttft_s=fleet.now_s + float(meeting.ahead_s[best] + needs.ready_s[best]) - request.arrival_s,
+            expected_ttft_s=age_s + float(meeting.ahead_s[best] + needs.ready_s[best]),
             expected_gain=float(needs.value[best]) - best_lost,
             candidates=tuple([outlook.names[place] for place in finalists]),
+            candidate_ttft_s=tuple((age_s + meeting.ahead_s[finalists] + needs.ready_s[finalists]).tolist()),
+            candidate_gain=tuple(gains),
         )
         return self._binding(request, fleet, decision, hits), best
 

@@ -71,3 +71,8 @@ class RouteDecision(msgspec.Struct, frozen=True, kw_only=True):
     expected_ttft_s: float | None = None
     expected_gain: float | None = None
     candidates: tuple[str, ...] = ()
+    """Engines that were weighed, the chosen one included."""
+    candidate_ttft_s: tuple[float, ...] = ()
+    """Expected time to first token at the candidates; fewer than they: not worked out for the rest."""
+    candidate_gain: tuple[float, ...] = ()
+    """Expected gain at the candidates; fewer than they: not worked out for the rest."""

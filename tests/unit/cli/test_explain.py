@@ -1,18 +1,17 @@
 """`proserve explain` against capacity servers and a gateway's status page in this process."""
 
-import contextlib
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from engine_builders import decoding
+from admin_page import admin_page
+from engine_builders import decoding, service_terms
 from proserve_cli.addresses import free_port
 from proserve_cli.main import app
 from proserve_core.batching.explain import DecisionLog
+from proserve_core.request_record import Attempt, RequestRecord
 from proserve_engine.capacity_board import CapacityBoard
 from proserve_engine.capacity_server import CapacityApp, CapacityServer
 
@@ -45,7 +44,9 @@ def test_decisions_are_printed_with_the_engine_and_the_requests_age(engines: lis
 
 def test_json_has_the_figures(engines: list[str]) -> None:
     result = proserve("explain", "abc", "--engine", engines[1], "--format", "json")
-    [reply] = json.loads(result.stdout)
+    body = json.loads(result.stdout)
+    [reply] = body["engines"]
+    assert body["request"] is None
     assert reply["engine"] == engines[1]
     assert reply["requests"][0]["decisions"][0]["age_s"] == 1.25
 
@@ -57,40 +58,53 @@ def test_unknown_request_fails_with_what_each_engine_says(engines: list[str]) ->
     assert "the latest are cmpl-abc-0-00000001" in result.stderr
 
 
-class StatusPage(http.server.BaseHTTPRequestHandler):
-    """A gateway's `/status` with the engines of the server."""
-
-    def do_GET(self) -> None:
-        engines = [{"name": name, "capacity_url": url} for name, url in self.server.engines.items()]  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps({"ready": True, "engines": engines}).encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
+def status(engines: dict[str, str | None]) -> dict[str, object]:
+    return {"ready": True, "engines": [{"name": name, "capacity_url": url} for name, url in engines.items()]}
 
 
-@contextlib.contextmanager
-def gateway(engines: dict[str, str | None]) -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), StatusPage) as server:
-        server.engines = engines  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+RECORD = RequestRecord(
+    id="abc",
+    arrived_unix_s=1_700_000_000.0,
+    tenant="acme",
+    model="tiny",
+    pool="pool",
+    terms=service_terms(),
+    expected_prompt_tokens=10,
+    attempts=(Attempt(engine="pool-1", reason="least predicted drain", sent_s=0.001),),
+)
+
+
+def test_gateway_tells_the_way_and_only_the_engines_that_had_the_request_are_asked(engines: list[str]) -> None:
+    known: dict[str, str | None] = {"pool-0": "http://127.0.0.1:1", "pool-1": f"http://{engines[1]}"}
+    with admin_page({"/decisions/abc": RECORD, "/status": status(known)}) as page:
+        result = proserve("explain", "abc", "--admin", page.address)
+        data = json.loads(proserve("explain", "abc", "--admin", page.address, "--format", "json").stdout)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("request abc of tenant acme, class ")
+    assert "sent to pool-1: least predicted drain" in result.stdout
+    assert "cmpl-abc-0-00000001 on pool-1" in lines
+    assert data["request"]["attempts"][0]["engine"] == "pool-1"
+    assert [each["engine"] for each in data["engines"]] == ["pool-1"]
+
+
+def test_gateway_alone_explains_where_engines_cannot() -> None:
+    with admin_page({"/decisions/abc": RECORD, "/status": status({"pool-1": None})}) as page:
+        result = proserve("explain", "abc", "--admin", page.address)
+    assert result.exit_code == 0
+    assert "least predicted drain" in result.stdout
 
 
 def test_engines_are_asked_for_at_the_gateway(engines: list[str]) -> None:
-    with gateway({"pool-0": f"http://{engines[1]}", "plain": None}) as admin:
-        result = proserve("explain", "abc", "--admin", admin)
+    with admin_page({"/status": status({"pool-0": f"http://{engines[1]}", "plain": None})}) as page:
+        result = proserve("explain", "abc", "--admin", page.address)
     assert result.stdout.splitlines()[0] == "cmpl-abc-0-00000001 on pool-0"
 
 
 def test_engines_without_capacity_servers_cannot_explain() -> None:
-    with gateway({"plain": None}) as admin:
-        result = proserve("explain", "abc", "--admin", admin)
-    assert result.exit_code == 2
+    with admin_page({"/status": status({"plain": None})}) as page:
+        result = proserve("explain", "abc", "--admin", page.address)
+    assert result.exit_code == 1
     assert "none of the gateway's 1 engines has a capacity server" in result.stderr
 
 
@@ -100,7 +114,7 @@ def test_engine_that_does_not_answer_and_gateway_that_does_not_exist_are_named()
     gateway = proserve("explain", "abc", "--admin", address)
     assert (engine.exit_code, gateway.exit_code) == (1, 1)
     assert address in engine.stderr
-    assert "name them with --engine HOST:PORT" in gateway.stderr
+    assert "name engines with --engine HOST:PORT" in gateway.stderr
 
 
 def test_bad_address_is_wrong_usage() -> None:

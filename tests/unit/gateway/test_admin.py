@@ -12,9 +12,11 @@ from proserve_core.routing.registry import make_router
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.admin import Readiness, admin_app
 from proserve_gateway.catalog import Catalog
+from proserve_gateway.decisions import Decisions
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_metrics import FleetCollector
 from proserve_gateway.fleet_target import EngineTarget
+from proserve_gateway.gain_history import GainHistory
 from proserve_gateway.metrics import GatewayMetrics
 
 HIGH = PriorityClass(name="high", weight=2, objectives=ServiceObjectives(ttft_s=1.0, tpot_s=0.1))
@@ -52,6 +54,8 @@ class Bench:
             accounting=self.accounting,
             metrics=self.metrics,
             readiness=self.readiness,
+            decisions=Decisions(clock=lambda: self.now_s),
+            history=GainHistory(self.accounting.ledger, clock=lambda: self.now_s),
         )
 
     def engine_answers(self) -> None:
@@ -124,3 +128,29 @@ async def test_metrics_show_the_engines(bench: Bench) -> None:
     text = (await bench.get("/metrics")).text
     assert 'proserve_gateway_engine_state{engine="chat-0",pool="chat",state="ready"} 1.0' in text
     assert 'proserve_gateway_engine_state{engine="chat-0",pool="chat",state="suspected"} 0.0' in text
+
+
+async def test_gain_is_told_for_windows_and_intervals(bench: Bench) -> None:
+    body = (await bench.get("/gain")).json()
+    assert set(body["windows"]) == {"1m", "5m", "1h", "all"}
+    assert set(body["series"]) == {"high", "low"}
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/gain?seconds=0", "seconds is '0': it must be a whole number from 1 to 3600"),
+        ("/decisions?limit=-1", "limit is '-1': it must be a whole number from 1 to 4096"),
+        ("/decisions?klass=high", "klass is not known: use limit, class, tenant, pool, cause"),
+    ],
+)
+async def test_questions_that_make_no_sense_are_refused(bench: Bench, path: str, said: str) -> None:
+    answer = await bench.get(path)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, said)
+
+
+async def test_request_that_nobody_knows_is_a_404_with_the_possible_reasons(bench: Bench) -> None:
+    answer = await bench.get("/decisions/nobody")
+    assert answer.status_code == 404
+    assert "nothing is known of request 'nobody'" in answer.json()["error"]["message"]
+    assert (await bench.get("/decisions")).json() == {"requests": []}

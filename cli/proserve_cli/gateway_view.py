@@ -1,0 +1,79 @@
+"""A gateway's `/status` for a terminal."""
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from proserve_core.gain_status import GainStatus
+
+GOOD, WAITING = "ready", ("starting", "draining", "half_open")
+
+
+class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine. None: not known."""
+
+    name: str
+    pool: str
+    state: str
+    in_flight: int
+    poll_age_s: float | None = None
+    running: int | None = None
+    waiting: int | None = None
+    blocks: int | None = None
+    free_blocks: int | None = None
+    policy: str | None = None
+    last_error: str = ""
+
+
+class GatewayReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of `/status` that is shown."""
+
+    ready: bool
+    missing: list[str]
+    engines: list[EngineRow]
+    classes: dict[str, GainStatus]
+
+
+def gateway_table(reply: GatewayReply) -> RenderableType:
+    """Readiness, engines, classes."""
+    head = Text("ready", style="green") if reply.ready else Text(f"not ready: {'; '.join(reply.missing)}", style="red")
+    return Group(head, _engines(reply.engines), Text(), _classes(reply.classes))
+
+
+def _engines(rows: list[EngineRow]) -> Table:
+    table = Table("engine", "pool", "state", "policy", box=None, pad_edge=False)
+    for heading in ("sent", "running", "waiting", "KV used", "heard from"):
+        table.add_column(heading, justify="right")
+    table.add_column("last error")
+    for row in rows:
+        style = "green" if row.state == GOOD else "yellow" if row.state in WAITING else "red"
+        table.add_row(
+            row.name, row.pool, Text(row.state, style=style), row.policy or "-", str(row.in_flight),
+            _number(row.running), _number(row.waiting), _kv(row),
+            "-" if row.poll_age_s is None else f"{row.poll_age_s:.1f} s ago", row.last_error,
+        )  # fmt: skip
+    return table
+
+
+def _classes(classes: dict[str, GainStatus]) -> Table:
+    table = Table("class", box=None, pad_edge=False)
+    for heading in ("requests", "tokens", "gain", "SLO met"):
+        table.add_column(heading, justify="right")
+    for name, gain in classes.items():
+        some = gain.requests > 0
+        table.add_row(
+            name, str(gain.requests), str(gain.tokens), f"{gain.tdg_ratio:.1%}" if some else "-",
+            f"{gain.slo_attainment:.1%}" if some else "-",
+        )  # fmt: skip
+    return table
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _kv(row: EngineRow) -> str:
+    if row.blocks is None or row.free_blocks is None or not row.blocks:
+        return "-"
+    return f"{1 - row.free_blocks / row.blocks:.0%}"

@@ -1,0 +1,90 @@
+"""What a gateway remembers of a request: where it went and why, what was predicted and what happened.
+
+The admin port serves these records, `proserve gateway --record` writes them, `proserve replay` reads them. They hold no
+prompt, no answer and no key. Times are seconds after the request's arrival unless they say otherwise.
+"""
+
+import msgspec
+
+from proserve_core.gain import LossCause, earnable_gain
+from proserve_core.objectives import ServiceTerms
+
+
+class Alternative(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An engine that a routing policy weighed, and what it expected there."""
+
+    engine: str
+    expected_ttft_s: float | None = None
+    """None: the policy does not predict it."""
+    expected_gain: float | None = None
+    """What the request would add, less what others would lose; None: not worked out."""
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The request's time at one engine."""
+
+    engine: str
+    reason: str
+    """Why this engine."""
+    sent_s: float
+    waited_s: float = 0.0
+    """How long it had waited for an engine, in the gateway."""
+    expected_ttft_s: float | None = None
+    expected_gain: float | None = None
+    alternatives: tuple[Alternative, ...] = ()
+    """The chosen engine included."""
+    tokens: int = 0
+    """That reached the client from here."""
+    failure: str = ""
+    """How the engine failed, as in `engine_failures_total`; empty: it did not."""
+
+
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One request, from its arrival until now or its end."""
+
+    id: str
+    arrived_unix_s: float
+    tenant: str
+    model: str
+    pool: str
+    terms: ServiceTerms
+    expected_prompt_tokens: int
+    prompt_tokens: int | None = None
+    """As the engine counted them; None: it did not say."""
+    expected_output_tokens: float = 0.0
+    output_tokens: int = 0
+    max_tokens: int | None = None
+    choices: int = 1
+    streams: bool = False
+    attempts: tuple[Attempt, ...] = ()
+    ttft_s: float | None = None
+    last_token_s: float | None = None
+    ended_s: float | None = None
+    """None: it has not."""
+    status: int | None = None
+    """As in `requests_total`; 499: the client left. None: it has not ended."""
+    error: str = ""
+    """Code of the error that the client got."""
+    earned: float = 0.0
+    lost: dict[LossCause, float] = {}
+
+    @property
+    def priority_class(self) -> str:
+        return self.terms.priority_class
+
+    @property
+    def earnable(self) -> float:
+        """Gain of what was earned and lost so far; before the first token, of the expected answer."""
+        so_far = self.earned + sum(self.lost.values())
+        return so_far or earnable_gain(self.terms, round(self.expected_output_tokens))
+
+    @property
+    def main_loss(self) -> LossCause | None:
+        """The cause that cost most."""
+        return max(self.lost, key=lambda cause: self.lost[cause]) if self.lost else None
+
+
+class RecordsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `/decisions`: the newest first."""
+
+    requests: list[RequestRecord]
