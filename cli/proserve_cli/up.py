@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -11,8 +11,10 @@ import typer
 from proserve_cli.addresses import parse_address
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.failures import failed, needs_extra, wrong_usage
-from proserve_core.pools import EnginePool
-from proserve_core.resources import Resources
+
+if TYPE_CHECKING:
+    from proserve_core.pools import EnginePool
+    from proserve_core.resources import Resources
 
 HTTP, GRPC, ADMIN = "127.0.0.1:8000", "127.0.0.1:8001", "127.0.0.1:9090"
 
@@ -61,7 +63,7 @@ def up(
     shutil.rmtree(logs, ignore_errors=True)
 
 
-def _same_engines(changed: Resources, running: Resources) -> Resources:
+def _same_engines(changed: "Resources", running: "Resources") -> "Resources":
     """`changed`; ValueError if it wants other engines on this machine than those that run."""
     wanted, there = _local_pools(changed), _local_pools(running)
     differ = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
@@ -73,7 +75,7 @@ def _same_engines(changed: Resources, running: Resources) -> Resources:
     return changed
 
 
-def _local_pools(resources: Resources) -> dict[str, EnginePool]:
+def _local_pools(resources: "Resources") -> "dict[str, EnginePool]":
     """Pools whose engines are started here, by name, without what only the gateway reads."""
     return {
         f"{pool.namespace}/{pool.name}": msgspec.structs.replace(pool, routing_policy="")
