@@ -12,6 +12,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
 
+    @property
+    def is_loopback(self) -> bool:
+        """Only this machine gets there."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 

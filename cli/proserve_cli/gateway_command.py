@@ -1,17 +1,23 @@
 """`proserve gateway`: the gateway alone, in front of servers that already run."""
 
+import logging
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
+from proserve_cli import credential_options as options
 from proserve_cli.addresses import parse_address
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 from proserve_cli.timeouts import FIELDS, parse_timeouts
 from proserve_cli.up import ADMIN, GRPC, HTTP
-from proserve_core.resources import Resources
+
+if TYPE_CHECKING:
+    from proserve_core.resources import Resources
+
+logger = logging.getLogger(__name__)
 
 
 def gateway(
@@ -27,10 +33,19 @@ def gateway(
             metavar="NAME=DURATION",
         ),
     ] = None,
+    tls_cert: options.TlsCert = None,
+    tls_key: options.TlsKey = None,
+    tls_client_ca: options.TlsClientCa = None,
+    engine_tls_ca: options.EngineTlsCa = None,
+    engine_tls_cert: options.EngineTlsCert = None,
+    engine_tls_key: options.EngineTlsKey = None,
+    admin_key_file: options.AdminKeyFile = None,
+    engine_key_file: options.EngineKeyFile = None,
 ) -> None:
     """Serve the pools' endpoints. TERM or Ctrl-C lets open requests end, a second one does not wait for them.
 
-    A change of the files is taken over within a second, or refused as a whole; HUP reads them again.
+    A change of the files is taken over within a second, or refused as a whole; HUP reads them again. Renewed
+    certificates and keys are taken over too.
     """
     from proserve_cli.resource_files import load_resources, read_resources
     from proserve_cli.send_hint import listening
@@ -50,6 +65,13 @@ def gateway(
         _with_endpoints(resources)
     except ValueError as error:
         raise wrong_usage(error) from error
+    credentials = options.credential_files(
+        tls_cert=tls_cert, tls_key=tls_key, tls_client_ca=tls_client_ca, engine_tls_ca=engine_tls_ca,
+        engine_tls_cert=engine_tls_cert, engine_tls_key=engine_tls_key, admin_key_file=admin_key_file,
+        engine_key_file=engine_key_file,
+    )  # fmt: skip
+    if admin_key_file is None and not addresses[2].is_loopback:
+        logger.warning("whoever reaches the admin port %s may read it: give it a key with --admin-key-file", admin)
     listen = [Listen(address.host, address.port) for address in addresses]
     config = GatewayConfig(
         resources=resources,
@@ -57,6 +79,7 @@ def gateway(
         grpc=listen[1],
         admin=listen[2],
         upstream_limits=msgspec.structs.replace(UpstreamLimits(), **timeouts),
+        credentials=credentials,
     )
     try:
         run_gateway(
@@ -68,7 +91,7 @@ def gateway(
         raise failed(f"the gateway on {http}, {grpc}, {admin}: {error}") from error
 
 
-def _with_endpoints(resources: Resources) -> Resources:
+def _with_endpoints(resources: "Resources") -> "Resources":
     """The same; ValueError if a pool names no engines."""
     without = [pool.name for pool in resources.engine_pools if not pool.endpoints]
     if without:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def http_root(gateway: "Gateway") -> str:
     """Root of the OpenAI API."""
-    return f"http://{Address(host=gateway.http.host, port=gateway.http.port)}"
+    return f"{gateway.http.scheme}://{Address(host=gateway.http.host, port=gateway.http.port)}"
 
 
 def listening(gateway: "Gateway", *, grpc_host: str) -> str:

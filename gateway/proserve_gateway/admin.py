@@ -103,6 +103,7 @@ def admin_app(
     return Starlette(
         routes=[
             Route("/healthz", healthz),
+            Route("/livez", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics_),
             Route("/status", status),

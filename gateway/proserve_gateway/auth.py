@@ -44,10 +44,3 @@ class KeyRing:
 
     def _digest(self, key: bytes) -> bytes:
         return hashlib.blake2b(key, key=self._pepper, digest_size=32).digest()
-
-
-def bearer_key(authorization: bytes) -> bytes | None:
-    """The key in an `Authorization` header; None if it is not a bearer token."""
-    scheme, _, key = authorization.strip().partition(b" ")
-    key = key.strip()
-    return key if scheme.lower() == b"bearer" and key else None

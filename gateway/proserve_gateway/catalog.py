@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from proserve_core.access_keys import bearer_key
 from proserve_core.objectives import PriorityClass, ServiceTerms, Tenant
 from proserve_core.resources import Resources
-from proserve_gateway.auth import KeyRing, bearer_key
+from proserve_gateway.auth import KeyRing
 from proserve_gateway.catalog_terms import asked_terms
 from proserve_gateway.errors import ApiError
 

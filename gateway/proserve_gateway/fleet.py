@@ -59,6 +59,12 @@ class Engine:
         self.last_error = ""
         """Why the last poll or request failed, for people."""
 
+    def retarget(self, target: EngineTarget) -> None:
+        """The same server, perhaps with another key."""
+        if target.api_key != self.target.api_key:
+            self.target = target
+            self.endpoint = target.endpoint(has_capacity=self.endpoint.has_capacity, is_vllm=self.endpoint.is_vllm)
+
 
 class Lease:
     """One request's place at an engine, from the choice to its end. The first close counts."""
@@ -139,8 +145,8 @@ class Fleet:
     def set_targets(self, targets: Sequence[EngineTarget], policies: Mapping[str, str] | None = None) -> None:
         """Replace the list of engines. `policies` are the routing policies of pools that don't have the default one.
 
-        Engines whose target is unchanged keep their state, and so does the policy of a pool unless it gets another
-        one; requests at removed engines run on.
+        Engines that are the same server as before keep their state, and so does the policy of a pool unless it gets
+        another one; requests at removed engines run on.
 
         Raises:
             TargetError: two targets have one name or an address cannot be used; nothing changes then.
@@ -153,7 +159,8 @@ class Fleet:
                 raise TargetError(f"engine name {target.name!r} is used twice: give each engine its own name")
             known = self._engines.get(target.name)
             target.capacity_endpoint()
-            engine = known if known is not None and known.target == target else Engine(target)
+            same = known is not None and target.same_server(known.target)
+            engine = known if known is not None and same else Engine(target)
             engines[target.name] = members.setdefault(target.pool, {})[target.name] = engine
         groups: dict[str, _Group] = {}
         for pool in members:
@@ -162,6 +169,8 @@ class Fleet:
             if group is None or group.policy != policy:
                 group = _Group(policy, self._make_router(policy))
             groups[pool] = group
+        for target in targets:
+            engines[target.name].retarget(target)
         for pool, group in groups.items():
             group.engines = members[pool]
             group.dirty = True

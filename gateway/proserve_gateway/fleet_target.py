@@ -45,11 +45,15 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
     capacity_url: str | None = None
     """Capacity server, e.g. `http://10.0.0.7:9400`; None: the engine has none (any OpenAI server)."""
     api_key: str | None = None
-    """Key the engine asks from us."""
+    """Key that both of its servers ask from us."""
 
     def __repr__(self) -> str:
         """Without the key."""
         return f"EngineTarget({self.name} pool={self.pool} {self.base_url} capacity={self.capacity_url})"
+
+    def same_server(self, other: "EngineTarget") -> bool:
+        """Whether nothing but the key differs."""
+        return msgspec.structs.replace(other, api_key=self.api_key) == self
 
     def endpoint(self, *, has_capacity: bool, is_vllm: bool = False) -> Endpoint:
         """Address of the OpenAI server.
@@ -84,7 +88,7 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
             port=port,
             base_path=path.removesuffix("/capacity"),
             tls=tls,
-            api_key=None,
+            api_key=self.api_key,
             has_capacity=True,
         )
 

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 # The module makes the service's descriptor known, which reflection reads.
 from proserve_gateway.grpc_api import SERVICE, GrpcApi
+from proserve_gateway.tls import ServerTls
 
 HEALTH_REFRESH_S = 0.5
 
@@ -49,15 +50,18 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; returns the port, which the system chooses for 0.
+    async def start(self, host: str, port: int, tls: ServerTls | None = None) -> int:
+        """Listen, with TLS where there is one; returns the port, which the system chooses for 0.
 
         Raises:
             OSError: the address cannot be had; the message names it.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if tls is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, tls.grpc_credentials())
         except RuntimeError as error:
             raise OSError(f"gRPC cannot listen on {address} (is the port in use?): {error}") from error
         await self._set_health()

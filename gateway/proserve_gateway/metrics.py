@@ -79,6 +79,11 @@ class GatewayMetrics:
             "Polls of engines: changed, unchanged (the long poll's wait ended), probed (no capacity there), missed.",
         )
 
+        self.renewals = self._counter(
+            "renewals",
+            ("part", "result"),
+            "Changes of certificate and key files (data_tls, engine_tls, admin_keys, engine_keys): applied or refused.",
+        )
         self.configurations = self._counter(
             "configurations",
             ("result",),

@@ -17,6 +17,7 @@ import msgspec
 from proserve_core.capacity import CapacityError, CapacitySnapshot, decode_snapshot
 from proserve_gateway.fleet import Engine, Fleet
 from proserve_gateway.fleet_target import Endpoint
+from proserve_gateway.tls import EngineTls
 from proserve_gateway.upstream import UpstreamClient, request_head
 from proserve_gateway.upstream_exchange import FailureKind, UpstreamError
 
@@ -27,6 +28,8 @@ _VLLM = re.compile(rb'"owned_by":\s*"vllm"')
 """In vLLM's list of models."""
 NOT_THERE = frozenset({404, 405, 501})
 """Statuses that say that a server has no such endpoint."""
+REFUSED = frozenset({401, 403})
+"""Statuses that say that the key is wrong."""
 
 
 class PollResult(StrEnum):
@@ -72,18 +75,20 @@ class Poller:
         fleet: Fleet,
         *,
         settings: PollSettings | None = None,
+        tls: EngineTls | None = None,
         on_poll: Callable[[str, PollResult], None] | None = None,
     ) -> None:
         """`on_poll(engine, result)` is told each poll."""
         self._fleet = fleet
         self._settings = settings or PollSettings()
+        self._tls = tls
         self._on_poll = on_poll
         self._changed = asyncio.Event()
         fleet.on_targets(self._changed.set)
 
     async def run(self) -> None:
         """Follow the fleet's engines as they come and go."""
-        client = UpstreamClient()
+        client = UpstreamClient(tls=self._tls)
         followers: dict[Engine, asyncio.Task[None]] = {}
         try:
             async with asyncio.TaskGroup() as group:
@@ -137,6 +142,7 @@ class _Follower:
         self._client = client
         self._engine = engine
         self._settings = settings
+        self._target = engine.target
         self._capacity = engine.target.capacity_endpoint()
         self._capacity_from_s = 0.0
         """Time of the next look for capacity at an engine that had none."""
@@ -149,6 +155,9 @@ class _Follower:
         Raises:
             MissedPollError: it did not answer, or not as it should.
         """
+        if self._engine.target is not self._target:
+            self._target = self._engine.target
+            self._capacity = self._target.capacity_endpoint()
         if self._capacity is not None and now_s >= self._capacity_from_s:
             snapshot = await self._ask_capacity(self._capacity)
             if snapshot is not None:
@@ -177,6 +186,8 @@ class _Follower:
             raise MissedPollError(f"capacity: {error}") from error
         if status in NOT_THERE and known is None:
             return None
+        if status in REFUSED:
+            raise MissedPollError(f"capacity: answered {status}; check the key of this engine")
         if status != 200:
             raise MissedPollError(f"capacity: answered {status}")
         try:
@@ -189,7 +200,7 @@ class _Follower:
             status, body = await self._get(self._engine.endpoint, "/v1/models", self._settings.answer_s)
         except UpstreamError as error:
             raise MissedPollError(f"models: {error}") from error
-        if status in (401, 403):
+        if status in REFUSED:
             raise MissedPollError(f"models: answered {status}; check the apiKey of this endpoint")
         if status >= 500:
             raise MissedPollError(f"models: answered {status}")

@@ -21,8 +21,10 @@ from proserve_core.routing.registry import make_router
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.admin import Readiness, admin_app
+from proserve_gateway.admin_guard import guarded
 from proserve_gateway.catalog import Catalog, qualified_name
 from proserve_gateway.configuration import ConfigurationRecord, ConfigurationSource, follow
+from proserve_gateway.credentials import ENGINE_KEYS, CredentialFiles, Credentials
 from proserve_gateway.decisions import Decisions
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.fleet import Fleet
@@ -36,6 +38,7 @@ from proserve_gateway.http_server import CLOSING_S, HttpServer
 from proserve_gateway.intake import Intake
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.poller import Poller, PollResult
+from proserve_gateway.renewals import keep_renewed
 from proserve_gateway.upstream import UpstreamClient
 from proserve_gateway.upstream_exchange import UpstreamLimits
 
@@ -65,6 +68,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     http_limits: HttpLimits = HttpLimits()
     grpc_limits: GrpcLimits = GrpcLimits()
     upstream_limits: UpstreamLimits = UpstreamLimits()
+    credentials: CredentialFiles = CredentialFiles()
 
 
 def endpoint_targets(resources: Resources) -> tuple[EngineTarget, ...]:
@@ -88,10 +92,12 @@ class Gateway:
         """Binds the HTTP ports.
 
         Raises:
-            ValueError: the configuration contradicts itself (see `Catalog.from_resources`, `Fleet.set_targets`).
+            ValueError: the configuration contradicts itself (see `Catalog.from_resources`, `Fleet.set_targets`), or a
+                certificate or key can't be used.
             OSError: an address can't be had.
         """
         self._config = config
+        self._credentials = Credentials(config.credentials)
         self.metrics = GatewayMetrics()
         self.accounting = Accounting(self.metrics)
         AccountingCollector(self.accounting, self.metrics)
@@ -100,7 +106,7 @@ class Gateway:
         self.fleet = Fleet(make_router=make_router, clock=clock, on_decision=RouteCounter(self.metrics))
         FleetCollector(self.fleet, self.metrics)
         self.readiness = Readiness(self.fleet)
-        self._upstream = UpstreamClient(config.upstream_limits)
+        self._upstream = UpstreamClient(config.upstream_limits, self._credentials.engine_tls)
         self.decisions = Decisions(clock=clock)
         self._history = GainHistory(self.accounting.ledger, clock=time.time)
         dispatcher = Dispatcher(
@@ -111,13 +117,19 @@ class Gateway:
             decisions=self.decisions,
             clock=clock,
         )
-        self._set_targets(config.resources, config.engines)
-        self._poller = Poller(self.fleet, on_poll=self._count_poll)
+        self._applied: tuple[Resources, Sequence[EngineTarget]] = config.resources, config.engines
+        self._set_targets(*self._applied)
+        self._poller = Poller(self.fleet, tls=self._credentials.engine_tls, on_poll=self._count_poll)
         self._polling: asyncio.Task[None] | None = None
         self._noting: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
         api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=config.http_limits)
         self.http = HttpServer(
-            api, host=config.http.host, port=config.http.port, stall_ms=round(config.upstream_limits.stall_s * 1e3)
+            api,
+            host=config.http.host,
+            port=config.http.port,
+            stall_ms=round(config.upstream_limits.stall_s * 1e3),
+            tls=None if self._credentials.tls is None else self._credentials.tls.context,
         )
         self.admin = self._admin_server(config.admin) if config.admin is not None else None
         self._grpc_api = GrpcApi(intake=self._intake, dispatcher=dispatcher, clock=clock)
@@ -132,12 +144,17 @@ class Gateway:
         """
         self._polling = asyncio.create_task(self._poller.run(), name="poller")
         self._noting = asyncio.create_task(self._note_gain(), name="gain history")
+        self._renewing = asyncio.create_task(
+            keep_renewed(self._credentials.parts, on_change=self._renewed), name="renewals"
+        )
         await self.http.start()
         if self.admin is not None:
             await self.admin.start()
         if self._config.grpc is not None:
             self._grpc = GrpcServer(self._grpc_api, ready=lambda: not self.missing, limits=self._config.grpc_limits)
-            self.grpc_port = await self._grpc.start(self._config.grpc.host, self._config.grpc.port)
+            self.grpc_port = await self._grpc.start(
+                self._config.grpc.host, self._config.grpc.port, self._credentials.tls
+            )
 
     @property
     def missing(self) -> list[str]:
@@ -154,6 +171,7 @@ class Gateway:
         pools that stay keep their state."""
         catalog = Catalog.from_resources(resources)
         self._set_targets(resources, engines)
+        self._applied = resources, engines
         self._intake.catalog = catalog
         self.configuration.applied()
 
@@ -182,7 +200,7 @@ class Gateway:
             self._upstream.stop_exchanges()
         await self.http.wait_closed(CLOSING_S)
         await asyncio.wait(ending)
-        for task in (self._polling, self._noting):
+        for task in (self._polling, self._noting, self._renewing):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
@@ -192,12 +210,17 @@ class Gateway:
             await self.admin.wait_closed(0.0)
 
     def _set_targets(self, resources: Resources, engines: Sequence[EngineTarget]) -> None:
-        targets = [*engines, *endpoint_targets(resources)]
+        targets = [*self._credentials.with_key(engines), *endpoint_targets(resources)]
         policies = {qualified_name(pool.namespace, pool.name): pool.routing_policy for pool in resources.engine_pools}
         for target in targets:
             if target.pool not in policies:
                 raise ValueError(f"engine {target.name} belongs to pool {target.pool!r}, which is not configured")
         self.fleet.set_targets(targets, policies)
+
+    def _renewed(self, part: str, good: bool) -> None:
+        self.metrics.renewals.labels(part, "applied" if good else "refused").inc()
+        if good and part == ENGINE_KEYS:
+            self._set_targets(*self._applied)
 
     async def _note_gain(self) -> None:
         while True:
@@ -217,7 +240,7 @@ class Gateway:
             decisions=self.decisions,
             history=self._history,
         )
-        return HttpServer(app, host=listen.host, port=listen.port)
+        return HttpServer(guarded(app, self._credentials.admin_keys), host=listen.host, port=listen.port)
 
 
 def run_gateway(

@@ -5,11 +5,11 @@ precision, and arming and cancelling timers is a measurable share of a request's
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from functools import lru_cache
 
 from proserve_gateway.fleet_target import Endpoint
+from proserve_gateway.tls import EngineTls
 from proserve_gateway.upstream_connection import Connection
 from proserve_gateway.upstream_exchange import Exchange, FailureKind, UpstreamError, UpstreamLimits
 
@@ -19,9 +19,9 @@ _Key = tuple[str, int, bool]
 class UpstreamClient:
     """Talks to engines. One per event loop; create it inside the loop, `close()` it there."""
 
-    def __init__(self, limits: UpstreamLimits | None = None, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, limits: UpstreamLimits | None = None, tls: EngineTls | None = None) -> None:
         self._limits = limits or UpstreamLimits()
-        self._ssl_context = ssl_context
+        self._tls = tls or EngineTls()
         self._loop = asyncio.get_running_loop()
         self._idle: dict[_Key, list[Connection]] = {}
         self._keys: dict[Connection, _Key] = {}
@@ -113,7 +113,7 @@ class UpstreamClient:
                     lambda: Connection(loop=loop, limits=self._limits, on_free=self._free, on_lost=self._lost),
                     endpoint.host,
                     endpoint.port,
-                    ssl=self._tls() if endpoint.tls else None,
+                    ssl=self._tls.context if endpoint.tls else None,
                 )
         except TimeoutError as error:
             message = f"no connection to {endpoint.host}:{endpoint.port} within {self._limits.connect_s:g} s"
@@ -123,11 +123,6 @@ class UpstreamClient:
             raise UpstreamError(FailureKind.CONNECT, message) from error
         self._keys[connection] = (endpoint.host, endpoint.port, endpoint.tls)
         return connection
-
-    def _tls(self) -> ssl.SSLContext:
-        if self._ssl_context is None:
-            self._ssl_context = ssl.create_default_context()
-        return self._ssl_context
 
     def _free(self, connection: Connection, exchange: Exchange) -> None:
         self._active.discard(exchange)

@@ -6,6 +6,7 @@ Raw asyncio streams, so that it can break an answer at any byte.
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -93,6 +94,7 @@ class FakeEngine:
         self.texts: Callable[[int], str] = text_of_token
         """Text of an output token by its number, as far as it can be sent: an incomplete character is \ufffd."""
         self.port = 0
+        self.tls: ssl.SSLContext | None = None
 
     def target(self, pool: str = "tiny") -> EngineTarget:
         return EngineTarget(name=self.name, pool=pool, base_url=self.url, api_key="engine-key")
@@ -215,10 +217,11 @@ async def _read(reader: asyncio.StreamReader) -> FakeRequest:
 
 
 @contextlib.asynccontextmanager
-async def fake_engine(name: str = "engine") -> AsyncIterator[FakeEngine]:
+async def fake_engine(name: str = "engine", *, tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeEngine]:
     """A running engine."""
     engine = FakeEngine(name)
-    server = await asyncio.start_server(engine.on_connection, "127.0.0.1", 0)
+    engine.tls = tls
+    server = await asyncio.start_server(engine.on_connection, "127.0.0.1", 0, ssl=tls)
     engine.port = server.sockets[0].getsockname()[1]
     try:
         yield engine

@@ -110,6 +110,8 @@ async def gateway(
     upstream: UpstreamLimits | None = None,
     clock: Callable[[], float] = time.monotonic,
     stall_ms: int = 60_000,
+    head_s: float = 60.0,
+    most_connections: int | None = None,
     router: Callable[[], RoutingPolicy] = RoundRobin,
 ) -> AsyncIterator[Gateway]:
     """A gateway in front of `engines`; `ours` publish capacity, others may be stock vLLM."""
@@ -129,7 +131,9 @@ async def gateway(
     )
     intake = Intake(catalog=catalog(anonymous=anonymous), accounting=accounting)
     api = HttpApi(intake=intake, dispatcher=dispatcher, clock=clock, limits=limits)
-    server = HttpServer(api, host="127.0.0.1", port=0, stall_ms=stall_ms)
+    server = HttpServer(
+        api, host="127.0.0.1", port=0, stall_ms=stall_ms, head_s=head_s, most_connections=most_connections
+    )
     await server.start()
     running = Gateway(
         server=server, fleet=fleet, accounting=accounting, metrics=metrics, upstream=client, decisions=decisions
