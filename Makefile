@@ -9,7 +9,7 @@ BIN := .venv/bin
 export PROSERVE_ENGINE_PYTHON ?= $(CURDIR)/.venv-engine/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help python .venv engine demo test test-fast test-engine coverage lint format docs lock bench report clean
+.PHONY: help python .venv engine kubernetes demo test test-fast test-engine coverage lint format docs lock bench report clean
 
 help:
 	@echo "make demo        two engines behind the gateway, fcfs against slide-batching and recoverable-gain (ENGINE=emulated: without vLLM)"
@@ -21,7 +21,8 @@ help:
 	@echo "make docs        the generated parts of docs/ and the CustomResourceDefinitions"
 	@echo "make bench       benchmarks, each next to its target"
 	@echo "make report      simulate all batching policies, docs/results (REPORT_ARGS=\"--only 'h100/*'\")"
-	@echo "make engine      only the environment with vLLM   make lock     pin dependencies anew"
+	@echo "make engine      only the environment with vLLM   make kubernetes  only the programs of a test cluster"
+	@echo "make lock        pin dependencies anew"
 	@echo "make clean       remove what these targets made in the clone"
 
 python:
@@ -33,6 +34,9 @@ python:
 
 engine: python
 	@$(ENVIRONMENTS) engine
+
+kubernetes: python
+	@$(PYTHON) scripts/kubernetes_binaries.py
 
 # Status 69: the engine cannot be installed here, the reason is already printed.
 demo: .venv
@@ -48,6 +52,9 @@ test: .venv
 	@python=$(PROSERVE_ENGINE_PYTHON); \
 	$(ENVIRONMENTS) engine || { status=$$?; [ $$status = 69 ] && [ -z "$$PROSERVE_REQUIRE_ENGINE" ] || exit $$status; \
 	  echo "tests that need the engine will be skipped" >&2; python=$(BIN)/python; }; \
+	$(PYTHON) scripts/kubernetes_binaries.py >/dev/null || { status=$$?; \
+	  [ $$status = 69 ] && [ -z "$$PROSERVE_REQUIRE_ENGINE" ] || exit $$status; \
+	  echo "tests that need Kubernetes will be skipped" >&2; }; \
 	$$python -m pytest $(PYTEST_ARGS)
 
 test-fast: .venv
@@ -75,6 +82,7 @@ docs: .venv
 
 lock: python
 	@$(ENVIRONMENTS) lock
+	@$(PYTHON) scripts/image_lock.py
 
 bench: .venv engine
 	@$(BIN)/proserve bench plan

@@ -1,4 +1,4 @@
-"""Fail unless the tests on real vLLM ran: some of them, and none of them skipped.
+"""Fail unless the tests on real vLLM and on a real Kubernetes ran: some of each, and none of them skipped.
 
 A test run that skips what it cannot do looks green; this reads pytest's JUnit file and says otherwise.
 """
@@ -7,21 +7,24 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-PREFIX = "tests.engine."
+PREFIXES = ("tests.engine.", "tests.apiserver.")
 
 
 def problems(junit: str) -> list[str]:
-    """What is wrong with the engine tests of a run; empty if they all ran."""
-    cases = [c for c in ElementTree.fromstring(junit).iter("testcase") if c.get("classname", "").startswith(PREFIX)]
-    if not cases:
-        return ["none ran"]
-    return [f"{c.get('classname')}::{c.get('name')} was skipped" for c in cases if c.find("skipped") is not None]
+    """What is wrong with these tests of a run; empty if they all ran."""
+    found = []
+    for prefix in PREFIXES:
+        cases = [c for c in ElementTree.fromstring(junit).iter("testcase") if c.get("classname", "").startswith(prefix)]
+        if not cases:
+            found.append(f"none of {prefix.removesuffix('.')} ran")
+        found += [f"{c.get('classname')}::{c.get('name')} was skipped" for c in cases if c.find("skipped") is not None]
+    return found
 
 
 def main() -> int:
     found = problems(Path(sys.argv[1]).read_text())
     for problem in found:
-        print(f"engine tests: {problem}", file=sys.stderr)
+        print(f"tests on real programs: {problem}", file=sys.stderr)
     return 1 if found else 0
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from environments import EnvironmentSetupError
+from kubernetes_binaries import COMPLETE, binaries_folder
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Wall time says nothing on a busy machine, so hypothesis has no deadline. CI draws the same examples on every run.
@@ -21,9 +24,9 @@ PROCESS_TIMEOUT_S = 300
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in tests/engine and tests/e2e, and give it the time that starting processes takes."""
+    """Mark what lies in the folders of tests with processes, and give it the time that starting processes takes."""
     for item in items:
-        for folder in ("engine", "e2e"):
+        for folder in ("engine", "e2e", "apiserver", "cluster"):
             if (ROOT / "tests" / folder) in item.path.parents:
                 item.add_marker(folder)
                 if item.get_closest_marker("timeout") is None:
@@ -39,6 +42,25 @@ def engine_python() -> str:
     if probe.returncode == 0:
         return candidate
     message = f"{candidate} cannot import vllm; build the engine environment with `make engine`"
+    if os.environ.get("PROSERVE_REQUIRE_ENGINE"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def kubernetes_programs() -> Path:
+    """Folder with etcd, kube-apiserver, kubectl, helm and the others.
+
+    Without them the test is skipped, or fails where PROSERVE_REQUIRE_ENGINE is set.
+    """
+    message = "the programs of Kubernetes are not built; `make kubernetes` does it (once per machine)"
+    try:
+        folder = binaries_folder()
+    except EnvironmentSetupError as error:
+        message = str(error)
+    else:
+        if (folder / COMPLETE).exists():
+            return folder
     if os.environ.get("PROSERVE_REQUIRE_ENGINE"):
         pytest.fail(message)
     pytest.skip(message)
