@@ -26,6 +26,15 @@ def gateway(
     http: Annotated[str, typer.Option(help="Address of the OpenAI HTTP API.", metavar="HOST:PORT")] = HTTP,
     grpc: Annotated[str, typer.Option(help="Address of the gRPC API.", metavar="HOST:PORT")] = GRPC,
     admin: Annotated[str, typer.Option(help="Address of metrics, readiness, status.", metavar="HOST:PORT")] = ADMIN,
+    quota_store: Annotated[
+        str | None,
+        typer.Option(
+            help="Valkey or Redis server in which several gateways share tenants' quotas, such as "
+            "valkey://HOST:6379/0; without it each gateway counts alone.",
+            envvar="PROSERVE_QUOTA_STORE",
+            metavar="URL",
+        ),
+    ] = None,
     timeout: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,6 +66,13 @@ def gateway(
         from proserve_gateway.server import GatewayConfig, Listen, run_gateway
         from proserve_gateway.upstream_exchange import UpstreamLimits
 
+    if quota_store is not None:
+        with needs_extra("gateway"):
+            from proserve_gateway.quota_store import store_address
+        try:
+            store_address(quota_store)
+        except ValueError as error:
+            raise wrong_usage(f"--quota-store: {error}") from error
     source = ResourceFiles(
         files, load=lambda: (_with_endpoints(load_resources(files)), ()), reload_signal=signal.SIGHUP
     )
@@ -80,6 +96,7 @@ def gateway(
         admin=listen[2],
         upstream_limits=msgspec.structs.replace(UpstreamLimits(), **timeouts),
         credentials=credentials,
+        quota_store=quota_store,
     )
     try:
         run_gateway(

@@ -12,6 +12,7 @@ from proserve_core.gain import GainLedger, LossCause, RequestAccount
 from proserve_core.objectives import ServiceTerms
 from proserve_core.routing.output_lengths import OutputLengths
 from proserve_gateway.metrics import OTHER, GatewayMetrics
+from proserve_gateway.quotas import QuotaTicket
 
 CLIENT_CLOSED = 499
 """Status of a request whose client left; never sent, only counted."""
@@ -45,6 +46,7 @@ class Entry:
         "model",
         "on_end",
         "tenant",
+        "ticket",
     )
 
     def __init__(
@@ -71,6 +73,8 @@ class Entry:
         """What the request will probably bring, over all its choices; 0 when it does not generate."""
         self.on_end: Callable[[int, int | None], None] | None = None
         """Told status and, where it is known, the length of the prompt when the request has ended and is booked."""
+        self.ticket: QuotaTicket | None = None
+        """What it holds of its tenant's quotas, settled when it ends."""
 
     def tokens(self, at_s: float, count: int = 1) -> None:
         """`count` tokens passed to the client at `at_s`, on the clock of the arrival."""
@@ -86,6 +90,13 @@ class Entry:
         if not self._open:
             return
         self._open = False
+        if self.ticket is not None:
+            self.ticket.settle(
+                prompt_tokens=prompt_tokens,
+                output_tokens=self.account.tokens,
+                # A client that leaves while its prompt is computed has had that work.
+                worked=cause is LossCause.CLIENT_CANCEL,
+            )
         if cause is LossCause.CLIENT_CANCEL:
             status = CLIENT_CLOSED
         self._accounting.book(self, self._series, cause, status=status, prompt_tokens=prompt_tokens)
@@ -96,6 +107,8 @@ class Entry:
         if not self._open:
             return
         self._open = False
+        if self.ticket is not None:
+            self.ticket.settle(prompt_tokens=0, output_tokens=0, worked=False)
         self._series.in_flight -= 1
         self._series.by_code[status] += 1
         self._tell(status, None)

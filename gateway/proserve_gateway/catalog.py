@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from proserve_core.access_keys import bearer_key
-from proserve_core.objectives import PriorityClass, ServiceTerms, Tenant
+from proserve_core.objectives import PriorityClass, ServiceTerms, Tenant, TenantLimits
 from proserve_core.resources import Resources
 from proserve_gateway.auth import KeyRing
 from proserve_gateway.catalog_terms import asked_terms
@@ -37,6 +37,8 @@ class TenantGrant(msgspec.Struct, frozen=True, kw_only=True):
     """`qualified_name` of the tenant."""
     terms: ServiceTerms
     """Of a request that asks for nothing else."""
+    limits: TenantLimits | None
+    """None: there is nothing to count."""
 
 
 class Catalog:
@@ -131,6 +133,7 @@ def _grant(resources: Resources, tenant: Tenant) -> TenantGrant:
         tenant=tenant,
         name=_tenant_name(tenant),
         terms=resources.priority_class(tenant.priority_class).terms(),
+        limits=None if tenant.limits == TenantLimits() else tenant.limits,
     )
 
 

@@ -24,6 +24,8 @@ from proserve_gateway.fleet import Fleet, Lease
 from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.prompt_estimate import PromptEstimator
+from proserve_gateway.quota_errors import QuotaError
+from proserve_gateway.quotas import Quotas
 from proserve_gateway.request_body import BodyKind
 from proserve_gateway.sse import SseError, decode_reply
 from proserve_gateway.sse_relay import BROKEN_OFF, SseRelay
@@ -49,7 +51,9 @@ class Dispatcher:
         metrics: GatewayMetrics,
         decisions: Decisions,
         clock: Callable[[], float],
+        quotas: Quotas | None = None,
     ) -> None:
+        """`quotas`: where tenants' use of their limits is counted; without it, here alone."""
         self._fleet = fleet
         self._accounting = accounting
         self._calls = EngineCalls(upstream=upstream, clock=clock)
@@ -57,6 +61,7 @@ class Dispatcher:
         self._decisions = decisions
         self._clock = clock
         self._prompts = PromptEstimator()
+        self._quotas = quotas or Quotas()
 
     async def answer(self, request: InferenceRequest) -> Answer:
         """Run the request until the first of its answer is here: the whole reply, or the first events of a stream.
@@ -79,12 +84,23 @@ class Dispatcher:
         routing = self._routing_request(request, entry.expected_tokens)
         trail = self._decisions.begin(request, entry, expected_prompt_tokens=routing.prompt_tokens)
         try:
+            if request.limits is not None:
+                request.ticket = entry.ticket = await self._quotas.admit(
+                    request.tenant,
+                    request.limits,
+                    prompt_tokens=routing.prompt_tokens,
+                    expected_output_tokens=entry.expected_tokens,
+                )
             attempts = Attempts(
                 request=request, trail=trail, fleet=self._fleet, metrics=self._metrics, clock=self._clock
             )
             return await attempts.run(routing, lambda lease: self._start(request, routing, lease, entry, attempts))
         except asyncio.CancelledError:
             entry.close(LossCause.CLIENT_CANCEL)
+            raise
+        except QuotaError as error:
+            trail.error = error.code
+            entry.refuse(error.status)
             raise
         except ApiError as error:
             trail.error = error.code

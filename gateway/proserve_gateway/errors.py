@@ -55,6 +55,10 @@ class ApiError(Exception):
         self.param = param
         """The field of the request that is wrong, as a path: `messages`, `stream_options.include_usage`."""
         self.retry_after_s = retry_after_s
+        self.headers: tuple[tuple[bytes, bytes], ...] = ()
+        """Further headers of the HTTP answer."""
+        self.exhausted: str | None = None
+        """Whose quota is used up: subject of gRPC's QuotaFailure."""
         self.usage: dict[str, int] | None = None
         """Tokens that a stream had brought before it failed, as OpenAI's usage object."""
 

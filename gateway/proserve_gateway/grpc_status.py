@@ -37,6 +37,9 @@ def _details(error: ApiError, message: str) -> list[Message]:
     if error.param is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.param, description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.exhausted is not None:
+        exhausted = error_details_pb2.QuotaFailure.Violation(subject=error.exhausted, description=message)
+        details.append(error_details_pb2.QuotaFailure(violations=[exhausted]))
     if error.retry_after_s is not None:
         fraction, seconds = math.modf(error.retry_after_s)
         delay = duration_pb2.Duration(seconds=int(seconds), nanos=int(fraction * 1e9))

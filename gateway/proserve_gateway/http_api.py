@@ -169,6 +169,7 @@ class HttpApi:
             (b"x-proserve-class", request.terms.priority_class.encode("latin-1", "replace")),
             (b"x-proserve-engine", answer.engine.encode("latin-1", "replace")),
             (b"x-proserve-overhead-ms", b"%.3f" % (overhead_s * 1e3)),
+            *request.quota_headers(),
         ]
         if answer.streams:
             headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
@@ -280,7 +281,7 @@ async def _send_whole(status: int, body: bytes, headers: Headers, send: Send) ->
 
 
 async def _send_error(error: ApiError, identity: Headers, send: Send) -> None:
-    headers = list(identity)
+    headers = [*identity, *error.headers]
     if (retry_after := error.retry_after_header) is not None:
         headers.append((b"retry-after", retry_after))
     if error.status == 408:

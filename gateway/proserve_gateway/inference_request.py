@@ -1,13 +1,16 @@
 """One request that may be served: what intake makes and dispatch serves."""
 
-from proserve_core.objectives import ServiceTerms
+from collections.abc import Sequence
+
+from proserve_core.objectives import ServiceTerms, TenantLimits
+from proserve_gateway.quotas import QuotaTicket
 from proserve_gateway.request_body import RequestBody
 
 
 class InferenceRequest:
     """A request that passed authentication and checks."""
 
-    __slots__ = ("arrival_s", "body", "id", "path", "pool", "tenant", "terms")
+    __slots__ = ("arrival_s", "body", "id", "limits", "path", "pool", "tenant", "terms", "ticket")
 
     def __init__(
         self,
@@ -19,6 +22,7 @@ class InferenceRequest:
         pool: str,
         path: str,
         body: RequestBody,
+        limits: TenantLimits | None = None,
     ) -> None:
         self.id = id
         """Of the gateway's own making; the engine gets it as `x-request-id`."""
@@ -26,7 +30,15 @@ class InferenceRequest:
         """When the headers were here."""
         self.terms = terms
         self.tenant = tenant
+        self.limits = limits
+        """Quotas of the tenant; None if it has none."""
+        self.ticket: QuotaTicket | None = None
+        """What it holds of them once it was admitted."""
         self.pool = pool
         self.path = path
         """Route at the engine."""
         self.body = body
+
+    def quota_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """How the tenant's quotas stand, for the answer."""
+        return () if self.ticket is None else self.ticket.headers()

@@ -63,6 +63,7 @@ class Intake:
             pool=pool.name,
             path=path,
             body=parsed,
+            limits=grant.limits,
         )
 
     def refused(self, error: ApiError, grant: TenantGrant | None = None) -> None:

@@ -8,6 +8,8 @@ from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_metrics import FleetCollector
 from proserve_gateway.metrics import GatewayMetrics, table_markdown
+from proserve_gateway.quota_metrics import QuotaCollector
+from proserve_gateway.quotas import Quotas
 
 
 def all_metrics() -> GatewayMetrics:
@@ -15,6 +17,7 @@ def all_metrics() -> GatewayMetrics:
     metrics = GatewayMetrics()
     AccountingCollector(Accounting(metrics), metrics)
     FleetCollector(Fleet(make_router=lambda _: make_router("round-robin"), clock=time.monotonic), metrics)
+    QuotaCollector(Quotas(), metrics)
     return metrics
 
 

@@ -11,7 +11,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -38,9 +38,14 @@ from proserve_gateway.http_server import CLOSING_S, HttpServer
 from proserve_gateway.intake import Intake
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.poller import Poller, PollResult
+from proserve_gateway.quota_metrics import QuotaCollector
+from proserve_gateway.quotas import Quotas
 from proserve_gateway.renewals import keep_renewed
 from proserve_gateway.upstream import UpstreamClient
 from proserve_gateway.upstream_exchange import UpstreamLimits
+
+if TYPE_CHECKING:
+    from proserve_gateway.quota_store import QuotaStore
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +74,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     grpc_limits: GrpcLimits = GrpcLimits()
     upstream_limits: UpstreamLimits = UpstreamLimits()
     credentials: CredentialFiles = CredentialFiles()
+    quota_store: str | None = None
+    """URL of the Valkey or Redis server in which gateways add up what tenants use; None: this one counts alone."""
 
 
 def endpoint_targets(resources: Resources) -> tuple[EngineTarget, ...]:
@@ -92,8 +99,8 @@ class Gateway:
         """Binds the HTTP ports.
 
         Raises:
-            ValueError: the configuration contradicts itself (see `Catalog.from_resources`, `Fleet.set_targets`), or a
-                certificate or key can't be used.
+            ValueError: the configuration contradicts itself (see `Catalog.from_resources`, `Fleet.set_targets`), a
+                certificate or key can't be used, or `quota_store` is no address of a store.
             OSError: an address can't be had.
         """
         self._config = config
@@ -109,6 +116,8 @@ class Gateway:
         self._upstream = UpstreamClient(config.upstream_limits, self._credentials.engine_tls)
         self.decisions = Decisions(clock=clock)
         self._history = GainHistory(self.accounting.ledger, clock=time.time)
+        self.quotas = Quotas(None if config.quota_store is None else _quota_store(config.quota_store))
+        QuotaCollector(self.quotas, self.metrics)
         dispatcher = Dispatcher(
             fleet=self.fleet,
             accounting=self.accounting,
@@ -116,6 +125,7 @@ class Gateway:
             metrics=self.metrics,
             decisions=self.decisions,
             clock=clock,
+            quotas=self.quotas,
         )
         self._applied: tuple[Resources, Sequence[EngineTarget]] = config.resources, config.engines
         self._set_targets(*self._applied)
@@ -123,6 +133,7 @@ class Gateway:
         self._polling: asyncio.Task[None] | None = None
         self._noting: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self._sharing: asyncio.Task[None] | None = None
         api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=config.http_limits)
         self.http = HttpServer(
             api,
@@ -147,6 +158,8 @@ class Gateway:
         self._renewing = asyncio.create_task(
             keep_renewed(self._credentials.parts, on_change=self._renewed), name="renewals"
         )
+        if self.quotas.store is not None:
+            self._sharing = asyncio.create_task(self.quotas.run(self.quotas.store), name="quota store")
         await self.http.start()
         if self.admin is not None:
             await self.admin.start()
@@ -183,8 +196,12 @@ class Gateway:
         """Returns never; raises what broke a part that must not end."""
         if self._polling is None:
             raise RuntimeError("the gateway was not started")
-        await self._polling
-        raise RuntimeError("the poller ended by itself")
+        done, _ = await asyncio.wait(
+            [task for task in (self._polling, self._sharing) if task is not None], return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            task.result()
+            raise RuntimeError(f"the {task.get_name()} task ended by itself")
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Drain and close. A second call with a shorter time cuts a drain short."""
@@ -200,7 +217,7 @@ class Gateway:
             self._upstream.stop_exchanges()
         await self.http.wait_closed(CLOSING_S)
         await asyncio.wait(ending)
-        for task in (self._polling, self._noting, self._renewing):
+        for task in (self._polling, self._noting, self._renewing, self._sharing):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
@@ -241,6 +258,13 @@ class Gateway:
             history=self._history,
         )
         return HttpServer(guarded(app, self._credentials.admin_keys), host=listen.host, port=listen.port)
+
+
+def _quota_store(url: str) -> "QuotaStore":
+    # The client takes a seventh of a second to import, and most gateways have no store.
+    from proserve_gateway.quota_store import QuotaStore
+
+    return QuotaStore(url)
 
 
 def run_gateway(

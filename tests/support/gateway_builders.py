@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from fake_openai_engine import FakeEngine
-from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjectives, Tenant
+from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjectives, Tenant, TenantLimits
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
 from proserve_core.routing import RoutingPolicy
@@ -24,6 +24,8 @@ from proserve_gateway.http_api import HttpApi, HttpLimits
 from proserve_gateway.http_server import HttpServer
 from proserve_gateway.intake import Intake
 from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.quota_metrics import QuotaCollector
+from proserve_gateway.quotas import Quotas
 from proserve_gateway.upstream import UpstreamClient
 from proserve_gateway.upstream_exchange import UpstreamLimits
 
@@ -31,8 +33,8 @@ GOLD_KEY = "gold-key"
 FREE_KEY = "free-key"
 
 
-def catalog(*, anonymous: bool = False) -> Catalog:
-    """Classes high and low; tenants gold (high) and free (low); one model, tiny."""
+def catalog(*, anonymous: bool = False, limits: TenantLimits | None = None) -> Catalog:
+    """Classes high and low; tenants gold (high, with `limits`) and free (low); one model, tiny."""
     return Catalog.from_resources(
         Resources(
             priority_classes=(
@@ -40,7 +42,13 @@ def catalog(*, anonymous: bool = False) -> Catalog:
                 PriorityClass(name="low", weight=1, objectives=ServiceObjectives(ttft_s=5.0, tpot_s=1.0)),
             ),
             tenants=(
-                Tenant(name="gold", namespace="default", priority_class="high", api_keys=(_key("gold"),)),
+                Tenant(
+                    name="gold",
+                    namespace="default",
+                    priority_class="high",
+                    api_keys=(_key("gold"),),
+                    limits=limits or TenantLimits(),
+                ),
                 Tenant(name="free", namespace="default", priority_class="low", api_keys=(_key("free"),)),
                 *([Tenant(name="anybody", namespace="default", priority_class="low", anonymous=True)] * anonymous),
             ),
@@ -113,8 +121,10 @@ async def gateway(
     head_s: float = 60.0,
     most_connections: int | None = None,
     router: Callable[[], RoutingPolicy] = RoundRobin,
+    tenant_limits: TenantLimits | None = None,
+    quotas: Quotas | None = None,
 ) -> AsyncIterator[Gateway]:
-    """A gateway in front of `engines`; `ours` publish capacity, others may be stock vLLM."""
+    """A gateway in front of `engines`; `ours` publish capacity, others may be stock vLLM; gold has `tenant_limits`."""
     metrics = GatewayMetrics()
     accounting = Accounting(metrics)
     AccountingCollector(accounting, metrics)
@@ -126,10 +136,18 @@ async def gateway(
             known.endpoint = known.target.endpoint(has_capacity=True)
     client = UpstreamClient(upstream)
     decisions = Decisions(clock=clock)
+    quotas = quotas or Quotas()
+    QuotaCollector(quotas, metrics)
     dispatcher = Dispatcher(
-        fleet=fleet, accounting=accounting, upstream=client, metrics=metrics, decisions=decisions, clock=clock
+        fleet=fleet,
+        accounting=accounting,
+        upstream=client,
+        metrics=metrics,
+        decisions=decisions,
+        clock=clock,
+        quotas=quotas,
     )
-    intake = Intake(catalog=catalog(anonymous=anonymous), accounting=accounting)
+    intake = Intake(catalog=catalog(anonymous=anonymous, limits=tenant_limits), accounting=accounting)
     api = HttpApi(intake=intake, dispatcher=dispatcher, clock=clock, limits=limits)
     server = HttpServer(
         api, host="127.0.0.1", port=0, stall_ms=stall_ms, head_s=head_s, most_connections=most_connections

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from fake_openai_engine import FakeEngine
-from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjectives, Tenant
+from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjectives, Tenant, TenantLimits
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
 from proserve_core.routing.registry import make_router
@@ -48,9 +48,16 @@ RESOURCES = Resources(
             priority_class="high",
             api_keys=(SecretKeyRef(name="keys", key="acme"),),
         ),
+        Tenant(
+            name="small",
+            namespace="default",
+            priority_class="low",
+            api_keys=(SecretKeyRef(name="keys", key="small"),),
+            limits=TenantLimits(requests_per_minute=1),
+        ),
     ),
     engine_pools=(EnginePool(name="chat", namespace="default", model=PoolModel(name="tiny")),),
-    secrets=(Secret(name="keys", namespace="default", values={"acme": b"sk-acme"}),),
+    secrets=(Secret(name="keys", namespace="default", values={"acme": b"sk-acme", "small": b"sk-small"}),),
 )
 
 

@@ -4,7 +4,6 @@ from proserve_core.objectives import SecretKeyRef, Tenant, TenantLimits
 from proserve_core.resources.fields import (
     SUBDOMAIN_NAME,
     Boolean,
-    Effect,
     Field,
     Integer,
     ListOf,
@@ -21,19 +20,17 @@ _LIMITS = Object(
         Field(
             name="requestsPerMinute",
             type=Integer(minimum=1),
-            effect=Effect.NOT_YET,
-            description="Most requests per minute.",
+            description="Most requests per minute, over any 60 seconds.",
         ),
         Field(
             name="tokensPerMinute",
             type=Integer(minimum=1),
-            effect=Effect.NOT_YET,
-            description="Most prompt and output tokens per minute.",
+            description="Most prompt and output tokens per minute. The estimate is reserved when a request is "
+            "admitted and settled with the real usage when it ends.",
         ),
         Field(
             name="maxInFlight",
             type=Integer(minimum=1),
-            effect=Effect.NOT_YET,
             description="Most requests that are being served or waiting at the same time.",
         ),
     )

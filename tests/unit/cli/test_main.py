@@ -93,3 +93,11 @@ def test_making_a_model_without_torch_names_the_engine_environment(
     assert result.exit_code == 2
     assert "needs 'tokenizers': run this with the engine environment" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_quota_store_that_cannot_be_one_is_refused_without_its_password() -> None:
+    file = Path(__file__).parents[3] / "examples" / "endpoints.yaml"
+    result = proserve("gateway", "-f", str(file), "--quota-store", "http://:secret@host")
+    assert result.exit_code == 2
+    assert "--quota-store: expected the address of a Valkey or Redis server" in result.stderr
+    assert "secret" not in result.stderr

@@ -153,3 +153,18 @@ async def settled(bench: Bench) -> None:
     async with asyncio.timeout(5):
         while bench.fleet.status()[0].in_flight:  # noqa: ASYNC110 - what is awaited is seen from outside
             await asyncio.sleep(0.002)
+
+
+async def test_a_tenant_beyond_its_quota_is_told_which_and_for_how_long(bench: Bench) -> None:
+    small = (("authorization", "Bearer sk-small"),)
+    await bench.stub.Generate(PROMPT, metadata=small)
+    error = await failure(bench.stub.Generate(PROMPT, metadata=small))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert reason(error) == "RATE_LIMIT_EXCEEDED"
+    quota, retry = error_details_pb2.QuotaFailure(), error_details_pb2.RetryInfo()
+    found = details(error).details
+    assert found[1].Unpack(quota)
+    assert quota.violations[0].subject == "tenant:small"
+    assert "requests per minute: limit 1" in quota.violations[0].description
+    assert found[2].Unpack(retry)
+    assert 60 < retry.retry_delay.seconds <= 120

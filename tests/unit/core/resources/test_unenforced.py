@@ -5,22 +5,21 @@ from resource_builders import engine_pool, parse, priority_class, tenant
 
 
 def test_fields_with_effect_give_no_line() -> None:
-    assert unenforced(parse(priority_class(gain={"firstToken": 2}), tenant(), engine_pool())) == []
+    enforced = (priority_class(gain={"firstToken": 2}), tenant(limits={"maxInFlight": 1}), engine_pool())
+    assert unenforced(parse(*enforced)) == []
 
 
 def test_each_field_without_effect_gives_one_line_with_its_documents() -> None:
     resources = parse(
         priority_class("high", headroom={"percent": 10}),
         priority_class("low", headroom={"percent": 10}, overload={"action": "Shed"}),
-        tenant(limits={"maxInFlight": 1}),
         engine_pool(engine={"image": "x"}, resources={"limits": {"nvidia.com/gpu": 1}}),
     )
     assert unenforced(resources) == [
         "spec.headroom has no effect in this version (test#1 (PriorityClass high), test#2 (PriorityClass low))",
         "spec.overload has no effect in this version (test#2 (PriorityClass low))",
-        "spec.limits.maxInFlight has no effect in this version (test#3 (Tenant default/alice))",
         "spec.engine.image is for engines in a cluster: it has no effect on this machine "
-        "(test#4 (EnginePool default/tiny))",
+        "(test#3 (EnginePool default/tiny))",
         "spec.resources.limits is for engines in a cluster: it has no effect on this machine "
-        "(test#4 (EnginePool default/tiny))",
+        "(test#3 (EnginePool default/tiny))",
     ]

@@ -1,0 +1,240 @@
+"""Quotas shared by gateways through a real Valkey or Redis server, while it runs, dies, hangs and forgets."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fake_openai_engine import fake_engine
+from proserve_core.objectives import TenantLimits
+from proserve_gateway.quota_errors import QuotaError
+from proserve_gateway.quota_store import CALL_S, QuotaStore, QuotaStoreError, store_address
+from proserve_gateway.quotas import Quotas, QuotaTicket
+from proserve_gateway.server import Gateway, GatewayConfig, Listen
+from quota_server import QuotaServer
+from resource_builders import endpoint_pool, keyed_tenant, parse, priority_class, secret
+
+TEN = TenantLimits(requests_per_minute=10)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[QuotaServer]:
+    server = QuotaServer(tmp_path)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.go_on()
+        server.kill()
+
+
+class Wall:
+    """Stands still, so that no test crosses a minute by chance."""
+
+    now_s = 1_000_020.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Replica:
+    """A gateway's quotas. Beats when it is told to."""
+
+    def __init__(self, server: QuotaServer, wall: Wall) -> None:
+        self.store = QuotaStore(server.url, wall_clock=wall)
+        self.quotas = Quotas(self.store, wall_clock=wall)
+
+    async def beat(self) -> None:
+        await self.quotas.beat(self.store)
+
+    async def admitted(self, limits: TenantLimits = TEN, *, times: int = 1, tokens: int = 1) -> list[QuotaTicket]:
+        """What comes of so many requests at once."""
+        answers = await asyncio.gather(
+            *[self.quotas.admit("a", limits, prompt_tokens=tokens, expected_output_tokens=0) for _ in range(times)],
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, QuotaError):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, QuotaTicket)]
+
+
+def states(*replicas: Replica) -> list[bool]:
+    return [each.store.up for each in replicas]
+
+
+@contextlib.asynccontextmanager
+async def replicas(server: QuotaServer, count: int = 2) -> AsyncIterator[tuple[list[Replica], Wall]]:
+    """Gateways that know of each other."""
+    wall = Wall()
+    made = [Replica(server, wall) for _ in range(count)]
+    try:
+        for _ in range(2):
+            for each in made:
+                await each.beat()
+        yield made, wall
+    finally:
+        for each in made:
+            await each.store.close()
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [TEN, TenantLimits(tokens_per_minute=10), TenantLimits(max_in_flight=10)],
+    ids=["requests", "tokens", "places"],
+)
+async def test_two_gateways_share_a_quota_exactly(server: QuotaServer, limits: TenantLimits) -> None:
+    async with replicas(server) as ((one, two), _):
+        assert (one.store.replicas, two.store.replicas) == (2, 2)
+        both = await asyncio.gather(one.admitted(limits, times=15), two.admitted(limits, times=15))
+        assert len(both[0]) + len(both[1]) == 10
+        assert not await one.admitted(limits)
+        assert not await two.admitted(limits)
+
+
+async def test_what_one_gateway_gives_back_the_other_may_use(server: QuotaServer) -> None:
+    limits = TenantLimits(tokens_per_minute=100, max_in_flight=1)
+    async with replicas(server) as ((one, two), wall):
+        (ticket,) = await one.admitted(limits, tokens=90)
+        assert not await two.admitted(limits, tokens=20)
+        ticket.settle(prompt_tokens=10, output_tokens=5, worked=True)
+        await one.beat()
+        wall.now_s += 1.0
+        assert len(await two.admitted(limits, tokens=80)) == 1
+
+
+async def test_a_killed_store_leaves_each_gateway_its_share_and_comes_back_by_itself(
+    server: QuotaServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with replicas(server) as ((one, two), _):
+        assert len(await one.admitted(times=3)) == 3
+        server.kill()
+        assert len(await one.admitted(times=10)) == 2, "five of ten, three of which are used"
+        assert len(await two.admitted(times=10)) == 5
+        assert states(one, two) == [False, False]
+        assert sum(one.store.failures.values()) > 0
+        await one.beat()
+        assert len([record for record in caplog.records if "out of reach" in record.message]) == 2, "once per gateway"
+
+        server.start()
+        for each in (one, two, one, two):
+            await each.beat()
+        assert states(one, two) == [True, True]
+        # Everything is used, and the store that has lost its data was told so.
+        assert not await one.admitted()
+        assert not await two.admitted()
+        fresh = Replica(server, Wall())
+        assert not await fresh.admitted()
+        await fresh.store.close()
+
+
+async def test_a_hanging_store_holds_no_request_up(server: QuotaServer) -> None:
+    async with replicas(server) as ((one, two), _):
+        server.hang()
+        async with asyncio.timeout(CALL_S / 2):
+            assert len(await one.admitted(times=10)) == 5
+            assert len(await two.admitted(times=10)) == 5
+        assert one.store.failures["slow"] > 0
+        server.go_on()
+        for each in (one, two, one, two):
+            await each.beat()
+        assert states(one, two) == [True, True]
+        assert not await one.admitted()
+
+
+async def test_a_store_that_lost_its_data_between_two_requests_is_no_open_door(server: QuotaServer) -> None:
+    async with replicas(server) as ((one, two), _):
+        assert len(await one.admitted(times=4)) == 4
+        assert len(await two.admitted(times=4)) == 4
+        server.kill()
+        server.start()
+        for each in (one, two, one, two):
+            await each.beat()
+        admitted = [*await one.admitted(times=5), *await two.admitted(times=5)]
+        assert len(admitted) == 2
+
+
+async def test_a_flood_beyond_the_quota_costs_the_store_no_calls(
+    server: QuotaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with replicas(server, 1) as ((one,), _):
+        await one.admitted(times=10)
+        await one.admitted()
+        calls = 0
+
+        async def counted(*_: object) -> bool:
+            nonlocal calls
+            calls += 1
+            return True
+
+        monkeypatch.setattr(one.store, "exchange", counted)
+        refused = [not await one.admitted(times=100), calls]
+        assert refused == [True, 0]
+
+
+async def test_a_gateway_that_never_reached_its_store_counts_on_another_one(tmp_path: Path) -> None:
+    unreachable = QuotaServer(tmp_path)
+    replica = Replica(unreachable, Wall())
+    assert len(await replica.admitted(times=10)) == 5
+    await replica.store.close()
+
+
+@pytest.mark.parametrize("url", ["", "valkey://", "http://host", "memory://", "valkey://host:99999", "host:6379"])
+def test_an_address_that_is_none_of_a_store_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(QuotaStoreError, match=r"such as valkey://:PASSWORD@HOST:6379/0"):
+        store_address(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("valkey://host:1/2", "valkey://host:1/2"),
+        ("async+valkey://host", "valkey://host"),
+        ("redis://:pw@host:6379/0", "valkey://:pw@host:6379/0"),
+        ("rediss://host", "valkeys://host"),
+    ],
+)
+def test_valkey_and_redis_are_one(url: str, address: str) -> None:
+    assert store_address(url) == address
+
+
+async def test_two_whole_gateways_share_a_quota_and_show_it(server: QuotaServer) -> None:
+    async with fake_engine() as engine:
+        resources = parse(
+            priority_class("high"),
+            keyed_tenant("alice", limits={"requestsPerMinute": 2}),
+            secret(alice="sk-alice"),
+            endpoint_pool("outside", engine.url),
+        )
+        any_port = Listen("127.0.0.1", 0)
+        config = GatewayConfig(resources=resources, http=any_port, admin=any_port, quota_store=server.url)
+        gateways = [Gateway(config), Gateway(config)]
+        for each in gateways:
+            await each.start()
+        try:
+            async with httpx.AsyncClient(headers={"authorization": "Bearer sk-alice"}) as client:
+                body = {"model": "outside", "messages": []}
+                for each in gateways:
+                    await until_ready(each)
+                statuses = [
+                    (await client.post(f"http://127.0.0.1:{each.http.port}/v1/chat/completions", json=body)).status_code
+                    for each in (*gateways, *gateways)
+                ]
+                assert statuses == [200, 200, 429, 429]
+                admin = gateways[1].admin
+                assert admin is not None
+                metrics = (await client.get(f"http://127.0.0.1:{admin.port}/metrics")).text
+                assert 'proserve_gateway_quota_used{quota="requests",tenant="alice"} 2.0' in metrics
+                assert "proserve_gateway_quota_store_up 1.0" in metrics
+        finally:
+            for each in gateways:
+                await each.stop(0.0)
+
+
+async def until_ready(gateway: Gateway) -> None:
+    async with asyncio.timeout(5):
+        while gateway.missing:  # noqa: ASYNC110 readiness is asked for, as a probe does
+            await asyncio.sleep(0.005)
