@@ -1,21 +1,29 @@
 """What commands ask a gateway's admin port, and how they say that it does not answer."""
 
 import asyncio
+import os
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
 import typer
 
 from proserve_cli.addresses import parse_address
+from proserve_cli.failures import wrong_usage
 from proserve_cli.http_get import GetError, get
 
 TIMEOUT_S = 5.0
+KEY_VARIABLE = "PROSERVE_ADMIN_KEY"
 
 AdminOption = Annotated[str, typer.Option(help="Admin port of the gateway.", metavar="HOST:PORT")]
 AdminKeyOption = Annotated[
-    str | None,
-    typer.Option(envvar="PROSERVE_ADMIN_KEY", help="Key of the admin port, where it asks for one.", show_default=False),
+    Path | None,
+    typer.Option(
+        "--admin-key-file",
+        help=f"Key of the admin port, where it asks for one; or set {KEY_VARIABLE}.",
+        metavar="FILE",
+    ),
 ]
 
 T = TypeVar("T")
@@ -45,7 +53,13 @@ class _ErrorReply(msgspec.Struct):
 class AdminClient:
     """Asks one gateway."""
 
-    def __init__(self, admin: str, key: str | None) -> None:
+    def __init__(self, admin: str, key_file: Path | None) -> None:
+        """The key is the file's first line, or what the environment says.
+
+        Raises:
+            typer.Exit: code 2 if the file can't be read.
+        """
+        key = os.environ.get(KEY_VARIABLE) if key_file is None else _first_line(key_file)
         self._admin = admin
         self._root = f"http://{parse_address(admin)}"
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -68,7 +82,9 @@ class AdminClient:
             return body
         said = error_message(body)
         if status in (401, 403):
-            raise AdminError(f"the admin port {self._admin} refuses: {said}; give its key in PROSERVE_ADMIN_KEY")
+            raise AdminError(
+                f"the admin port {self._admin} refuses: {said}; give its key by --admin-key-file or in {KEY_VARIABLE}"
+            )
         if status == 404:
             raise NotFoundError(said)
         raise AdminError(f"the admin port {self._admin} answered {path} with status {status}: {said}")
@@ -99,6 +115,16 @@ class AdminClient:
             AdminError: as `body`, for the first that fails.
         """
         return list(await asyncio.gather(*map(self.body, paths)))
+
+
+def _first_line(file: Path) -> str:
+    try:
+        lines = file.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise wrong_usage(f"--admin-key-file: {file} can't be read: {error}") from error
+    if not lines:
+        raise wrong_usage(f"--admin-key-file: {file} is empty; its first line is the key")
+    return lines[0]
 
 
 def error_message(body: bytes) -> str:

@@ -60,7 +60,7 @@ def explain(
         ),
     ] = None,
     admin: AdminOption = ADMIN,
-    admin_key: AdminKeyOption = None,
+    admin_key_file: AdminKeyOption = None,
     output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TEXT,
 ) -> None:
     """What became of a request and why: engines weighed, predictions against what happened, gain lost; and what each
@@ -72,7 +72,7 @@ def explain(
         found = asyncio.run(_ask_engines(addresses, request_id))
     else:
         try:
-            found = asyncio.run(_ask_gateway(AdminClient(admin, admin_key), request_id))
+            found = asyncio.run(_ask_gateway(AdminClient(admin, admin_key_file), request_id))
         except AdminError as error:
             raise failed(f"{error} (or name engines with --engine HOST:PORT)") from error
     if found.record is None and not found.engines:

@@ -12,7 +12,7 @@ from proserve_cli.watching import View, WatchOption, show
 def gain(
     *,
     admin: AdminOption = ADMIN,
-    admin_key: AdminKeyOption = None,
+    admin_key_file: AdminKeyOption = None,
     watch: WatchOption = False,
     output: Annotated[Format, typer.Option("--format", help="What goes to stdout.")] = Format.TABLE,
 ) -> None:
@@ -20,7 +20,7 @@ def gain(
     from proserve_cli.gain_view import gain_table
     from proserve_core.gain_status import GainReply
 
-    client = AdminClient(admin, admin_key)
+    client = AdminClient(admin, admin_key_file)
 
     async def look() -> View:
         body = await client.body("/gain")

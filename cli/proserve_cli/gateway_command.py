@@ -11,8 +11,9 @@ import typer
 from proserve_cli import credential_options as options
 from proserve_cli.addresses import parse_address
 from proserve_cli.failures import failed, needs_extra, wrong_usage
+from proserve_cli.logs import LogFormat, LogFormatOption, say, use_log_format
 from proserve_cli.timeouts import FIELDS, parse_timeouts
-from proserve_cli.up import ADMIN, GRPC, HTTP
+from proserve_cli.up import ADMIN, GRPC, HTTP, RecordOption
 
 if TYPE_CHECKING:
     from proserve_core.resources import Resources
@@ -50,6 +51,8 @@ def gateway(
     engine_tls_key: options.EngineTlsKey = None,
     admin_key_file: options.AdminKeyFile = None,
     engine_key_file: options.EngineKeyFile = None,
+    record: RecordOption = None,
+    log_format: LogFormatOption = LogFormat.TEXT,
 ) -> None:
     """Serve the pools' endpoints. TERM or Ctrl-C lets open requests end, a second one does not wait for them.
 
@@ -59,6 +62,7 @@ def gateway(
     from proserve_cli.resource_files import load_resources, read_resources
     from proserve_cli.send_hint import listening
 
+    use_log_format(log_format)
     addresses = [parse_address(text) for text in (http, grpc, admin)]
     timeouts = parse_timeouts(timeout or [])
     with needs_extra("gateway"):
@@ -97,12 +101,13 @@ def gateway(
         upstream_limits=msgspec.structs.replace(UpstreamLimits(), **timeouts),
         credentials=credentials,
         quota_store=quota_store,
+        record=record,
     )
     try:
         run_gateway(
             config,
             source=source,
-            on_started=lambda started: typer.echo(listening(started, grpc_host=addresses[1].host), err=True),
+            on_started=lambda started: say(listening(started, grpc_host=addresses[1].host), log_format),
         )
     except (OSError, ValueError) as error:
         raise failed(f"the gateway on {http}, {grpc}, {admin}: {error}") from error

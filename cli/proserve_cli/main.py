@@ -20,6 +20,7 @@ from proserve_cli.engine_commands import engine_app
 from proserve_cli.explain import explain
 from proserve_cli.gain import gain
 from proserve_cli.gateway_command import gateway
+from proserve_cli.logs import TEXT_LINE
 from proserve_cli.report import report_app
 from proserve_cli.simulate import simulate
 from proserve_cli.status import status
@@ -68,7 +69,7 @@ def proserve(
     """Options of all commands."""
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        format=TEXT_LINE,
     )
     # Its lines about starting and stopping say nothing that ours don't.
     logging.getLogger("uvicorn").setLevel(logging.INFO if verbose else logging.WARNING)

@@ -12,14 +12,14 @@ from proserve_cli.watching import View, WatchOption, show
 def status(
     *,
     admin: AdminOption = ADMIN,
-    admin_key: AdminKeyOption = None,
+    admin_key_file: AdminKeyOption = None,
     watch: WatchOption = False,
     output: Annotated[Format, typer.Option("--format", help="What goes to stdout.")] = Format.TABLE,
 ) -> None:
     """The state of a gateway: ready or why not, engines, gain per class."""
     from proserve_cli.gateway_view import GatewayReply, gateway_table
 
-    client = AdminClient(admin, admin_key)
+    client = AdminClient(admin, admin_key_file)
 
     async def look() -> View:
         body = await client.body("/status")

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from proserve_core.pools import EnginePool
     from proserve_core.resources import Resources
 
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(help="Write a line of JSON per request to this file, without prompts.", metavar="FILE"),
+]
+
 HTTP, GRPC, ADMIN = "127.0.0.1:8000", "127.0.0.1:8001", "127.0.0.1:9090"
 
 
@@ -26,6 +31,7 @@ def up(
     http: Annotated[str, typer.Option(help="Address of the OpenAI HTTP API.", metavar="HOST:PORT")] = HTTP,
     grpc: Annotated[str, typer.Option(help="Address of the gRPC API.", metavar="HOST:PORT")] = GRPC,
     admin: Annotated[str, typer.Option(help="Address of metrics, readiness, status.", metavar="HOST:PORT")] = ADMIN,
+    record: RecordOption = None,
 ) -> None:
     """Start the engines of every pool and a gateway on this machine. Ctrl-C stops everything.
 
@@ -55,6 +61,7 @@ def up(
         addresses=addresses,
         start_limit_s=START_LIMIT_S[engine],
         logs=logs,
+        record=record,
     )
     try:
         run_in_loop(run.main())

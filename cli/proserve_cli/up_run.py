@@ -56,6 +56,7 @@ class UpRun:
         addresses: Addresses,
         start_limit_s: float,
         logs: Path,
+        record: Path | None = None,
     ) -> None:
         self._source = source
         self._resources = resources
@@ -63,6 +64,7 @@ class UpRun:
         self._addresses = addresses
         self._start_limit_s = start_limit_s
         self._logs = logs
+        self._record = record
         self._console = Console(stderr=True)
 
     async def main(self) -> None:
@@ -137,6 +139,7 @@ class UpRun:
             http=Listen(addresses.http.host, addresses.http.port),
             grpc=Listen(addresses.grpc.host, addresses.grpc.port),
             admin=Listen(addresses.admin.host, addresses.admin.port),
+            record=self._record,
         )
 
     def _status(self, gateway: "Gateway", engines: LocalEngines) -> Status:

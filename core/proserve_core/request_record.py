@@ -7,6 +7,7 @@ prompt, no answer and no key. Times are seconds after the request's arrival unle
 import msgspec
 
 from proserve_core.gain import LossCause, earnable_gain
+from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceTerms
 
 
@@ -65,6 +66,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """As in `requests_total`; 499: the client left. None: it has not ended."""
     error: str = ""
     """Code of the error that the client got."""
+    trace_id: str = ""
+    """Of the trace that it is part of; empty: of none."""
     earned: float = 0.0
     lost: dict[LossCause, float] = {}
 
@@ -88,3 +91,33 @@ class RecordsReply(msgspec.Struct, frozen=True, kw_only=True):
     """Body of `/decisions`: the newest first."""
 
     requests: list[RequestRecord]
+
+
+class RecordedEngine(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine as it told of itself when requests were recorded."""
+
+    name: str
+    pool: str
+    policy: str
+    block_size: int
+    blocks: int
+    max_sequences: int
+    max_step_tokens: int
+    latency: LatencyModel
+
+
+class RecordedFleet(msgspec.Struct, frozen=True, kw_only=True):
+    """What served the requests that follow."""
+
+    at_unix_s: float
+    routers: dict[str, str]
+    """Routing policy by pool."""
+    engines: tuple[RecordedEngine, ...]
+    """Those that publish their capacity."""
+
+
+class RecordLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of a record file: a request that has ended, or the fleet."""
+
+    request: RequestRecord | None = None
+    fleet: RecordedFleet | None = None

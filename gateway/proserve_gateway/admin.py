@@ -17,11 +17,10 @@ from proserve_core.gain_status import GainStatus
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.admin_seeing import seeing_routes
 from proserve_gateway.catalog import Catalog
-from proserve_gateway.decisions import Decisions
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_status import EngineStatus
-from proserve_gateway.gain_history import GainHistory
 from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.seeing import Seeing
 
 
 class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,8 +68,7 @@ def admin_app(
     accounting: Accounting,
     metrics: GatewayMetrics,
     readiness: Readiness,
-    decisions: Decisions,
-    history: GainHistory,
+    seeing: Seeing,
 ) -> Starlette:
     """`catalog()` is the configuration in force."""
 
@@ -107,7 +105,7 @@ def admin_app(
             Route("/readyz", readyz),
             Route("/metrics", metrics_),
             Route("/status", status),
-            *seeing_routes(catalog=catalog, decisions=decisions, history=history),
+            *seeing_routes(catalog=catalog, decisions=seeing.decisions, history=seeing.history),
         ]
     )
 

@@ -13,7 +13,7 @@ from proserve_core.gain import LossCause
 from proserve_gateway.accounting import Entry
 from proserve_gateway.attempts import BAD_STREAM, Attempts
 from proserve_gateway.continuation import CannotContinueError, Continuation, Leg, Result
-from proserve_gateway.dispatch_errors import failed_answer
+from proserve_gateway.dispatch_errors import failed_answer, plain
 from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet import Outcome
 from proserve_gateway.inference_request import InferenceRequest
@@ -196,9 +196,9 @@ class Answer:
         attempts = continuation.attempts
         try:
             if (ended_by := _ended_by(error)) is not None:
-                raise CannotContinueError(ended_by, str(error))
-            leg.lease.close(Outcome.FAILED, str(error))
-            attempts.failed(engine, error.kind if isinstance(error, UpstreamError) else BAD_STREAM, str(error))
+                raise CannotContinueError(ended_by, plain(error))
+            leg.lease.close(Outcome.FAILED, plain(error))
+            attempts.failed(engine, error.kind if isinstance(error, UpstreamError) else BAD_STREAM, plain(error))
             if relay.tokens > leg.tokens_before:
                 attempts.went_well(engine)
             relay.restart()
@@ -209,7 +209,7 @@ class Answer:
                 return self._take(relay, end)
             self._leg = await continuation.next_leg(relay, self.first)
         except CannotContinueError as ending:
-            self._books.stream_broke(self._request, ending.result, f"{engine}: {error}; {ending}")
+            self._books.stream_broke(self._request, ending.result, f"{engine}: {plain(error)}; {ending}")
             return self._break_off(relay, engine, error, attempts)
         self._leg.exchange.on_stall = leg.exchange.on_stall
         where = f"{engine} -> {self._leg.lease.endpoint.name} after {relay.tokens} tokens"
@@ -228,7 +228,7 @@ class Answer:
             "total_tokens": prompt_tokens + relay.tokens,
         }
         ended_by = _ended_by(error)
-        self._leg.lease.close(Outcome.FAILED if ended_by is None else Outcome.CANCELLED, str(error))
+        self._leg.lease.close(Outcome.FAILED if ended_by is None else Outcome.CANCELLED, plain(error))
         cause = LossCause.CLIENT_CANCEL if ended_by is Result.CLIENT_STALLED else LossCause.ENGINE_FAILURE
         self._entry.close(cause, status=failure.status)
         body = failure.body()

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from proserve_core.gain import deadline_s
 from proserve_core.routing import RoutingRequest
-from proserve_gateway.dispatch_errors import failed_request, refusal
+from proserve_gateway.dispatch_errors import failed_request, plain, refusal
 from proserve_gateway.errors import ApiError, engine_failure
 from proserve_gateway.fleet import Fleet, Lease, Outcome
 from proserve_gateway.inference_request import InferenceRequest
@@ -97,14 +97,14 @@ class Attempts:
                 if error.refusal:
                     lease.close(Outcome.ANSWERED)
                     raise refusal(lease.endpoint.name, 400, [], error.reported) from error
-                lease.close(Outcome.FAILED, str(error))
-                self.failed(lease.endpoint.name, BAD_STREAM, str(error))
+                lease.close(Outcome.FAILED, plain(error))
+                self.failed(lease.endpoint.name, BAD_STREAM, plain(error))
                 failure = engine_failure(f"engine {lease.endpoint.name} failed: {error}")
             except ApiError as error:
-                lease.close(Outcome.ANSWERED if error.status < 500 else Outcome.FAILED, error.message)
+                lease.close(Outcome.ANSWERED if error.status < 500 else Outcome.FAILED, plain(error))
                 if error.status < 500 and error.status != TOO_BUSY:
                     raise
-                self.failed(lease.endpoint.name, _reason(error), error.message)
+                self.failed(lease.endpoint.name, _reason(error), plain(error))
                 failure = error
             except BaseException:
                 lease.close(Outcome.CANCELLED)
@@ -123,7 +123,17 @@ class Attempts:
         """Note, count and log an engine's failure."""
         self._trail.failed(reason)
         self._metrics.engine_failures.labels(self._request.pool, reason).inc()
-        logger.warning("request %s: engine %s failed (%s): %s", self._request.id, engine, reason, message)
+        logger.warning(
+            "request %s: engine %s failed (%s): %s",
+            self._request.id,
+            engine,
+            reason,
+            message,
+            extra={
+                "request_id": self._request.id, "tenant": self._request.tenant, "pool": self._request.pool,
+                "engine": engine, "reason": reason,
+            },
+        )  # fmt: skip
 
 
 def _reason(error: ApiError) -> str:

@@ -17,6 +17,7 @@ from proserve_core.routing import RoutingRequest
 from proserve_gateway.attempts import Attempts
 from proserve_gateway.continuation_body import only_text, rest_of, stop_strings
 from proserve_gateway.continuation_events import ContinuedEvents, Envelope, envelope_of
+from proserve_gateway.dispatch_errors import plain
 from proserve_gateway.engine_calls import MAX_REPLY_BYTES, EngineCalls, is_stream
 from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet import Fleet, Lease
@@ -142,7 +143,7 @@ class Continuation:
                 exclude=self._fleet.other_servers(self._request.pool),
             )
         except ApiError as error:
-            raise CannotContinueError(Result.NO_ENGINE, error.message) from error
+            raise CannotContinueError(Result.NO_ENGINE, plain(error)) from error
 
     async def _start(self, lease: Lease, relay: SseRelay, trail: TokenTrail, envelope: Envelope) -> Leg:
         request, stops = self._request, stop_strings(self._request.body)

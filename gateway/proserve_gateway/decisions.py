@@ -51,9 +51,14 @@ class Decisions:
             told(request, trail)
         return trail
 
+    @property
+    def unix_offset_s(self) -> float:
+        """What turns the times of arrivals into seconds since 1970."""
+        return self._unix_clock() - self._clock()
+
     def record(self, trail: RequestTrail) -> RequestRecord:
         """What is known of a request now."""
-        return trail.record(self._unix_clock() - self._clock())
+        return trail.record(self.unix_offset_s)
 
     def get(self, request_id: str) -> RequestRecord | None:
         """What is known of a request; None: nothing, any more."""

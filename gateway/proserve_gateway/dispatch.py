@@ -112,7 +112,7 @@ class Dispatcher:
                 entry.close(LossCause.ENGINE_FAILURE, status=error.status)
             raise
         except Exception as error:
-            logger.exception("request %s: a fault of the gateway", request.id)
+            logger.exception("request %s: a fault of the gateway", request.id, extra={"request_id": request.id})
             trail.error = INTERNAL_ERROR
             entry.close(LossCause.ENGINE_FAILURE, status=500)
             raise ApiError(
@@ -207,4 +207,11 @@ class Dispatcher:
         """Count and log what became of a stream whose engine failed (`answer.Books`)."""
         self._metrics.broken_streams.labels(request.pool, result).inc()
         level = logging.INFO if result in (Result.CONTINUED, Result.ONLY_END_MISSING) else logging.WARNING
-        logger.log(level, "request %s: stream broken, %s (%s)", request.id, result, message)
+        logger.log(
+            level,
+            "request %s: stream broken, %s (%s)",
+            request.id,
+            result,
+            message,
+            extra={"request_id": request.id, "tenant": request.tenant, "pool": request.pool, "result": result},
+        )

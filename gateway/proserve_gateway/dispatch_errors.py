@@ -60,7 +60,7 @@ def refusal(engine: str, status: int, headers: list[tuple[bytes, bytes]], body: 
             code="engine_credentials",
         )
     if 400 <= status < 500:
-        return ApiError(
+        refused = ApiError(
             status=status,
             code=str(said.code) if said.code is not None else "engine_refused",
             error_type=said.type or "invalid_request_error",
@@ -68,8 +68,17 @@ def refusal(engine: str, status: int, headers: list[tuple[bytes, bytes]], body: 
             param=said.param,
             retry_after_s=_retry_after_s(headers),
         )
+        refused.plain = f"engine {engine} answered HTTP {status}"
+        return refused
     kept = status if status in (503, 504) else 502
-    return engine_failure(f"engine {engine} answered HTTP {status}: {said.message}", status=kept)
+    failure = engine_failure(f"engine {engine} answered HTTP {status}: {said.message}", status=kept)
+    failure.plain = f"engine {engine} answered HTTP {status}"
+    return failure
+
+
+def plain(error: Exception) -> str:
+    """What is wrong, in our own words only: logs and the admin port hold nothing of prompts and answers."""
+    return getattr(error, "plain", None) or str(error)
 
 
 def _read(body: bytes) -> _EngineError:

@@ -29,6 +29,8 @@ class EngineCalls:
         """
         endpoint = lease.endpoint
         head = b"%sx-request-id: %s\r\n" % (request_head(endpoint, "POST", path), request.id.encode())
+        if request.trace is not None:
+            head += request.trace.head()
         exchange = await self._upstream.request(
             endpoint, head, data, age_s=self._clock() - request.arrival_s, on_start=lease.watch
         )

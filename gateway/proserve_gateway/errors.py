@@ -52,6 +52,8 @@ class ApiError(Exception):
         """Stable identifier that programs compare, such as `model_not_found`."""
         self.error_type = error_type
         self.message = message
+        self.plain = message
+        """The message without what an engine said, which may hold parts of the prompt: for logs."""
         self.param = param
         """The field of the request that is wrong, as a path: `messages`, `stream_options.include_usage`."""
         self.retry_after_s = retry_after_s

@@ -6,7 +6,7 @@ the client cancels or its deadline passes; that aborts the engine's work.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import grpc
@@ -23,6 +23,7 @@ from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.intake import Intake, new_request_id
 from proserve_gateway.rpc import inference_pb2 as pb
 from proserve_gateway.sse import payloads
+from proserve_gateway.trace_context import TraceContext, trace_context
 
 SERVICE = "proserve.v1.Inference"
 
@@ -119,6 +120,7 @@ class GrpcApi:
             kind=kind,
             path=PATHS[kind],
             body=body,
+            trace=_trace(metadata),
         )
 
     async def _begin(self, request: InferenceRequest, answer: Answer, context: Context) -> pb.Served:
@@ -132,3 +134,10 @@ class GrpcApi:
             )
         )
         return served
+
+
+def _trace(metadata: Mapping[str, str]) -> TraceContext | None:
+    traceparent = metadata.get("traceparent")
+    if traceparent is None:
+        return None
+    return trace_context(traceparent.encode(), metadata.get("tracestate", "").encode())

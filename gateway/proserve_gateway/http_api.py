@@ -20,6 +20,7 @@ from proserve_gateway.errors import ApiError
 from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.intake import Intake, new_request_id
 from proserve_gateway.request_body import BodyKind
+from proserve_gateway.trace_context import TraceContext, trace_context
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -100,6 +101,7 @@ class HttpApi:
                 kind=kind,
                 path=scope["path"],
                 body=body,
+                trace=_trace(headers),
             )
             await self._answer(request, identity, receive, send)
         except ApiError as error:
@@ -259,6 +261,11 @@ def _control(headers: dict[bytes, bytes]) -> dict[str, str]:
     if _CONTROL.isdisjoint(headers):
         return {}
     return {name.decode(): headers[name].decode("latin-1") for name in headers.keys() & _CONTROL}
+
+
+def _trace(headers: dict[bytes, bytes]) -> TraceContext | None:
+    traceparent = headers.get(b"traceparent")
+    return None if traceparent is None else trace_context(traceparent, headers.get(b"tracestate"))
 
 
 def _identity(request_id: str, headers: dict[bytes, bytes]) -> Headers:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from proserve_core.objectives import ServiceTerms, TenantLimits
 from proserve_gateway.quotas import QuotaTicket
 from proserve_gateway.request_body import RequestBody
+from proserve_gateway.trace_context import TraceContext
 
 
 class InferenceRequest:
     """A request that passed authentication and checks."""
 
-    __slots__ = ("arrival_s", "body", "id", "limits", "path", "pool", "tenant", "terms", "ticket")
+    __slots__ = ("arrival_s", "body", "id", "limits", "path", "pool", "tenant", "terms", "ticket", "trace")
 
     def __init__(
         self,
@@ -23,6 +24,7 @@ class InferenceRequest:
         path: str,
         body: RequestBody,
         limits: TenantLimits | None = None,
+        trace: TraceContext | None = None,
     ) -> None:
         self.id = id
         """Of the gateway's own making; the engine gets it as `x-request-id`."""
@@ -38,6 +40,8 @@ class InferenceRequest:
         self.path = path
         """Route at the engine."""
         self.body = body
+        self.trace = trace
+        """What engines are told of the trace: the client's, or our span where we trace."""
 
     def quota_headers(self) -> Sequence[tuple[bytes, bytes]]:
         """How the tenant's quotas stand, for the answer."""

@@ -8,6 +8,7 @@ from proserve_gateway.catalog import Catalog, TenantGrant
 from proserve_gateway.errors import ApiError
 from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.request_body import BodyKind, parse_body
+from proserve_gateway.trace_context import TraceContext
 
 
 class Intake:
@@ -40,6 +41,7 @@ class Intake:
         kind: BodyKind,
         path: str,
         body: bytes,
+        trace: TraceContext | None = None,
     ) -> InferenceRequest:
         """Check everything else.
 
@@ -64,6 +66,7 @@ class Intake:
             path=path,
             body=parsed,
             limits=grant.limits,
+            trace=trace,
         )
 
     def refused(self, error: ApiError, grant: TenantGrant | None = None) -> None:

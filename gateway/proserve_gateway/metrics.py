@@ -78,6 +78,9 @@ class GatewayMetrics:
             ("engine", "result"),
             "Polls of engines: changed, unchanged (the long poll's wait ended), probed (no capacity there), missed.",
         )
+        self.records_dropped = self._counter(
+            "records_dropped", (), "Requests that the file of `--record` lacks: its disk was full or too slow."
+        )
 
         self.renewals = self._counter(
             "renewals",

@@ -32,6 +32,7 @@ class RequestTrail:
     __slots__ = (
         "_attempts", "_clock", "_on_end", "choices", "ended_s", "entry", "error", "expected_prompt_tokens", "id",
         "max_tokens", "model", "pool", "prompt_tokens", "status", "streams", "tenant",
+        "trace_id",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +60,7 @@ class RequestTrail:
         self.prompt_tokens: int | None = None
         self.ended_s: float | None = None
         self.status: int | None = None
+        self.trace_id = "" if request.trace is None else request.trace.trace_id
         self.error = ""
         """Code of the error that the client got."""
         entry.on_end = self._ended
@@ -120,6 +122,7 @@ class RequestTrail:
             ended_s=None if self.ended_s is None else self.ended_s - arrival_s,
             status=self.status,
             error=self.error,
+            trace_id=self.trace_id,
             earned=account.earned,
             lost=dict(account.lost),
         )

@@ -11,6 +11,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,12 +26,10 @@ from proserve_gateway.admin_guard import guarded
 from proserve_gateway.catalog import Catalog, qualified_name
 from proserve_gateway.configuration import ConfigurationRecord, ConfigurationSource, follow
 from proserve_gateway.credentials import ENGINE_KEYS, CredentialFiles, Credentials
-from proserve_gateway.decisions import Decisions
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_metrics import FleetCollector, RouteCounter
 from proserve_gateway.fleet_target import EngineTarget
-from proserve_gateway.gain_history import EVERY_S, GainHistory
 from proserve_gateway.grpc_api import GrpcApi
 from proserve_gateway.grpc_server import GrpcLimits, GrpcServer
 from proserve_gateway.http_api import HttpApi, HttpLimits
@@ -41,6 +40,7 @@ from proserve_gateway.poller import Poller, PollResult
 from proserve_gateway.quota_metrics import QuotaCollector
 from proserve_gateway.quotas import Quotas
 from proserve_gateway.renewals import keep_renewed
+from proserve_gateway.seeing import Seeing
 from proserve_gateway.upstream import UpstreamClient
 from proserve_gateway.upstream_exchange import UpstreamLimits
 
@@ -76,6 +76,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     credentials: CredentialFiles = CredentialFiles()
     quota_store: str | None = None
     """URL of the Valkey or Redis server in which gateways add up what tenants use; None: this one counts alone."""
+    record: Path | None = None
+    """File for a line per request that has ended."""
 
 
 def endpoint_targets(resources: Resources) -> tuple[EngineTarget, ...]:
@@ -101,7 +103,7 @@ class Gateway:
         Raises:
             ValueError: the configuration contradicts itself (see `Catalog.from_resources`, `Fleet.set_targets`), a
                 certificate or key can't be used, or `quota_store` is no address of a store.
-            OSError: an address can't be had.
+            OSError: an address can't be had, or a file can't be written.
         """
         self._config = config
         self._credentials = Credentials(config.credentials)
@@ -114,16 +116,22 @@ class Gateway:
         FleetCollector(self.fleet, self.metrics)
         self.readiness = Readiness(self.fleet)
         self._upstream = UpstreamClient(config.upstream_limits, self._credentials.engine_tls)
-        self.decisions = Decisions(clock=clock)
-        self._history = GainHistory(self.accounting.ledger, clock=time.time)
         self.quotas = Quotas(None if config.quota_store is None else _quota_store(config.quota_store))
         QuotaCollector(self.quotas, self.metrics)
+        self._seeing = Seeing(
+            accounting=self.accounting,
+            metrics=self.metrics,
+            fleet=self.fleet,
+            catalog=lambda: self._intake.catalog,
+            clock=clock,
+            record=config.record,
+        )
         dispatcher = Dispatcher(
             fleet=self.fleet,
             accounting=self.accounting,
             upstream=self._upstream,
             metrics=self.metrics,
-            decisions=self.decisions,
+            decisions=self._seeing.decisions,
             clock=clock,
             quotas=self.quotas,
         )
@@ -131,7 +139,6 @@ class Gateway:
         self._set_targets(*self._applied)
         self._poller = Poller(self.fleet, tls=self._credentials.engine_tls, on_poll=self._count_poll)
         self._polling: asyncio.Task[None] | None = None
-        self._noting: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._sharing: asyncio.Task[None] | None = None
         api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=config.http_limits)
@@ -154,12 +161,12 @@ class Gateway:
             OSError: the gRPC address can't be had.
         """
         self._polling = asyncio.create_task(self._poller.run(), name="poller")
-        self._noting = asyncio.create_task(self._note_gain(), name="gain history")
         self._renewing = asyncio.create_task(
             keep_renewed(self._credentials.parts, on_change=self._renewed), name="renewals"
         )
         if self.quotas.store is not None:
             self._sharing = asyncio.create_task(self.quotas.run(self.quotas.store), name="quota store")
+        self._seeing.start()
         await self.http.start()
         if self.admin is not None:
             await self.admin.start()
@@ -217,10 +224,11 @@ class Gateway:
             self._upstream.stop_exchanges()
         await self.http.wait_closed(CLOSING_S)
         await asyncio.wait(ending)
-        for task in (self._polling, self._noting, self._renewing, self._sharing):
+        for task in (self._polling, self._renewing, self._sharing):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
+        await self._seeing.stop()
         self._upstream.close()
         if self.admin is not None:
             self.admin.close()
@@ -239,11 +247,6 @@ class Gateway:
         if good and part == ENGINE_KEYS:
             self._set_targets(*self._applied)
 
-    async def _note_gain(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY_S)
-            self._history.note()
-
     def _count_poll(self, engine: str, result: PollResult) -> None:
         self.metrics.polls.labels(engine, result).inc()
 
@@ -254,8 +257,7 @@ class Gateway:
             accounting=self.accounting,
             metrics=self.metrics,
             readiness=self.readiness,
-            decisions=self.decisions,
-            history=self._history,
+            seeing=self._seeing,
         )
         return HttpServer(guarded(app, self._credentials.admin_keys), host=listen.host, port=listen.port)
 

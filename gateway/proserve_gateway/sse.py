@@ -12,8 +12,10 @@ DONE = b"[DONE]"
 class SseError(Exception):
     """The engine's stream breaks the conventions, or tells of an error; the message says how."""
 
-    def __init__(self, message: str, *, reported: bytes = b"", refusal: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, quoted: str = "", reported: bytes = b"", refusal: bool = False) -> None:
+        super().__init__(f"{message}: {quoted}" if quoted else message)
+        self.plain = message
+        """Without what the engine said, which may hold parts of the prompt or the answer."""
         self.reported = reported
         """The engine's own error object, when it sent one."""
         self.refusal = refusal
@@ -81,7 +83,7 @@ def reported_error(error: bytes) -> SseError:
         code = None
     said = error[:200].decode(errors="replace")
     refusal = isinstance(code, int) and 400 <= code < 500
-    return SseError(f"error in the stream: {said}", reported=error, refusal=refusal)
+    return SseError("error in the stream", quoted=said, reported=error, refusal=refusal)
 
 
 class EventSplitter:

@@ -156,7 +156,7 @@ class SseRelay:
         payload = payload_of(event)
         if payload is None:
             if not event.startswith(NO_DATA):
-                raise SseError(f"this is no event stream: {event[:100].decode(errors='replace')!r}")
+                raise SseError("this is no event stream", quoted=repr(event[:100].decode(errors="replace")))
             return True
         if payload == DONE:
             if not self.finished:

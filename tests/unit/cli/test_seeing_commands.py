@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -107,13 +108,17 @@ def test_something_else_on_the_port_is_told_apart() -> None:
     assert f"{page.address} is not the admin port of a gateway of this release" in result.stderr
 
 
-def test_key_comes_from_the_environment() -> None:
+def test_key_comes_from_the_environment_or_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("sk-admin\nsk-before\n")
     with admin_page({"/gain": GAIN}, key="sk-admin") as page:
         refused = proserve("gain", "--admin", page.address)
         result = CliRunner().invoke(app, ["gain", "--admin", page.address], env={"PROSERVE_ADMIN_KEY": "sk-admin"})
+        by_file = proserve("gain", "--admin", page.address, "--admin-key-file", str(file))
     assert refused.exit_code == 1
-    assert "give its key in PROSERVE_ADMIN_KEY" in refused.stderr
-    assert result.exit_code == 0
+    assert "give its key by --admin-key-file or in PROSERVE_ADMIN_KEY" in refused.stderr
+    assert (result.exit_code, by_file.exit_code) == (0, 0)
+    assert proserve("gain", "--admin-key-file", str(tmp_path / "nowhere")).exit_code == 2
 
 
 def test_watching_goes_on_when_the_gateway_is_away_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,11 @@ from proserve_core.routing.registry import make_router
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.admin import Readiness, admin_app
 from proserve_gateway.catalog import Catalog
-from proserve_gateway.decisions import Decisions
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_metrics import FleetCollector
 from proserve_gateway.fleet_target import EngineTarget
-from proserve_gateway.gain_history import GainHistory
 from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.seeing import Seeing
 
 HIGH = PriorityClass(name="high", weight=2, objectives=ServiceObjectives(ttft_s=1.0, tpot_s=0.1))
 LOW = PriorityClass(name="low", weight=1, objectives=ServiceObjectives(ttft_s=1.0, tpot_s=0.1))
@@ -54,8 +53,13 @@ class Bench:
             accounting=self.accounting,
             metrics=self.metrics,
             readiness=self.readiness,
-            decisions=Decisions(clock=lambda: self.now_s),
-            history=GainHistory(self.accounting.ledger, clock=lambda: self.now_s),
+            seeing=Seeing(
+                accounting=self.accounting,
+                metrics=self.metrics,
+                fleet=self.fleet,
+                catalog=lambda: CATALOG,
+                clock=lambda: self.now_s,
+            ),
         )
 
     def engine_answers(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 
 import httpx
+import pytest
 
 from fake_openai_engine import FakeRequest, Reply, fake_engine
 from gateway_builders import FREE_KEY, gateway
@@ -111,6 +112,25 @@ async def test_neither_prompt_nor_answer_nor_key_is_kept() -> None:
     text = repr(record)
     assert record is not None
     assert not any(word in text for word in ("my secret", "someone", "t0 ", "gold-key", "engine-key"))
+
+
+async def test_what_engines_say_of_a_prompt_is_in_no_log_and_on_no_status_page(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def quote(request: FakeRequest, reply: Reply) -> None:
+        await reply.json(500, {"message": f"can't do {request.body['messages'][0]['content']}"})
+
+    async def quote_in_stream(request: FakeRequest, reply: Reply) -> None:
+        await reply.start_stream()
+        await reply.event({"error": {"message": request.body["messages"][0]["content"], "code": 500}})
+
+    async with fake_engine("a") as engine, gateway(engine) as running:
+        for engine.behave in (quote, quote_in_stream):
+            await running.chat(messages=[{"role": "user", "content": "my secret"}], stream=True)
+        status = repr(running.fleet.status())
+    assert len(caplog.records) == 2
+    assert "engine a answered HTTP 500" in caplog.text
+    assert "secret" not in caplog.text + status
 
 
 async def test_newest_come_first_and_can_be_filtered() -> None:

@@ -1,0 +1,42 @@
+"""Log lines for machines."""
+
+import json
+import logging
+from typing import Any
+
+from proserve_cli.logs import JsonLines
+
+
+def line(message: str, *args: object, **extra: object) -> dict[str, Any]:
+    record = logging.getLogger("proserve_gateway.attempts").makeRecord(
+        "proserve_gateway.attempts", logging.WARNING, "file", 1, message, args, None, extra=extra
+    )
+    found: dict[str, Any] = json.loads(JsonLines().format(record))
+    return found
+
+
+def test_line_is_one_object_with_the_requests_id_as_a_field() -> None:
+    found = line("request %s: engine %s failed", "abc", "llama-0", request_id="abc", engine="llama-0")
+    assert found.pop("time")
+    assert found == {
+        "level": "warning",
+        "logger": "proserve_gateway.attempts",
+        "message": "request abc: engine llama-0 failed",
+        "request_id": "abc",
+        "engine": "llama-0",
+    }
+
+
+def test_lines_never_break() -> None:
+    assert line("one\ntwo")["message"] == "one\ntwo"
+    try:
+        raise ValueError("bad")
+    except ValueError as error:
+        record = logging.makeLogRecord({"msg": "fault", "exc_info": (ValueError, error, error.__traceback__)})
+    text = JsonLines().format(record)
+    assert "\n" not in text
+    assert "ValueError: bad" in json.loads(text)["exception"]
+
+
+def test_what_is_no_json_is_written_as_text() -> None:
+    assert line("x", error=ValueError("odd"))["error"] == "odd"
