@@ -15,8 +15,8 @@ from proserve_gateway.attempts import BAD_STREAM, Attempts
 from proserve_gateway.continuation import CannotContinueError, Continuation, Leg, Result
 from proserve_gateway.dispatch_errors import failed_answer, plain
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet import Outcome
 from proserve_gateway.inference_request import InferenceRequest
+from proserve_gateway.lease import Outcome
 from proserve_gateway.sse import SseError
 from proserve_gateway.sse_relay import SseRelay
 from proserve_gateway.upstream_exchange import FailureKind, UpstreamError

@@ -3,6 +3,10 @@
 Another engine is tried at once, without a pause: what failed is that engine and not the request. It is never the same
 one again, unless tokens have come since, and never more than `MOST` in a row, because a request may itself be what
 kills engines.
+
+Where requests wait for an engine, they do so once. One that had its turn is placed at once when its engine fails, and
+so is the rest of a stream: its client was promised an answer, its deadlines have gone on, and what comes back from one
+engine is little, since engines hold no more that is not begun than they compute in a fraction of a second.
 """
 
 import logging
@@ -13,8 +17,9 @@ from proserve_core.gain import deadline_s
 from proserve_core.routing import RoutingRequest
 from proserve_gateway.dispatch_errors import failed_request, plain, refusal
 from proserve_gateway.errors import ApiError, engine_failure
-from proserve_gateway.fleet import Fleet, Lease, Outcome
+from proserve_gateway.fleet import Fleet
 from proserve_gateway.inference_request import InferenceRequest
+from proserve_gateway.lease import Lease, Outcome
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.request_trail import RequestTrail
 from proserve_gateway.sse import SseError
@@ -37,7 +42,7 @@ T = TypeVar("T")
 class Attempts:
     """The engines that one request was tried at."""
 
-    __slots__ = ("_clock", "_fleet", "_metrics", "_request", "_trail", "_tried")
+    __slots__ = ("_clock", "_fleet", "_metrics", "_request", "_total_s", "_trail", "_tried")
 
     def __init__(
         self,
@@ -47,12 +52,15 @@ class Attempts:
         fleet: Fleet,
         metrics: GatewayMetrics,
         clock: Callable[[], float],
+        total_s: float,
     ) -> None:
+        """`total_s` is the most that a request may take from its arrival."""
         self._request = request
         self._trail = trail
         self._fleet = fleet
         self._metrics = metrics
         self._clock = clock
+        self._total_s = total_s
         self._tried: set[str] = set()
 
     def went_well(self, engine: str) -> None:
@@ -79,7 +87,7 @@ class Attempts:
         while len(self._tried) < MOST and (len(self._tried) < 2 or begun or self._on_time()):
             asked_s = self._clock()
             try:
-                lease = self._fleet.choose(self._request.pool, routing, exclude.union(self._tried))
+                lease = await self._lease(routing, exclude, begun=begun)
             except ApiError as error:
                 # What went wrong on the first engine says more than that there is no second one.
                 raise failure or error from None
@@ -110,6 +118,13 @@ class Attempts:
                 lease.close(Outcome.CANCELLED)
                 raise
         raise failure or engine_failure(f"request {self._request.id} failed at {', '.join(sorted(self._tried))}")
+
+    async def _lease(self, routing: RoutingRequest, exclude: frozenset[str], *, begun: bool) -> Lease:
+        pool = self._request.pool
+        queue = None if begun or self._tried else self._fleet.queue(pool)
+        if queue is None:
+            return self._fleet.choose(pool, routing, exclude.union(self._tried))
+        return await queue.lease(routing, patience_s=self._total_s - (self._clock() - routing.arrival_s))
 
     def gave_up(self, error: ApiError) -> None:
         """The answer that had begun ends with this error."""

@@ -20,8 +20,9 @@ from proserve_gateway.continuation_events import ContinuedEvents, Envelope, enve
 from proserve_gateway.dispatch_errors import plain
 from proserve_gateway.engine_calls import MAX_REPLY_BYTES, EngineCalls, is_stream
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet import Fleet, Lease
+from proserve_gateway.fleet import Fleet
 from proserve_gateway.inference_request import InferenceRequest
+from proserve_gateway.lease import Lease
 from proserve_gateway.request_body import BodyKind
 from proserve_gateway.sse import SseError
 from proserve_gateway.sse_relay import SseRelay

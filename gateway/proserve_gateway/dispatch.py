@@ -19,9 +19,10 @@ from proserve_gateway.continuation import Continuation, Leg, Result
 from proserve_gateway.continuation_body import obstacle
 from proserve_gateway.decisions import Decisions
 from proserve_gateway.engine_calls import MAX_REPLY_BYTES, EngineCalls, is_stream
-from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet import Fleet, Lease
+from proserve_gateway.errors import ApiError, internal_error
+from proserve_gateway.fleet import Fleet
 from proserve_gateway.inference_request import InferenceRequest
+from proserve_gateway.lease import Lease
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.prompt_estimate import PromptEstimator
 from proserve_gateway.quota_errors import QuotaError
@@ -92,7 +93,12 @@ class Dispatcher:
                     expected_output_tokens=entry.expected_tokens,
                 )
             attempts = Attempts(
-                request=request, trail=trail, fleet=self._fleet, metrics=self._metrics, clock=self._clock
+                request=request,
+                trail=trail,
+                fleet=self._fleet,
+                metrics=self._metrics,
+                clock=self._clock,
+                total_s=self._calls.total_s,
             )
             return await attempts.run(routing, lambda lease: self._start(request, routing, lease, entry, attempts))
         except asyncio.CancelledError:
@@ -115,12 +121,7 @@ class Dispatcher:
             logger.exception("request %s: a fault of the gateway", request.id, extra={"request_id": request.id})
             trail.error = INTERNAL_ERROR
             entry.close(LossCause.ENGINE_FAILURE, status=500)
-            raise ApiError(
-                status=500,
-                code=INTERNAL_ERROR,
-                error_type="server_error",
-                message=f"the gateway made a mistake with request {request.id}; its log says which",
-            ) from error
+            raise internal_error(f"the gateway made a mistake with request {request.id}; its log says which") from error
 
     def _routing_request(self, request: InferenceRequest, expected_tokens: float) -> RoutingRequest:
         body = request.body

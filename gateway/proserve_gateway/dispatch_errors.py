@@ -37,8 +37,13 @@ def failed_request(engine: str, error: UpstreamError) -> ApiError:
     if (code := _TIMEOUTS.get(error.kind)) is not None:
         return engine_failure(f"engine {engine}: {error}", status=504, code=code)
     if error.kind is FailureKind.STOPPED:
-        return engine_failure(f"the gateway is shutting down; {_AGAIN}", status=503, code="gateway_shutting_down")
+        return shutting_down()
     return engine_failure(f"engine {engine}: {error}; {_AGAIN}", status=502)
+
+
+def shutting_down() -> ApiError:
+    """This gateway ends before the request does."""
+    return engine_failure(f"the gateway is shutting down; {_AGAIN}", status=503, code="gateway_shutting_down")
 
 
 def failed_answer(engine: str, error: UpstreamError | SseError) -> ApiError:

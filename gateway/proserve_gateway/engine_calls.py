@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from proserve_gateway.dispatch_errors import refusal
-from proserve_gateway.fleet import Lease
 from proserve_gateway.inference_request import InferenceRequest
+from proserve_gateway.lease import Lease
 from proserve_gateway.upstream import UpstreamClient, request_head
 from proserve_gateway.upstream_exchange import Exchange
 
@@ -18,6 +18,8 @@ class EngineCalls:
     def __init__(self, *, upstream: UpstreamClient, clock: Callable[[], float]) -> None:
         self._upstream = upstream
         self._clock = clock
+        self.total_s = upstream.total_s
+        """Most that a request may take from its arrival."""
 
     async def post(self, request: InferenceRequest, lease: Lease, path: str, data: bytes) -> Exchange:
         """The answer's headers are there and its status is 200. While the exchange is open, it is given up when the

@@ -91,6 +91,11 @@ def engine_failure(message: str, *, status: int = 502, code: str = "engine_failu
     return ApiError(status=status, code=code, error_type="server_error", message=message)
 
 
+def internal_error(message: str) -> ApiError:
+    """A fault of the gateway; its log says more."""
+    return ApiError(status=500, code="internal_error", error_type="server_error", message=message)
+
+
 def client_stalled() -> ApiError:
     """The client took nothing of its answer for too long."""
     return ApiError(

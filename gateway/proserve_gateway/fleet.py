@@ -6,40 +6,31 @@ policy and little else. No I/O and no clock of its own: the poller feeds it, `cl
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from enum import StrEnum
-from typing import Protocol
+from functools import partial
 
 from proserve_core.capacity import CapacitySnapshot
 from proserve_core.pools import DEFAULT_ROUTING_POLICY
-from proserve_core.routing import Dispatched, EngineView, FleetView, RouteDecision, RoutingPolicy, RoutingRequest
+from proserve_core.routing import (
+    Binding,
+    Dispatched,
+    EngineView,
+    FleetView,
+    RouteDecision,
+    RoutingRequest,
+    WaitingRoom,
+)
 from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet_health import EngineHealth
 from proserve_gateway.fleet_match import mark_counted
 from proserve_gateway.fleet_status import EngineStatus, engine_status
 from proserve_gateway.fleet_target import Endpoint, EngineTarget, TargetError
+from proserve_gateway.lease import Lease, Outcome
+from proserve_gateway.pool_queue import PoolQueue
 
 RETRY_AFTER_S = 1.0
 """What a client is told when no engine is usable: about the time of a poll or of a circuit's first opening."""
 ONLY_ENGINE = "only engine that may take work"
 """Reason of a choice that no policy was asked for."""
-
-
-class Outcome(StrEnum):
-    """How a request ended at its engine."""
-
-    ANSWERED = "answered"
-    """The engine did its part, a refusal of the request itself (4xx) included."""
-    FAILED = "failed"
-    """Connection refused or broken, time-out, server error."""
-    CANCELLED = "cancelled"
-    """Ended by us or by the client; says nothing about the engine."""
-
-
-class Watched(Protocol):
-    """An exchange with an engine, as far as the fleet is concerned."""
-
-    def give_up_if_silent(self) -> None:
-        """The engine does not answer its polls."""
 
 
 class Engine:
@@ -66,48 +57,15 @@ class Engine:
             self.endpoint = target.endpoint(has_capacity=self.endpoint.has_capacity, is_vllm=self.endpoint.is_vllm)
 
 
-class Lease:
-    """One request's place at an engine, from the choice to its end. The first close counts."""
-
-    __slots__ = ("_dispatched", "_engine", "_fleet", "_open", "decision", "endpoint", "exchange")
-
-    def __init__(self, *, fleet: "Fleet", engine: Engine, dispatched: Dispatched, decision: RouteDecision) -> None:
-        self._fleet = fleet
-        self._engine = engine
-        self._dispatched = dispatched
-        self._open = True
-        self.endpoint = engine.endpoint
-        self.decision = decision
-        self.exchange: Watched | None = None
-
-    def watch(self, exchange: Watched) -> None:
-        """Give this exchange up when the engine is lost and it is silent."""
-        self.exchange = exchange
-
-    def on_tokens(self, count: int) -> None:
-        """The engine emitted `count` tokens of the request."""
-        if not self._dispatched.emitted_tokens and not self._engine.health.circuit_closed:
-            self._engine.health.request_answered()
-            self._fleet.invalidate(self._engine.target.pool)
-        self._dispatched.emitted_tokens += count
-
-    def close(self, outcome: Outcome, error: str = "") -> None:
-        """The request ended there; `error` says why it failed."""
-        if not self._open:
-            return
-        self._open = False
-        self._fleet.release(self, self._engine, self._dispatched, outcome, error)
-
-
 class _Group:
-    """The engines of one pool, its policy, and the tuple of those that may take work."""
+    """The engines of one pool, who waits for them, and the tuple of those that may take work."""
 
-    __slots__ = ("dirty", "engines", "policy", "recheck_s", "router", "usable")
+    __slots__ = ("dirty", "engines", "policy", "queue", "recheck_s", "usable")
 
-    def __init__(self, policy: str, router: RoutingPolicy) -> None:
+    def __init__(self, policy: str, queue: PoolQueue) -> None:
         self.policy = policy
-        """Name of `router`."""
-        self.router = router
+        """Name of the routing policy."""
+        self.queue = queue
         self.engines: dict[str, Engine] = {}
         self.usable: tuple[EngineView, ...] = ()
         self.dirty = True
@@ -128,12 +86,13 @@ class Fleet:
     def __init__(
         self,
         *,
-        make_router: Callable[[str], RoutingPolicy],
+        make_room: Callable[[str], WaitingRoom],
         clock: Callable[[], float],
         on_decision: Callable[[str, str], None] | None = None,
     ) -> None:
-        """`make_router(policy)` makes a routing policy, `on_decision(pool, reason)` is told each choice."""
-        self._make_router = make_router
+        """`make_room(policy)` makes the waiting room of a routing policy, `on_decision(pool, reason)` is told each
+        choice."""
+        self._make_room = make_room
         self._clock = clock
         self._on_decision = on_decision
         self._groups: dict[str, _Group] = {}
@@ -146,7 +105,8 @@ class Fleet:
         """Replace the list of engines. `policies` are the routing policies of pools that don't have the default one.
 
         Engines that are the same server as before keep their state, and so does the policy of a pool unless it gets
-        another one; requests at removed engines run on.
+        another one; requests at removed engines run on. Requests that wait for a pool go on waiting, under the policy
+        that it has then, or are turned away if it has no engines any more.
 
         Raises:
             TargetError: two targets have one name or an address cannot be used; nothing changes then.
@@ -163,18 +123,25 @@ class Fleet:
             engine = known if known is not None and same else Engine(target)
             engines[target.name] = members.setdefault(target.pool, {})[target.name] = engine
         groups: dict[str, _Group] = {}
+        rooms: dict[str, WaitingRoom] = {}
         for pool in members:
             policy = (policies or {}).get(pool, DEFAULT_ROUTING_POLICY)
             group = self._groups.get(pool)
-            if group is None or group.policy != policy:
-                group = _Group(policy, self._make_router(policy))
-            groups[pool] = group
+            room = group.queue.room if group is not None and group.policy == policy else self._make_room(policy)
+            rooms[pool] = room
+            groups[pool] = group or _Group(policy, self._new_queue(pool, room))
         for target in targets:
             engines[target.name].retarget(target)
         for pool, group in groups.items():
             group.engines = members[pool]
+            group.policy = (policies or {}).get(pool, DEFAULT_ROUTING_POLICY)
             group.dirty = True
+        gone = {pool: group for pool, group in self._groups.items() if pool not in groups}
         self._engines, self._groups = engines, groups
+        for pool, group in gone.items():
+            group.queue.turn_away(partial(_pool_gone, pool))
+        for pool, group in groups.items():
+            group.queue.use(rooms[pool])
         for listener in self._listeners:
             listener()
 
@@ -188,8 +155,13 @@ class Fleet:
 
     # Choice
 
+    def queue(self, pool: str) -> PoolQueue | None:
+        """Where requests of the pool wait for an engine; None: each is given to one at once, by `choose`."""
+        group = self._groups.get(pool)
+        return None if group is None or group.queue.room.tick_s is None else group.queue
+
     def choose(self, pool: str, request: RoutingRequest, exclude: frozenset[str] = frozenset()) -> Lease:
-        """Give the request to an engine of the pool.
+        """Give the request to an engine of the pool at once.
 
         Raises:
             ApiError: 503 when no engine of the pool, `exclude` aside, may take work.
@@ -204,19 +176,40 @@ class Fleet:
         if len(views) == 1:
             # Nothing to weigh, so nothing is predicted either: the record shows it by what is missing.
             decision = RouteDecision(engine=views[0].name, reason=ONLY_ENGINE, candidates=(views[0].name,))
+            binding = Binding(request=request, decision=decision, cached_tokens=0)
         else:
-            decision = group.router.choose(request, FleetView(now_s=now_s, engines=views))
+            binding = group.queue.room.place(request, FleetView(now_s=now_s, engines=views))
+        return self._grant(group, binding, now_s)
+
+    def _grant(self, group: _Group, binding: Binding, now_s: float) -> Lease:
+        decision, request = binding.decision, binding.request
         engine = group.engines[decision.engine]
         if not engine.health.circuit_closed:
             engine.health.request_sent()
             group.dirty = True
-        dispatched = Dispatched(request=request, sent_s=now_s)
+        dispatched = Dispatched(request=request, sent_s=now_s, cached_tokens=binding.cached_tokens)
         engine.view.dispatched[request.id] = dispatched
         if self._on_decision is not None:
-            self._on_decision(pool, decision.reason)
+            self._on_decision(engine.target.pool, decision.reason)
         lease = Lease(fleet=self, engine=engine, dispatched=dispatched, decision=decision)
         engine.leases.add(lease)
         return lease
+
+    def _new_queue(self, pool: str, room: WaitingRoom) -> PoolQueue:
+        def views() -> Sequence[EngineView]:
+            return self._groups[pool].views(self._clock())
+
+        def grant(binding: Binding) -> Lease:
+            return self._grant(self._groups[pool], binding, self._clock())
+
+        return PoolQueue(
+            room,
+            views=views,
+            grant=grant,
+            stale=lambda: self._groups[pool].dirty,
+            no_engine=lambda: self._no_engine(pool, self._clock()),
+            clock=self._clock,
+        )
 
     def release(self, lease: Lease, engine: Engine, dispatched: Dispatched, outcome: Outcome, error: str) -> None:
         """End of a lease."""
@@ -233,12 +226,20 @@ class Fleet:
             health.request_abandoned()
         if not (was_closed and health.circuit_closed):
             self.invalidate(engine.target.pool)
+        else:
+            self._room_changed(engine.target.pool)
 
     def invalidate(self, pool: str) -> None:
         """Something that decides who may take work changed."""
         group = self._groups.get(pool)
         if group is not None:
             group.dirty = True
+            group.queue.changed()
+
+    def _room_changed(self, pool: str) -> None:
+        group = self._groups.get(pool)
+        if group is not None:
+            group.queue.changed()
 
     def _no_engine(self, pool: str, now_s: float) -> ApiError:
         states = {name: str(e.health.state(now_s)) for name, e in self._engines.items() if e.target.pool == pool}
@@ -250,6 +251,16 @@ class Fleet:
             message=f"no engine of pool {pool} can take requests now ({known}); try again",
             retry_after_s=RETRY_AFTER_S,
         )
+
+    def turn_away(self, error: Callable[[], ApiError]) -> None:
+        """Nobody who waits for an engine will get one."""
+        for group in self._groups.values():
+            group.queue.turn_away(error)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for an engine."""
+        return sum(len(group.queue) for group in self._groups.values())
 
     # What polls found
 
@@ -266,6 +277,7 @@ class Fleet:
         if not engine.endpoint.has_capacity:
             engine.endpoint = engine.target.endpoint(has_capacity=True)
         self._answered(engine, now_s, draining=snapshot.draining)
+        self._room_changed(engine.target.pool)
 
     def probe_answered(self, engine: Engine, *, is_vllm: bool = False) -> None:
         """The engine answers but publishes no capacity: only own dispatches are known of it."""
@@ -313,3 +325,13 @@ class Fleet:
         """One row per engine."""
         now_s = self._clock()
         return [engine_status(engine, now_s) for engine in self._engines.values()]
+
+
+def _pool_gone(pool: str) -> ApiError:
+    return ApiError(
+        status=503,
+        code="no_engine_available",
+        error_type="server_error",
+        message=f"pool {pool} has no engines any more; try again",
+        retry_after_s=RETRY_AFTER_S,
+    )

@@ -2,7 +2,7 @@
 
 import time
 
-from proserve_core.routing.registry import make_router
+from proserve_core.routing import make_room
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.fleet import Fleet
@@ -16,7 +16,7 @@ def all_metrics() -> GatewayMetrics:
     """The metrics of a gateway as it runs."""
     metrics = GatewayMetrics()
     AccountingCollector(Accounting(metrics), metrics)
-    FleetCollector(Fleet(make_router=lambda _: make_router("round-robin"), clock=time.monotonic), metrics)
+    FleetCollector(Fleet(make_room=lambda _: make_room("round-robin"), clock=time.monotonic), metrics)
     QuotaCollector(Quotas(), metrics)
     return metrics
 

@@ -18,7 +18,7 @@ import msgspec
 
 from proserve_core.objectives import PriorityClass
 from proserve_core.resources import Resources
-from proserve_core.routing.registry import make_router
+from proserve_core.routing import make_room
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.admin import Readiness, admin_app
@@ -27,6 +27,7 @@ from proserve_gateway.catalog import Catalog, qualified_name
 from proserve_gateway.configuration import ConfigurationRecord, ConfigurationSource, follow
 from proserve_gateway.credentials import ENGINE_KEYS, CredentialFiles, Credentials
 from proserve_gateway.dispatch import Dispatcher
+from proserve_gateway.dispatch_errors import shutting_down
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_metrics import FleetCollector, RouteCounter
 from proserve_gateway.fleet_target import EngineTarget
@@ -112,7 +113,7 @@ class Gateway:
         AccountingCollector(self.accounting, self.metrics)
         self.configuration = ConfigurationRecord(self.metrics)
         self._intake = Intake(catalog=Catalog.from_resources(config.resources), accounting=self.accounting)
-        self.fleet = Fleet(make_router=make_router, clock=clock, on_decision=RouteCounter(self.metrics))
+        self.fleet = Fleet(make_room=make_room, clock=clock, on_decision=RouteCounter(self.metrics))
         FleetCollector(self.fleet, self.metrics)
         self.readiness = Readiness(self.fleet)
         self._upstream = UpstreamClient(config.upstream_limits, self._credentials.engine_tls)
@@ -219,8 +220,9 @@ class Gateway:
         if self._grpc is not None:
             ending.add(asyncio.create_task(self._grpc.stop(drain_s + CLOSING_S)))
         await asyncio.wait(ending, timeout=drain_s)
-        if self._upstream.open_exchanges:
-            logger.warning("%d requests did not end within %g s and are failed", self._upstream.open_exchanges, drain_s)
+        if left := self._upstream.open_exchanges + self.fleet.waiting:
+            logger.warning("%d requests did not end within %g s and are failed", left, drain_s)
+            self.fleet.turn_away(shutting_down)
             self._upstream.stop_exchanges()
         await self.http.wait_closed(CLOSING_S)
         await asyncio.wait(ending)

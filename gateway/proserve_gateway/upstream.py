@@ -61,6 +61,11 @@ class UpstreamClient:
         return await self._exchange(await self._connect(endpoint), request, total_s, on_start)
 
     @property
+    def total_s(self) -> float:
+        """Most that a request may take, over all exchanges."""
+        return self._limits.total_s
+
+    @property
     def open_exchanges(self) -> int:
         return len(self._active)
 

@@ -12,7 +12,7 @@ from fake_openai_engine import FakeEngine
 from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjectives, Tenant, TenantLimits
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
-from proserve_core.routing import RoutingPolicy
+from proserve_core.routing import ImmediateRoom, RoutingPolicy, WaitingRoom
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.accounting_metrics import AccountingCollector
@@ -121,14 +121,19 @@ async def gateway(
     head_s: float = 60.0,
     most_connections: int | None = None,
     router: Callable[[], RoutingPolicy] = RoundRobin,
+    room: WaitingRoom | None = None,
     tenant_limits: TenantLimits | None = None,
     quotas: Quotas | None = None,
 ) -> AsyncIterator[Gateway]:
-    """A gateway in front of `engines`; `ours` publish capacity, others may be stock vLLM; gold has `tenant_limits`."""
+    """A gateway in front of `engines`; `ours` publish capacity, others may be stock vLLM; gold has `tenant_limits`.
+
+    With a `room` instead of a `router` requests may wait.
+    """
     metrics = GatewayMetrics()
     accounting = Accounting(metrics)
     AccountingCollector(accounting, metrics)
-    fleet = Fleet(make_router=lambda _: router(), clock=clock)
+    made = ImmediateRoom(router()) if room is None else room
+    fleet = Fleet(make_room=lambda _: made, clock=clock)
     fleet.set_targets([engine.target() for engine in engines])
     for known in fleet.engines:
         fleet.probe_answered(known, is_vllm=is_vllm)

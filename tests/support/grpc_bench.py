@@ -13,7 +13,7 @@ from fake_openai_engine import FakeEngine
 from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjectives, Tenant, TenantLimits
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
-from proserve_core.routing.registry import make_router
+from proserve_core.routing import make_room
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.catalog import Catalog
@@ -173,7 +173,7 @@ async def running_bench(*engines: FakeEngine, limits: UpstreamLimits | None = No
     made.metrics = GatewayMetrics()
     made.accounting = Accounting(made.metrics)
     AccountingCollector(made.accounting, made.metrics)
-    made.fleet = Fleet(make_router=lambda _: make_router("round-robin"), clock=clock)
+    made.fleet = Fleet(make_room=lambda _: make_room("round-robin"), clock=clock)
     port = played.sockets[0].getsockname()[1]
     targets = [engine.target("chat") for engine in engines]
     made.fleet.set_targets(targets or [EngineTarget(name="chat-0", pool="chat", base_url=f"http://127.0.0.1:{port}")])

@@ -33,7 +33,7 @@ from proserve_core.resources.kinds import API_VERSION, Column, Definition, Kind,
 from proserve_core.resources.pod_fields import DRAIN, POD, RESOURCES, build_pod, check_pod
 from proserve_core.resources.scaling_fields import MOST_ENGINES, ROLLOUT, SCALING, build_scaling, check_scaling
 from proserve_core.resources.status_fields import ENGINE_POOL_STATUS
-from proserve_core.routing.registry import ROUTERS
+from proserve_core.routing.registry import LATE_ROUTERS, ROUTERS
 
 CALIBRATION_ANNOTATION = "proserve.dev/calibration"
 
@@ -114,7 +114,7 @@ _ROUTING = Object(
     fields=(
         Field(
             name="policy",
-            type=Text(choices=tuple(sorted(ROUTERS))),
+            type=Text(choices=tuple(sorted([*ROUTERS, *LATE_ROUTERS]))),
             default=DEFAULT_ROUTING_POLICY,
             description="How the gateway chooses an engine of the pool for a request.",
         ),

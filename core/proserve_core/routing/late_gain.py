@@ -22,10 +22,11 @@ work or shares, none belongs to a trace.
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
+import msgspec
 import numpy as np
 
 from proserve_core.routing.displaced_gain import FULL_LOAD, displaced_gain
-from proserve_core.routing.fleet_outlook import AGE_FROM, LOAD, RANKS, FleetOutlook, Meeting
+from proserve_core.routing.fleet_outlook import AGE_FROM, LOAD, RANKS, FleetOutlook, Meeting, meet_one
 from proserve_core.routing.gain_left import Mask
 from proserve_core.routing.min_ahead import NO_ROOM_S
 from proserve_core.routing.prefix_map import PrefixMap
@@ -43,7 +44,8 @@ MISSES = 8
 FINALISTS = 8
 """Nearest engines with room that are asked for the gain that others would lose there."""
 REST_LOAD = 0.6
-"""With nothing queued, less decode load than this and `REST_KV_SHARE` of its KV cache taken, an engine is at rest."""
+"""With nothing queued, less decode load than this and `REST_KV_SHARE` of its KV cache taken, an engine is at rest;
+without any decode it is in any case, or a prompt that takes most of a KV cache would find no rest anywhere."""
 REST_KV_SHARE = 0.7
 FLOOR_SHARE = 0.01
 FORGETTING = 0.02
@@ -111,6 +113,15 @@ class LateGain:
             part = part[first + 1 :]
         yield from self._bind_aside(fleet)
 
+    def place(self, request: RoutingRequest, fleet: FleetView) -> Binding:
+        outlook, hits = self._outlook, self._hits(request)
+        outlook.refresh(fleet)
+        request = msgspec.structs.replace(request, cached_tokens=hits)
+        meeting = meet_one(outlook, request, worth_of(request), fleet.now_s)
+        everywhere = np.ones(len(outlook.names), dtype=np.bool_)
+        binding, _ = self._choose(request, meeting, everywhere, hits, fleet, reason="its engine failed: placed at once")
+        return binding
+
     def _room(self, meeting: Meeting, now_s: float) -> Mask:
         """Which engines have room for which requests."""
         table = self._outlook.table
@@ -123,7 +134,13 @@ class LateGain:
         return room
 
     def _choose(
-        self, request: RoutingRequest, meeting: Meeting, room: Mask, hits: Mapping[str, int], fleet: FleetView
+        self,
+        request: RoutingRequest,
+        meeting: Meeting,
+        room: Mask,
+        hits: Mapping[str, int],
+        fleet: FleetView,
+        reason: str = "least time and gain lost by others among engines with room",
     ) -> tuple[Binding, int]:
         """Bind the request to the best engine with room; also returns the engine's place."""
         outlook, worth, needs = self._outlook, worth_of(request), meeting.needs
@@ -161,7 +178,7 @@ class LateGain:
         age_s = fleet.now_s - request.arrival_s
         decision = RouteDecision(
             engine=name,
-            reason="least time and gain lost by others among engines with room",
+            reason=reason,
             expected_ttft_s=age_s + float(meeting.ahead_s[best] + needs.ready_s[best]),
             expected_gain=float(needs.value[best]) - best_lost,
             candidates=tuple([outlook.names[place] for place in finalists]),
@@ -180,7 +197,8 @@ class LateGain:
             places = [
                 place
                 for place, engine in enumerate(engines)
-                if not engine.queue and engine.load < REST_LOAD and kv_share[place] <= REST_KV_SHARE
+                if not engine.queue
+                and (engine.load == 0 or (engine.load < REST_LOAD and kv_share[place] <= REST_KV_SHARE))
             ]
             reason = "too late for any gain, and the engine has nothing to do"
             if not places:

@@ -9,6 +9,7 @@ from proserve_core.capacity import CapacitySnapshot, RequestRow
 from proserve_core.routing.engine_profile import EngineProfile, snapshot_profile
 from proserve_core.routing.outlook import RANKING_POLICIES, EngineOutlook, Queued
 from proserve_core.routing.output_lengths import FIRST_GUESS_TOKENS
+from proserve_core.routing.own_rows import own_request
 from proserve_core.routing.request_worth import WorthColumns, coefficients, demand, worth_of
 from proserve_core.routing.state import Dispatched, EngineView
 
@@ -123,7 +124,7 @@ def add_sent(outlook: EngineOutlook, entry: Dispatched, from_s: float) -> None:
 def _queue(rows: Sequence[RequestRow], view: EngineView, outlook: EngineOutlook) -> list[Queued]:
     """Prefills of the snapshot."""
     dispatched = view.dispatched
-    own = [dispatched.get(row.id) for row in rows]
+    own = [own_request(dispatched, row.id) for row in rows]
     # Requests of others are taken to be like our own.
     typical = FIRST_GUESS_TOKENS
     if dispatched and None in own:

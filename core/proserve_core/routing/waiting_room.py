@@ -3,7 +3,8 @@
 A waiting room takes every request that was admitted and hands it out again, bound to an engine: at once, as a routing
 policy does (`ImmediateRoom`), or when an engine has room for it (`late_gain`). Gateway and simulator drive it alike:
 tell it of arrivals and of requests that left unserved, and ask it to bind whenever a request arrived, an engine's
-snapshot changed, or `tick_s` has passed with requests waiting. It has no clock and starts nothing by itself.
+snapshot changed, or `tick_s` has passed with requests waiting. It has no clock and starts nothing by itself. A request
+that had its turn and whose engine failed does not wait again: it is placed.
 """
 
 from collections.abc import Iterator
@@ -53,6 +54,10 @@ class WaitingRoom(Protocol):
         """
         ...
 
+    def place(self, request: RoutingRequest, fleet: FleetView) -> Binding:
+        """Bind a request that is not in the room at once, ahead of everybody and whether or not an engine has room."""
+        ...
+
 
 class ImmediateRoom:
     """Binds each request when it arrives, by a routing policy."""
@@ -75,16 +80,16 @@ class ImmediateRoom:
 
     def bind(self, fleet: FleetView) -> Iterator[Binding]:
         while self._waiting:
-            request = self._waiting.pop(next(iter(self._waiting)))
-            if request.prefix_blocks:
-                hits = self._prefixes.cached_tokens(request.prefix_blocks, request.prompt_tokens)
-                request = msgspec.structs.replace(request, cached_tokens=hits)
-            decision = self._policy.choose(request, fleet)
-            if request.prefix_blocks:
-                remember_prefix(self._prefixes, request, decision.engine, fleet)
-            yield Binding(
-                request=request, decision=decision, cached_tokens=request.cached_tokens.get(decision.engine, 0)
-            )
+            yield self.place(self._waiting.pop(next(iter(self._waiting))), fleet)
+
+    def place(self, request: RoutingRequest, fleet: FleetView) -> Binding:
+        if request.prefix_blocks:
+            hits = self._prefixes.cached_tokens(request.prefix_blocks, request.prompt_tokens)
+            request = msgspec.structs.replace(request, cached_tokens=hits)
+        decision = self._policy.choose(request, fleet)
+        if request.prefix_blocks:
+            remember_prefix(self._prefixes, request, decision.engine, fleet)
+        return Binding(request=request, decision=decision, cached_tokens=request.cached_tokens.get(decision.engine, 0))
 
 
 def remember_prefix(prefixes: PrefixMap, request: RoutingRequest, engine: str, fleet: FleetView) -> None:

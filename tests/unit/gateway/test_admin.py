@@ -8,7 +8,7 @@ from proserve_core.latency import LatencyModel
 from proserve_core.objectives import PriorityClass, ServiceObjectives, Tenant
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources
-from proserve_core.routing.registry import make_router
+from proserve_core.routing import make_room
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.admin import Readiness, admin_app
 from proserve_gateway.catalog import Catalog
@@ -41,7 +41,7 @@ class Bench:
         self.now_s = 100.0
         self.metrics = GatewayMetrics()
         self.accounting = Accounting(self.metrics)
-        self.fleet = Fleet(make_router=lambda _: make_router("round-robin"), clock=lambda: self.now_s)
+        self.fleet = Fleet(make_room=lambda _: make_room("round-robin"), clock=lambda: self.now_s)
         self.fleet.set_targets(
             [EngineTarget(name="chat-0", pool="chat", base_url="http://127.0.0.1:1", api_key="sk-e")]
         )

@@ -5,11 +5,12 @@ import pytest
 from proserve_core.capacity import CapacitySnapshot, RequestRow
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import DEFAULT_CLASS
-from proserve_core.routing import FleetView, RouteDecision, RoutingRequest
+from proserve_core.routing import FleetView, ImmediateRoom, RouteDecision, RoutingRequest
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet import ONLY_ENGINE, Fleet, Outcome
+from proserve_gateway.fleet import ONLY_ENGINE, Fleet
 from proserve_gateway.fleet_health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT, EngineState
 from proserve_gateway.fleet_target import EngineTarget, TargetError
+from proserve_gateway.lease import Outcome
 
 LATENCY = LatencyModel(
     host_s=0.001, floor_s=0.01, linear_base_s=0.005, linear_token_s=1e-5, attention_s=0, context_s=0, sequence_s=0
@@ -64,7 +65,7 @@ class Bench:
         self.clock = Clock()
         self.decisions: list[tuple[str, str]] = []
         self.fleet = Fleet(
-            make_router=lambda _: FirstEngine(),
+            make_room=lambda _: ImmediateRoom(FirstEngine()),
             clock=self.clock,
             on_decision=lambda pool, why: self.decisions.append((pool, why)),
         )
@@ -92,7 +93,7 @@ def bench() -> Bench:
 
 
 def test_engine_that_never_answered_gets_nothing() -> None:
-    fleet = Fleet(make_router=lambda _: FirstEngine(), clock=Clock())
+    fleet = Fleet(make_room=lambda _: ImmediateRoom(FirstEngine()), clock=Clock())
     fleet.set_targets([target("a")])
     with pytest.raises(ApiError) as caught:
         fleet.choose("chat", request())
@@ -102,7 +103,7 @@ def test_engine_that_never_answered_gets_nothing() -> None:
 
 
 def test_unknown_pool_is_told_apart_from_busy_engines() -> None:
-    fleet = Fleet(make_router=lambda _: FirstEngine(), clock=Clock())
+    fleet = Fleet(make_room=lambda _: ImmediateRoom(FirstEngine()), clock=Clock())
     with pytest.raises(ApiError, match="it has no engines"):
         fleet.choose("chat", request())
 
@@ -217,7 +218,7 @@ def test_restarted_engine_knows_none_of_the_old_requests(bench: Bench) -> None:
 
 
 def test_engine_without_capacity_is_usable_and_known_by_its_dispatches() -> None:
-    fleet = Fleet(make_router=lambda _: FirstEngine(), clock=Clock())
+    fleet = Fleet(make_room=lambda _: ImmediateRoom(FirstEngine()), clock=Clock())
     fleet.set_targets([EngineTarget(name="plain", pool="chat", base_url="https://models.example.com/openai/v1")])
     (engine,) = fleet.engines
     fleet.probe_answered(engine)
@@ -247,7 +248,7 @@ def test_policy_of_a_pool_is_kept_until_the_pool_gets_another_one() -> None:
             self.choices += 1
             return RouteDecision(engine=fleet.engines[0].name, reason=f"{self.name} {self.choices}")
 
-    fleet = Fleet(make_router=Counting, clock=Clock())
+    fleet = Fleet(make_room=lambda policy: ImmediateRoom(Counting(policy)), clock=Clock())
     for policy, expected in (("old", "old 1"), ("old", "old 2"), ("new", "new 1"), ("old", "old 1")):
         fleet.set_targets([target("a"), target("b", port=8001)], {"chat": policy})
         for engine in fleet.engines:

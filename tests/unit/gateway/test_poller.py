@@ -9,7 +9,7 @@ import pytest
 
 from proserve_core.capacity import CapacitySnapshot, encode_snapshot
 from proserve_core.latency import LatencyModel
-from proserve_core.routing import FleetView, RouteDecision, RoutingRequest
+from proserve_core.routing import FleetView, ImmediateRoom, RouteDecision, RoutingRequest
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_health import EngineState
 from proserve_gateway.fleet_target import EngineTarget
@@ -67,7 +67,7 @@ class Bench:
         self.engine = FakeEngine()
         self.capacity = capacity
         self.polls: list[PollResult] = []
-        self.fleet = Fleet(make_router=lambda _: NoChoice(), clock=asyncio.get_running_loop().time)
+        self.fleet = Fleet(make_room=lambda _: ImmediateRoom(NoChoice()), clock=asyncio.get_running_loop().time)
         self.poller = Poller(self.fleet, settings=QUICK, on_poll=lambda _, result: self.polls.append(result))
 
     async def until(self, condition: Callable[[], bool]) -> None:

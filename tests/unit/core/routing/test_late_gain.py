@@ -29,6 +29,10 @@ def test_idle_engines_get_requests_at_once() -> None:
     assert len(room) == 0
 
 
+def test_hopeless_request_that_fills_most_of_an_idle_engine_is_not_left_waiting() -> None:
+    assert bound(room_with(("r", 150_000, LOW)), queue_of("x", 0)) == [("r", "x")]
+
+
 def test_engine_gets_no_more_than_it_will_do_next_and_the_rest_waits() -> None:
     room = room_with(*((f"r{number}", 200, LOW) for number in range(6)))
     assert len(bound(room, queue_of("x", 0, policy="fcfs"))) == 2

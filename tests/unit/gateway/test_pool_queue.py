@@ -1,0 +1,353 @@
+"""Whoever waits for an engine gets one in order of gain, or an explicit error; nobody is forgotten. Simulated time."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterator
+
+import looptime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine_builders import service_terms
+from fleet_builders import capacity, prefill_row, routing_request
+from proserve_core.capacity import CapacitySnapshot
+from proserve_core.routing import Binding, FleetView, ImmediateRoom, RoutingRequest, WaitingRoom
+from proserve_core.routing.late_gain import DEPTH_S, TICK_S, LateGain
+from proserve_core.routing.round_robin import RoundRobin
+from proserve_gateway.errors import ApiError
+from proserve_gateway.fleet import Engine, Fleet
+from proserve_gateway.fleet_health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT
+from proserve_gateway.fleet_target import EngineTarget
+from proserve_gateway.lease import Lease, Outcome
+from proserve_gateway.pool_queue import OUTAGE_S
+
+pytestmark = pytest.mark.looptime
+
+SECOND = 1000
+"""Tokens that take an engine of the tests a second."""
+IDLE = capacity()
+BUSY = capacity(prefill_row(100 * SECOND, weight=100, due_s=600))
+"""Everybody else would be served a hundred seconds later, which is beyond the depth at which requests are bound."""
+
+
+class Pool:
+    """Engines of one pool with a waiting room, on the loop's clock."""
+
+    def __init__(self, *engines: str, room: WaitingRoom | None = None) -> None:
+        self.room: WaitingRoom = LateGain() if room is None else room
+        self.fleet = Fleet(make_room=lambda _: self.room, clock=asyncio.get_running_loop().time)
+        self.use(*engines)
+
+    def use(self, *engines: str) -> None:
+        targets = [EngineTarget(name=name, pool="chat", base_url="http://127.0.0.1:8000") for name in engines]
+        # A room of its own is a policy of its own.
+        self.fleet.set_targets(targets, {"chat": str(id(self.room))})
+        for engine in self.fleet.engines:
+            if engine.polled_s is None:
+                self.fleet.snapshot_arrived(engine, IDLE)
+
+    def engine(self, name: str) -> Engine:
+        return next(engine for engine in self.fleet.engines if engine.target.name == name)
+
+    def shows(self, name: str, snapshot: CapacitySnapshot) -> None:
+        self.fleet.snapshot_arrived(self.engine(name), snapshot)
+
+    def ask(self, request: RoutingRequest, *, patience_s: float = 600.0) -> "asyncio.Task[Lease]":
+        queue = self.fleet.queue("chat")
+        assert queue is not None
+        return asyncio.create_task(queue.lease(request, patience_s=patience_s), name=request.id)
+
+
+def request(name: str = "r", tokens: int = 100, *, weight: float = 1.0, ttft_s: float = 60.0) -> RoutingRequest:
+    now_s = asyncio.get_running_loop().time()
+    return routing_request(tokens, name=name, arrival_s=now_s, terms=service_terms(weight, ttft_s=ttft_s))
+
+
+async def error_of(task: "asyncio.Task[Lease]") -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        await task
+    return caught.value
+
+
+async def test_engine_with_room_gets_the_request_at_once() -> None:
+    pool = Pool("a", "b")
+    pool.shows("a", BUSY)
+    began_s = asyncio.get_running_loop().time()
+    lease = await pool.ask(request())
+    assert lease.endpoint.name == "b"
+    assert asyncio.get_running_loop().time() == began_s
+    assert pool.fleet.waiting == 0
+
+
+async def test_request_waits_until_an_engine_has_room() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    task = pool.ask(request())
+    await asyncio.sleep(0.5)
+    assert pool.fleet.waiting == 1
+    pool.shows("a", IDLE)
+    assert (await task).endpoint.name == "a"
+
+
+async def test_end_of_a_request_makes_room() -> None:
+    pool = Pool("a")
+    first = await pool.ask(request("first", 100 * SECOND, weight=100))
+    waiting = pool.ask(request("second"))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    first.close(Outcome.ANSWERED)
+    pool.shows("a", IDLE)
+    assert (await waiting).endpoint.name == "a"
+
+
+async def test_those_who_bring_more_per_second_go_first() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    order: list[str] = []
+    tasks = [
+        pool.ask(request("light", SECOND)),
+        pool.ask(request("heavy", SECOND, weight=4)),
+        pool.ask(request("short", SECOND // 2)),
+    ]
+    for task in tasks:
+        task.add_done_callback(lambda done: order.append(done.get_name()))
+    await asyncio.sleep(2 * TICK_S)
+    pool.shows("a", IDLE)
+    for _ in range(3):
+        await asyncio.sleep(DEPTH_S + 1)
+        pool.shows("a", IDLE)
+    await asyncio.gather(*tasks)
+    assert order == ["heavy", "short", "light"]
+
+
+async def test_client_that_leaves_is_out_of_the_room_at_once() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    gone, stays = pool.ask(request("gone")), pool.ask(request("stays"))
+    await asyncio.sleep(0.1)
+    gone.cancel()
+    await asyncio.wait({gone})
+    assert (pool.fleet.waiting, len(pool.room)) == (1, 1)
+    pool.shows("a", IDLE)
+    assert (await stays).endpoint.name == "a"
+
+
+class LeavesWhenBound(LateGain):
+    """The client of the next request leaves while it is being bound."""
+
+    leaving: asyncio.Task[Lease]
+
+    def bind(self, fleet: FleetView) -> Iterator[Binding]:
+        for binding in super().bind(fleet):
+            self.leaving.cancel()
+            yield binding
+
+
+async def test_client_that_leaves_while_it_is_bound_leaves_nothing_at_the_engine() -> None:
+    room = LeavesWhenBound()
+    pool = Pool("a", room=room)
+    pool.shows("a", BUSY)
+    room.leaving = pool.ask(request("gone"))
+    await asyncio.sleep(0.1)
+    pool.shows("a", IDLE)
+    await asyncio.wait({room.leaving})
+    assert room.leaving.cancelled()
+    assert not pool.engine("a").view.dispatched
+
+
+async def test_request_whose_time_is_up_is_told() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    error = await error_of(pool.ask(request(), patience_s=3.0))
+    assert (error.status, error.code) == (504, "request_total_timeout")
+    assert (pool.fleet.waiting, len(pool.room)) == (0, 0)
+
+
+async def test_nobody_is_let_in_without_an_engine() -> None:
+    pool = Pool("a")
+    for _ in range(MISSES_TO_SUSPECT):
+        pool.fleet.poll_missed(pool.engine("a"), "silent")
+    error = await error_of(pool.ask(request()))
+    assert (error.status, error.code) == (503, "no_engine_available")
+    assert len(pool.room) == 0
+
+
+async def test_those_who_wait_sit_out_a_short_outage() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    task = pool.ask(request())
+    await asyncio.sleep(0)
+    for _ in range(MISSES_TO_SUSPECT):
+        pool.fleet.poll_missed(pool.engine("a"), "silent")
+    await asyncio.sleep(OUTAGE_S / 2)
+    assert not task.done()
+    pool.shows("a", IDLE)
+    assert (await task).endpoint.name == "a"
+
+
+async def test_those_who_wait_are_told_that_an_outage_lasts() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    tasks = [pool.ask(request("one")), pool.ask(request("two"))]
+    await asyncio.sleep(0)
+    for _ in range(MISSES_TO_SUSPECT):
+        pool.fleet.poll_missed(pool.engine("a"), "silent")
+    assert {(await error_of(task)).code for task in tasks} == {"no_engine_available"}
+    assert len(pool.room) == 0
+
+
+async def test_half_open_engine_gets_one_request_until_it_answers() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    first, second = pool.ask(request("first", weight=2)), pool.ask(request("second"))
+    await asyncio.sleep(0.1)
+    for number in range(FAILURES_TO_OPEN):
+        pool.fleet.choose("chat", request(f"failing-{number}")).close(Outcome.FAILED, "connection refused")
+    pool.shows("a", IDLE)
+    await asyncio.sleep(FIRST_OPEN_S / 2)
+    assert not first.done()
+    lease = await first
+    await asyncio.sleep(1)
+    assert not second.done()
+    lease.on_tokens(1)
+    assert (await second).endpoint.name == "a"
+
+
+async def test_retry_does_not_wait_behind_those_who_wait() -> None:
+    pool = Pool("a", "b")
+    pool.shows("a", BUSY)
+    pool.shows("b", BUSY)
+    waiting = pool.ask(request("waits", weight=100))
+    await asyncio.sleep(0.1)
+    lease = pool.fleet.choose("chat", request("retried"), frozenset({"a"}))
+    assert lease.endpoint.name == "b"
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_gateway_that_ends_tells_everybody_who_waits() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    tasks = [pool.ask(request("one")), pool.ask(request("two"))]
+    await asyncio.sleep(0.1)
+    pool.fleet.turn_away(lambda: ApiError(status=503, code="gateway_shutting_down", error_type="x", message="bye"))
+    assert {(await error_of(task)).code for task in tasks} == {"gateway_shutting_down"}
+
+
+async def test_those_who_wait_go_on_with_other_engines_and_another_policy() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    tasks = [pool.ask(request("one")), pool.ask(request("two"))]
+    await asyncio.sleep(0.1)
+    pool.room = ImmediateRoom(RoundRobin())
+    pool.use("b")
+    assert [(await task).endpoint.name for task in tasks] == ["b", "b"]
+    assert pool.fleet.queue("chat") is None
+
+
+async def test_those_who_wait_for_a_pool_that_is_gone_are_told() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    task = pool.ask(request())
+    await asyncio.sleep(0.1)
+    pool.use()
+    assert (await error_of(task)).code == "no_engine_available"
+
+
+class Counting(LateGain):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def bind(self, fleet: FleetView) -> Iterator[Binding]:
+        self.asked += 1
+        return super().bind(fleet)
+
+
+async def test_empty_room_is_left_alone() -> None:
+    room = Counting()
+    pool = Pool("a", room=room)
+    (await pool.ask(request())).close(Outcome.ANSWERED)
+    asked = room.asked
+    for _ in range(10):
+        pool.shows("a", IDLE)
+        await asyncio.sleep(1)
+    assert room.asked == asked
+
+
+class Faulty(LateGain):
+    """Fails when two wait."""
+
+    def bind(self, fleet: FleetView) -> Iterator[Binding]:
+        if len(self) > 1:
+            raise RuntimeError("a mistake")
+        return super().bind(fleet)
+
+
+async def test_fault_of_the_room_is_told_to_everybody_who_waits() -> None:
+    pool = Pool("a", room=Faulty())
+    pool.shows("a", BUSY)
+    tasks = [pool.ask(request("one")), pool.ask(request("two"))]
+    assert [(await error_of(task)).code for task in tasks] == ["internal_error", "internal_error"]
+    assert len(pool.room) == 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_whatever_happens_everybody_gets_an_engine_or_an_answer(seed: int) -> None:
+    with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
+        runner.run(_random_life(random.Random(seed)))
+
+
+async def _random_life(draw: random.Random) -> None:
+    pool = Pool("a", "b")
+    tasks: list[asyncio.Task[None]] = []
+    open_leases: list[Lease] = []
+
+    async def served(request: RoutingRequest) -> None:
+        queue = pool.fleet.queue("chat")
+        if queue is None:
+            lease = pool.fleet.choose("chat", request)
+        else:
+            lease = await queue.lease(request, patience_s=draw.choice([0.1, 1.0, 3.0]))
+        open_leases.append(lease)
+
+    async def one(request: RoutingRequest) -> None:
+        with contextlib.suppress(ApiError):
+            await served(request)
+
+    for number in range(60):
+        match draw.randrange(9):
+            case 0 | 1 | 2 | 3:
+                asked = request(
+                    f"r{number}",
+                    draw.randrange(1, 3 * SECOND),
+                    weight=draw.choice([1, 4]),
+                    ttft_s=draw.choice([0.1, 5]),
+                )
+                tasks.append(asyncio.create_task(one(asked)))
+            case 4 if tasks:
+                draw.choice(tasks).cancel()
+            case 5 if open_leases:
+                lease = open_leases.pop(draw.randrange(len(open_leases)))
+                lease.close(draw.choice(list(Outcome)), "an engine's failure")
+            case 6 if pool.fleet.engines:
+                pool.fleet.poll_missed(draw.choice(list(pool.fleet.engines)), "silent")
+            case 7:
+                pool.room = draw.choice([pool.room, LateGain(), ImmediateRoom(RoundRobin())])
+                pool.use(*draw.sample(["a", "b", "c"], draw.choice([0, 1, 2, 3])))
+            case 8 if pool.fleet.engines:
+                pool.shows(draw.choice(list(pool.fleet.engines)).target.name, draw.choice([IDLE, BUSY]))
+        await asyncio.sleep(draw.choice([0.0, 0.0, 0.01, 0.3]))
+    await asyncio.sleep(OUTAGE_S + 5)
+    assert all(task.done() for task in tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+    assert pool.fleet.waiting == 0
+    assert len(pool.room) == 0
+    for lease in open_leases:
+        lease.close(Outcome.ANSWERED)
+    assert not any(engine.view.dispatched or engine.leases for engine in pool.fleet.engines)
