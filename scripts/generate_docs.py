@@ -1,4 +1,6 @@
-"""Writes the generated parts of docs/: everything between a `begin generated: NAME` and an `end generated` comment.
+"""Writes the generated parts of docs/ and of the charts' READMEs.
+
+That is everything between a `begin generated: NAME` and an `end generated` comment.
 
 `make docs` runs it; with `--check` it only says what is out of date.
 """
@@ -8,11 +10,16 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from chart_values_table import values_markdown
 from proserve_core.resources.field_tables import reference_markdown
 from proserve_gateway.metrics_docs import metrics_markdown
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-PARTS: Mapping[str, Callable[[], str]] = {"gateway-metrics": metrics_markdown, "resources": reference_markdown}
+ROOT = Path(__file__).resolve().parent.parent
+PARTS: Mapping[str, Callable[[], str]] = {
+    "chart-values": values_markdown,
+    "gateway-metrics": metrics_markdown,
+    "resources": reference_markdown,
+}
 
 _BLOCK = re.compile(r"(<!-- begin generated: ([\w-]+)[^\n]*-->\n).*?(<!-- end generated -->)", re.DOTALL)
 
@@ -23,15 +30,14 @@ def current(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    outdated = {
-        page: text for page in sorted(DOCS.glob("*.md")) if (text := current(page.read_text())) != page.read_text()
-    }
+    pages = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("charts/*/README.md")])
+    outdated = {page: text for page in pages if (text := current(page.read_text())) != page.read_text()}
     for page, text in outdated.items():
         if "--check" in arguments:
-            print(f"{page.relative_to(DOCS.parent)} is out of date: run make docs")
+            print(f"{page.relative_to(ROOT)} is out of date: run make docs")
         else:
             page.write_text(text)
-            print(f"wrote {page.relative_to(DOCS.parent)}")
+            print(f"wrote {page.relative_to(ROOT)}")
     return 1 if outdated and "--check" in arguments else 0
 
 

@@ -1,0 +1,103 @@
+{{/* Names, labels and parts that several templates share. A component is "operator" or "gateway". */}}
+
+{{- define "proserve.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "proserve.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains (include "proserve.name" .) .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "proserve.name" .) | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* Cluster-scoped names hold the namespace: two releases of one name must not share a role. */}}
+{{- define "proserve.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "proserve.fullname" .) }}
+{{- end }}
+
+{{/* (dict "root" $ "component" NAME) */}}
+{{- define "proserve.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "proserve.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* (dict "root" $ "component" NAME) */}}
+{{- define "proserve.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/part-of: proserve
+{{ include "proserve.selectorLabels" . }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* (dict "root" $ "image" MAPPING) */}}
+{{- define "proserve.image" -}}
+{{- if .image.digest }}
+{{- printf "%s@%s" .image.repository .image.digest }}
+{{- else }}
+{{- printf "%s:%s" .image.repository (default .root.Chart.AppVersion .image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* (dict "root" $ "component" NAME) */}}
+{{- define "proserve.serviceAccount" -}}
+{{- $account := (index .root.Values .component).serviceAccount }}
+{{- if $account.create }}
+{{- default (printf "%s-%s" (include "proserve.fullname" .root) .component) $account.name }}
+{{- else }}
+{{- $account.name }}
+{{- end }}
+{{- end }}
+
+{{/* What Pod Security `restricted` asks of a pod, and of a container. */}}
+{{- define "proserve.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "proserve.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* (dict "root" $ "component" NAME): what users may say about pods of a component */}}
+{{- define "proserve.scheduling" -}}
+{{- $settings := index .root.Values .component }}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $settings.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $settings.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $settings.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $settings.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* URL of the gateway as pods of the cluster see it. */}}
+{{- define "proserve.gatewayUrl" -}}
+{{- $scheme := ternary "https" "http" (ne .Values.gateway.tls.secretName "") }}
+{{- printf "%s://%s-gateway.%s.svc:%v" $scheme (include "proserve.fullname" .) .Release.Namespace .Values.gateway.service.httpPort }}
+{{- end }}

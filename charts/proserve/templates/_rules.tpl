@@ -1,0 +1,62 @@
+{{/* What operator and gateway do in the namespaces that they watch, and with PriorityClasses of the whole cluster.
+tests/cluster compares this with what they did. */}}
+
+{{- define "proserve.operatorRules" -}}
+- apiGroups: [proserve.dev]
+  resources: [enginepools, tenants]
+  verbs: [get, list, watch]
+- apiGroups: [proserve.dev]
+  resources: [enginepools/status, tenants/status]
+  verbs: [patch]
+# Made for each pool by server-side apply, which is a patch, and a create where there is no object yet.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [monitoring.coreos.com]
+  resources: [servicemonitors]
+  verbs: [get, list, watch, create, patch, delete]
+# Which engine a scale-down removes.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, patch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end }}
+
+{{- define "proserve.operatorClusterRules" -}}
+- apiGroups: [proserve.dev]
+  resources: [priorityclasses]
+  verbs: [get, list, watch]
+- apiGroups: [proserve.dev]
+  resources: [priorityclasses/status]
+  verbs: [patch]
+{{- end }}
+
+{{- define "proserve.gatewayRules" -}}
+- apiGroups: [proserve.dev]
+  resources: [enginepools, tenants]
+  verbs: [get, list, watch]
+# API keys of tenants.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [get, list, watch]
+{{- end }}
+
+{{- define "proserve.gatewayClusterRules" -}}
+- apiGroups: [proserve.dev]
+  resources: [priorityclasses]
+  verbs: [get, list, watch]
+{{- end }}

@@ -1,0 +1,38 @@
+{{/* What the schema cannot say: fields that only make sense together. Every message names the fix. */}}
+{{- define "proserve.validate" -}}
+{{- $errors := list }}
+{{- range $component := list "operator" "gateway" }}
+{{- $account := (index $.Values $component).serviceAccount }}
+{{- if and (not $account.create) (not $account.name) }}
+{{- $errors = append $errors (printf "%s.serviceAccount: create is false and name is empty; name an existing ServiceAccount" $component) }}
+{{- end }}
+{{- end }}
+{{- with .Values.gateway }}
+{{- if and .autoscaling.enabled (gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) }}
+{{- $errors = append $errors (printf "gateway.autoscaling: minReplicas %d is more than maxReplicas %d; lower the one or raise the other" (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) }}
+{{- end }}
+{{- if and .autoscaling.enabled (not (dig "requests" "cpu" "" .resources)) }}
+{{- $errors = append $errors "gateway.autoscaling: a share of the requested CPU is its target, and gateway.resources.requests.cpu is missing; set it" }}
+{{- end }}
+{{- if and .httpRoute.enabled (not .httpRoute.parentRefs) }}
+{{- $errors = append $errors "gateway.httpRoute: enabled without parentRefs; name the Gateway that it attaches to" }}
+{{- end }}
+{{- if and .ingress.enabled (not .ingress.hosts) }}
+{{- $errors = append $errors "gateway.ingress: enabled without hosts; name at least one" }}
+{{- end }}
+{{- if le (int .terminationGracePeriodSeconds) (add (int .preStopSeconds) 30) }}
+{{- $errors = append $errors (printf "gateway.terminationGracePeriodSeconds: %d leaves open requests less than their 30 s after preStopSeconds %d; set it to %d or more" (int .terminationGracePeriodSeconds) (int .preStopSeconds) (add (int .preStopSeconds) 31)) }}
+{{- end }}
+{{- end }}
+{{- with .Values.test.apiKeySecret }}
+{{- if ne (empty .name) (empty .key) }}
+{{- $errors = append $errors "test.apiKeySecret: name and key belong together; give both or none" }}
+{{- end }}
+{{- end }}
+{{- if and (not (.Capabilities.APIVersions.Has "proserve.dev/v1alpha1")) (contains "proserve.dev/" (toYaml .Values.extraObjects)) }}
+{{- $errors = append $errors "extraObjects: the cluster does not know the kinds of proserve.dev yet, this release brings them; install it without these objects and add them with `helm upgrade`" }}
+{{- end }}
+{{- with $errors }}
+{{- fail (printf "\n%d error(s) in the values:\n  - %s" (len .) (join "\n  - " .)) }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,94 @@
+"""Values with which the chart is rendered: every switch is on in one of them."""
+
+from typing import Any
+
+VALUES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "one of each": {
+        "operator": {"replicas": 1},
+        "gateway": {"replicas": 1},
+        "networkPolicy": {"enabled": False},
+        "rbac": {"aggregate": False},
+        "crds": {"install": False},
+    },
+    "namespaces": {
+        "watchNamespaces": ["team-a", "team-b"],
+        "imagePullSecrets": [{"name": "registry"}],
+        "image": {"digest": f"sha256:{'a' * 64}"},
+        "commonLabels": {"cost-centre": "42"},
+        "gateway": {"serviceAccount": {"create": False, "name": "existing"}, "admin": {"secretName": "admin-keys"}},
+    },
+    "everything on": {
+        "operator": {
+            "extraArgs": ["--lease-namespace=elsewhere"],
+            "extraEnv": [{"name": "A", "value": "b"}],
+            "podAnnotations": {"example.com/a": "b"},
+            "podLabels": {"team": "platform"},
+            "nodeSelector": {"pool": "system"},
+            "tolerations": [{"operator": "Exists"}],
+            "affinity": {"nodeAffinity": {}},
+            "priorityClassName": "system-cluster-critical",
+            "serviceAccount": {"annotations": {"example.com/role": "x"}},
+        },
+        "gateway": {
+            "service": {"type": "LoadBalancer", "annotations": {"example.com/lb": "internal"}},
+            "tls": {"secretName": "gateway-tls"},
+            "admin": {"secretName": "admin-keys"},
+            "ingress": {"enabled": True, "className": "nginx", "hosts": ["llm.example.com"], "annotations": {"a": "b"}},
+            "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["llm.example.com"]},
+            "autoscaling": {"enabled": True},
+            "extraEnv": [{"name": "A", "value": "b"}],
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": "topology.kubernetes.io/zone",
+                    "whenUnsatisfiable": "DoNotSchedule",
+                    "labelSelector": {"matchLabels": {"app.kubernetes.io/component": "gateway"}},
+                }
+            ],
+        },
+        "networkPolicy": {"scraperNamespace": "monitoring"},
+        "monitoring": {
+            "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "prometheusRule": {"enabled": True},
+            "dashboards": {"enabled": True, "annotations": {"grafana_folder": "ProServe"}},
+        },
+        "test": {"model": "tiny", "apiKeySecret": {"name": "keys", "key": "product"}},
+        "extraObjects": [
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "extra"},
+                "data": {"at": "{{ .Release.Name }}"},
+            },
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: extra-text}\n",
+        ],
+    },
+}
+"""Named; each is a values file."""
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"gatway": {"replicas": 3}}, "gatway"),
+    "unknown key below": ({"gateway": {"replica": 3}}, "replica"),
+    "wrong type": ({"gateway": {"replicas": "three"}}, "replicas"),
+    "not a digest": ({"image": {"digest": "latest"}}, "digest"),
+    "namespace twice": ({"watchNamespaces": ["a", "a"]}, "watchNamespaces"),
+    "no service account": ({"operator": {"serviceAccount": {"create": False}}}, "name an existing ServiceAccount"),
+    "fewest above most": (
+        {"gateway": {"autoscaling": {"enabled": True, "minReplicas": 9}}},
+        "minReplicas 9 is more than maxReplicas 8",
+    ),
+    "nothing to scale on": (
+        {"gateway": {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}}},
+        "gateway.resources.requests.cpu is missing",
+    ),
+    "route to nowhere": ({"gateway": {"httpRoute": {"enabled": True}}}, "name the Gateway"),
+    "ingress for nobody": ({"gateway": {"ingress": {"enabled": True}}}, "name at least one"),
+    "no time to drain": ({"gateway": {"terminationGracePeriodSeconds": 30}}, "set it to 36 or more"),
+    "half a key": ({"test": {"apiKeySecret": {"name": "keys"}}}, "give both or none"),
+    "resources before their kinds": (
+        {"extraObjects": [{"apiVersion": "proserve.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": "a"}}]},
+        "add them with `helm upgrade`",
+    ),
+}
+"""Values that are refused, and what the message holds."""

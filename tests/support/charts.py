@@ -1,0 +1,53 @@
+"""The charts, rendered and installed by helm for tests."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kubernetes_access import KubernetesAccess
+
+CHARTS = Path(__file__).parents[2] / "charts"
+PROSERVE = CHARTS / "proserve"
+CRDS = CHARTS / "proserve-crds"
+
+
+class Refused(Exception):  # noqa: N818 - it is what happened, not what went wrong
+    """helm did not accept the values; the message is helm's."""
+
+
+def render(
+    access: KubernetesAccess, values: Mapping[str, Any], *, release: str = "proserve", namespace: str = "serving"
+) -> list[dict[str, Any]]:
+    """The objects that `helm install` would make, hooks included.
+
+    Raises:
+        Refused: the values are wrong.
+    """
+    done = access.run(
+        "helm",
+        "template",
+        release,
+        str(PROSERVE),
+        "--namespace",
+        namespace,
+        "--values",
+        "-",
+        stdin=yaml.safe_dump(values),
+    )
+    if done.returncode != 0:
+        raise Refused(done.stderr)
+    return [document for document in yaml.safe_load_all(done.stdout) if document is not None]
+
+
+def named(objects: Sequence[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    """The one object of that kind and name."""
+    (found,) = [each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found
+
+
+def pod_specs(objects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of Deployments and Pods."""
+    specs = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Deployment"]
+    return specs + [each["spec"] for each in objects if each["kind"] == "Pod"]
