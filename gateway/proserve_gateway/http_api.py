@@ -1,13 +1,7 @@
-"""The data path over HTTP: OpenAI's routes as a bare ASGI application.
+"""The data path over HTTP: OpenAI's routes, on the server of the data port (`http_request.HttpHandler`)."""
 
-No web framework: Starlette adds about as much time to a request as everything here together. The application is
-written for uvicorn and uses of ASGI only what every server has.
-"""
-
-import asyncio
-import logging
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,18 +11,13 @@ from proserve_gateway.catalog import TenantGrant
 from proserve_gateway.catalog_terms import CONTROL_HEADERS
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.errors import ApiError
+from proserve_gateway.http_request import BodyTooLargeError, BodyTooSlowError, HttpRequest
 from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.intake import Intake, new_request_id
 from proserve_gateway.request_body import BodyKind
 from proserve_gateway.trace_context import TraceContext, trace_context
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-
-logger = logging.getLogger(__name__)
 
 ROUTES: dict[str, BodyKind] = {
     "/v1/chat/completions": BodyKind.CHAT,
@@ -45,6 +34,7 @@ RESPONSES = "/v1/responses"
 """Not served: its events are others than those that tokens are judged by. Clients ask for it by default."""
 
 _CONTROL = frozenset(name.encode() for name in CONTROL_HEADERS)
+_JSON = (b"content-type", b"application/json")
 _PRINTABLE = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -56,12 +46,8 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """To receive the whole body."""
 
 
-class _ClientLeftError(Exception):
-    """The connection ended before the request was complete."""
-
-
 class HttpApi:
-    """ASGI application of the data port."""
+    """Handler of the data port."""
 
     def __init__(
         self,
@@ -77,93 +63,70 @@ class HttpApi:
         self._clock = clock
         self._limits = limits or HttpLimits()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, request: HttpRequest) -> None:
         arrival_s = self._clock()
-        if scope["type"] != "http":
-            raise RuntimeError(f"the data port speaks http only, not {scope['type']}")
         request_id = new_request_id()
-        headers = dict(scope["headers"])
+        headers = request.headers
         identity = _identity(request_id, headers)
         try:
-            kind = ROUTES.get(scope["path"])
+            kind = ROUTES.get(request.path)
             if kind is None:
-                await self._models(scope, headers, identity, send)
+                self._models(request, identity)
                 return
-            if scope["method"] != "POST":
-                raise self._counted(_method_not_allowed(scope, "POST"))
+            if request.method != b"POST":
+                raise self._counted(_method_not_allowed(request, "POST"))
             grant = self._intake.authenticate(headers.get(b"authorization"))
-            body = await self._body(headers, receive, grant)
-            request = self._intake.accept(
+            accepted = self._intake.accept(
                 grant,
                 request_id=request_id,
                 arrival_s=arrival_s,
                 control=_control(headers),
                 kind=kind,
-                path=scope["path"],
-                body=body,
+                path=request.path,
+                body=await self._body(request, grant),
                 trace=_trace(headers),
             )
-            await self._answer(request, identity, receive, send)
+            await self._answer(accepted, identity, request)
         except ApiError as error:
-            await _send_error(error, identity, send)
-        except _ClientLeftError:
-            return
+            _send_error(error, identity, request)
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive, grant: TenantGrant) -> bytes:
-        limit = self._limits.body_bytes
-        announced = headers.get(b"content-length")
-        if announced is not None and announced.isdigit() and int(announced) > limit:
-            raise self._counted(_too_large(limit), grant)
-        pieces: list[bytes] = []
-        size = 0
-        # A bare timer: asyncio.timeout() costs several times as much, and this runs for every request.
-        alarm = _Alarm(self._limits.body_s)
+    def refused(self, error: ApiError) -> None:
+        """Count what was no proper request (`HttpHandler`)."""
+        self._intake.refused(error)
+
+    async def _body(self, request: HttpRequest, grant: TenantGrant) -> bytes:
+        limits = self._limits
         try:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _ClientLeftError
-                piece = message.get("body", b"")
-                size += len(piece)
-                if size > limit:
-                    raise self._counted(_too_large(limit), grant)
-                pieces.append(piece)
-                if not message.get("more_body", False):
-                    if size == 0 and b"upgrade" in headers:
-                        raise self._counted(_no_upgrade(headers[b"upgrade"]), grant)
-                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        except asyncio.CancelledError:
-            if not alarm.rang:
-                raise
-            raise self._counted(_too_slow(self._limits.body_s), grant) from None
-        finally:
-            alarm.stop()
+            body = await request.body(most_bytes=limits.body_bytes, most_s=limits.body_s)
+        except BodyTooLargeError:
+            raise self._counted(_too_large(limits.body_bytes), grant) from None
+        except BodyTooSlowError:
+            raise self._counted(_too_slow(limits.body_s), grant) from None
+        except ApiError as error:
+            raise self._counted(error, grant) from None
+        if not body and b"upgrade" in request.headers:
+            raise self._counted(_no_upgrade(request.headers[b"upgrade"]), grant)
+        return body
 
-    async def _answer(self, request: InferenceRequest, identity: Headers, receive: Receive, send: Send) -> None:
+    async def _answer(self, accepted: InferenceRequest, identity: Headers, request: HttpRequest) -> None:
         """Pass the engine's answer on; the client's leaving cancels whatever is awaited, the engine's work included."""
-        watch = _Watch(receive)
-        answer: Answer | None = None
+        answer = await self._dispatcher.answer(accepted)
         try:
-            answer = await self._dispatcher.answer(request)
-            await send(self._start(request, answer, identity))
-            body = answer.first
+            headers = self._headers(accepted, answer, identity)
+            if not answer.streams:
+                request.reply(answer.status, headers, answer.first)
+                return
+            request.start(answer.status, headers, answer.first)
             while not answer.ended:
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-                body = await answer.read()
-            watch.dismiss()
-            await send({"type": "http.response.body", "body": body, "more_body": False})
-        except asyncio.CancelledError:
-            if not watch.left:
-                watch.stop()
-                raise
-        except BaseException:
-            watch.stop()
-            raise
+                if request.paused:
+                    await request.drained()
+                if events := await answer.read():
+                    request.write(events)
+            request.end()
         finally:
-            if answer is not None:
-                answer.close()
+            answer.close()
 
-    def _start(self, request: InferenceRequest, answer: Answer, identity: Headers) -> Message:
+    def _headers(self, request: InferenceRequest, answer: Answer, identity: Headers) -> Headers:
         overhead_s = answer.sent_s - request.arrival_s + self._clock() - answer.answered_s
         headers = [
             (b"content-type", answer.content_type),
@@ -175,18 +138,16 @@ class HttpApi:
         ]
         if answer.streams:
             headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        else:
-            headers.append((b"content-length", b"%d" % len(answer.first)))
-        return {"type": "http.response.start", "status": answer.status, "headers": headers}
+        return headers
 
-    async def _models(self, scope: Scope, headers: dict[bytes, bytes], identity: Headers, send: Send) -> None:
+    def _models(self, request: HttpRequest, identity: Headers) -> None:
         """`GET /v1/models` and `GET /v1/models/NAME`: what this key may use, from the configuration."""
-        path: str = scope["path"]
+        path = request.path
         if path != MODELS and not path.startswith(f"{MODELS}/"):
-            raise self._counted(_unknown_route(scope))
-        if scope["method"] != "GET":
-            raise self._counted(_method_not_allowed(scope, "GET"))
-        grant = self._intake.authenticate(headers.get(b"authorization"))
+            raise self._counted(_unknown_route(request))
+        if request.method != b"GET":
+            raise self._counted(_method_not_allowed(request, "GET"))
+        grant = self._intake.authenticate(request.headers.get(b"authorization"))
         if path == MODELS:
             listed = [_model(name) for name in self._intake.catalog.models(grant)]
             found: dict[str, Any] = {"object": "list", "data": listed}
@@ -195,65 +156,11 @@ class HttpApi:
                 found = _model(self._intake.catalog.pool(path[len(MODELS) + 1 :], grant).model)
             except ApiError as error:
                 raise self._counted(error, grant) from None
-        await _send_whole(200, msgspec.json.encode(found), identity, send)
+        request.reply(200, [_JSON, *identity], msgspec.json.encode(found))
 
     def _counted(self, error: ApiError, grant: TenantGrant | None = None) -> ApiError:
         self._intake.refused(error, grant)
         return error
-
-
-class _Watch:
-    """Cancels the task that made it when the client leaves."""
-
-    __slots__ = ("_receive", "_task", "_watcher", "left")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._task: asyncio.Task[Any] | None = _current_task()
-        self.left = False
-        self._watcher = asyncio.get_running_loop().create_task(self._run())
-
-    async def _run(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if self._task is not None:
-            self.left = True
-            self._task.cancel()
-
-    def dismiss(self) -> None:
-        """The last of the answer is being sent: leaving changes nothing any more. The watcher ends by itself, because
-        servers report the end of the response as a disconnect; cancelling it would cost more."""
-        self._task = None
-
-    def stop(self) -> None:
-        """There will be no answer to watch over."""
-        self._task = None
-        self._watcher.cancel()
-
-
-class _Alarm:
-    """Cancels the task that made it after a time."""
-
-    __slots__ = ("_task", "_timer", "rang")
-
-    def __init__(self, after_s: float) -> None:
-        self._task = _current_task()
-        self._timer = asyncio.get_running_loop().call_later(after_s, self._ring)
-        self.rang = False
-
-    def _ring(self) -> None:
-        self.rang = True
-        self._task.cancel()
-
-    def stop(self) -> None:
-        self._timer.cancel()
-
-
-def _current_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("a request is served in a task")
-    return task
 
 
 def _control(headers: dict[bytes, bytes]) -> dict[str, str]:
@@ -281,39 +188,37 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "proserve"}
 
 
-async def _send_whole(status: int, body: bytes, headers: Headers, send: Send) -> None:
-    start = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": start})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _send_error(error: ApiError, identity: Headers, send: Send) -> None:
-    headers = [*identity, *error.headers]
+def _send_error(error: ApiError, identity: Headers, request: HttpRequest) -> None:
+    headers = [_JSON, *identity, *error.headers]
     if (retry_after := error.retry_after_header) is not None:
         headers.append((b"retry-after", retry_after))
     if error.status == 408:
         # The rest of the body may never come. (After 413 it is read and thrown away: a client that is cut while it
         # sends never sees the answer.)
-        headers.append((b"connection", b"close"))
-    await _send_whole(error.status, error.body(), headers, send)
+        request.keep_alive = False
+    request.reply(error.status, headers, error.body())
 
 
-def _unknown_route(scope: Scope) -> ApiError:
-    path: str = scope["path"]
+def _unknown_route(request: HttpRequest) -> ApiError:
+    path = request.path
     if path == RESPONSES or path.startswith(f"{RESPONSES}/"):
         message = "the Responses API is not served here: use POST /v1/chat/completions"
     else:
         served = ", ".join(f"POST {route}" for route in ROUTES)
-        message = f"unknown request URL: {scope['method']} {path[:200]}; served are {served} and GET {MODELS}"
+        message = f"unknown request URL: {_method(request)} {path[:200]}; served are {served} and GET {MODELS}"
     return ApiError(status=404, code="unknown_url", error_type="invalid_request_error", message=message)
 
 
-def _method_not_allowed(scope: Scope, allowed: str) -> ApiError:
+def _method(request: HttpRequest) -> str:
+    return request.method.decode("latin-1")
+
+
+def _method_not_allowed(request: HttpRequest, allowed: str) -> ApiError:
     return ApiError(
         status=405,
         code="method_not_allowed",
         error_type="invalid_request_error",
-        message=f"{scope['path']} does not take {scope['method']}: use {allowed}",
+        message=f"{request.path} does not take {_method(request)}: use {allowed}",
     )
 
 

@@ -26,6 +26,7 @@ from proserve_gateway.admin_guard import guarded
 from proserve_gateway.catalog import Catalog, qualified_name
 from proserve_gateway.configuration import ConfigurationRecord, ConfigurationSource, follow
 from proserve_gateway.credentials import ENGINE_KEYS, CredentialFiles, Credentials
+from proserve_gateway.data_server import CLOSING_S, DataServer
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.dispatch_errors import shutting_down
 from proserve_gateway.fleet import Fleet
@@ -34,7 +35,7 @@ from proserve_gateway.fleet_target import EngineTarget
 from proserve_gateway.grpc_api import GrpcApi
 from proserve_gateway.grpc_server import GrpcLimits, GrpcServer
 from proserve_gateway.http_api import HttpApi, HttpLimits
-from proserve_gateway.http_server import CLOSING_S, HttpServer
+from proserve_gateway.http_server import HttpServer
 from proserve_gateway.intake import Intake
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.poller import Poller, PollResult
@@ -143,7 +144,7 @@ class Gateway:
         self._renewing: asyncio.Task[None] | None = None
         self._sharing: asyncio.Task[None] | None = None
         api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=config.http_limits)
-        self.http = HttpServer(
+        self.http = DataServer(
             api,
             host=config.http.host,
             port=config.http.port,

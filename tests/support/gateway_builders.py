@@ -17,11 +17,11 @@ from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.catalog import Catalog
+from proserve_gateway.data_server import DataServer
 from proserve_gateway.decisions import Decisions
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.http_api import HttpApi, HttpLimits
-from proserve_gateway.http_server import HttpServer
 from proserve_gateway.intake import Intake
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.quota_metrics import QuotaCollector
@@ -70,7 +70,7 @@ class Gateway:
     def __init__(
         self,
         *,
-        server: HttpServer,
+        server: DataServer,
         fleet: Fleet,
         accounting: Accounting,
         metrics: GatewayMetrics,
@@ -154,7 +154,7 @@ async def gateway(
     )
     intake = Intake(catalog=catalog(anonymous=anonymous, limits=tenant_limits), accounting=accounting)
     api = HttpApi(intake=intake, dispatcher=dispatcher, clock=clock, limits=limits)
-    server = HttpServer(
+    server = DataServer(
         api, host="127.0.0.1", port=0, stall_ms=stall_ms, head_s=head_s, most_connections=most_connections
     )
     await server.start()
