@@ -21,6 +21,7 @@ from proserve_cli.explain import explain
 from proserve_cli.gain import gain
 from proserve_cli.gateway_command import gateway
 from proserve_cli.logs import TEXT_LINE
+from proserve_cli.operator_command import operator
 from proserve_cli.report import report_app
 from proserve_cli.simulate import simulate
 from proserve_cli.status import status
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(up)
 app.command()(gateway)
+app.command()(operator)
 app.command()(emulate)
 app.command()(simulate)
 app.command()(bound)

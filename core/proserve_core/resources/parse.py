@@ -38,14 +38,26 @@ def parse_resources(
 
 
 def parse_documents(
-    documents: Iterable[Document], *, require_pools: bool = False, require_tenants: bool = False
+    documents: Iterable[Document],
+    *,
+    require_pools: bool = False,
+    require_tenants: bool = False,
+    require_models: bool = True,
 ) -> Resources:
-    """The same for documents that somebody else decoded.
+    """The same for documents that somebody else decoded. Without `require_models` a tenant may name a model that no
+    pool serves (yet).
 
     Raises:
         ResourceErrors: anything is wrong.
     """
-    return _resources(list(documents), [], complete=True, require_pools=require_pools, require_tenants=require_tenants)
+    return _resources(
+        list(documents),
+        [],
+        complete=True,
+        require_pools=require_pools,
+        require_tenants=require_tenants,
+        require_models=require_models,
+    )
 
 
 def _resources(
@@ -55,6 +67,7 @@ def _resources(
     complete: bool,
     require_pools: bool,
     require_tenants: bool,
+    require_models: bool = True,
 ) -> Resources:
     errors, readings = list(yaml_errors), []
     for document in documents:
@@ -69,7 +82,7 @@ def _resources(
             errors += reading.reader.errors
     if complete:
         # With documents missing or not recognised, these would mostly name consequences of what is listed already.
-        errors += check_references(readings)
+        errors += check_references(readings, require_models=require_models)
         for kind, required in ((ENGINE_POOL, require_pools), (TENANT, require_tenants)):
             if required and not any(reading.kind is kind for reading in readings):
                 errors.append(_nothing_of(kind))

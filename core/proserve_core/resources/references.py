@@ -26,7 +26,7 @@ class _Index(msgspec.Struct, frozen=True, kw_only=True):
     secrets: dict[tuple[str, str], Reading]
 
 
-def check_references(readings: Sequence[Reading]) -> list[ResourceError]:
+def check_references(readings: Sequence[Reading], *, require_models: bool = True) -> list[ResourceError]:
     """Everything wrong between the documents."""
     of_kind = {
         kind.name: [reading for reading in readings if reading.kind is kind and reading.name is not None]
@@ -47,7 +47,7 @@ def check_references(readings: Sequence[Reading]) -> list[ResourceError]:
         *_anonymous(index),
         *_api_keys(index),
         *_endpoint_keys(index),
-        *_models(index),
+        *_models(index, require_models=require_models),
     ]
 
 
@@ -243,7 +243,7 @@ def _secret_entry(
     return None
 
 
-def _models(index: _Index) -> Iterator[ResourceError]:
+def _models(index: _Index, *, require_models: bool) -> Iterator[ResourceError]:
     first: dict[str, Reading] = {}
     for reading in index.pools:
         name = reading.spec.get("model", {}).get("name")
@@ -256,7 +256,7 @@ def _models(index: _Index) -> Iterator[ResourceError]:
             )
         if name is not None:
             first.setdefault(name, reading)
-    if not first or any("name" not in reading.spec.get("model", {}) for reading in index.pools):
+    if not require_models or not first or any("name" not in reading.spec.get("model", {}) for reading in index.pools):
         return
     for reading in index.tenants:
         for number, model in enumerate(reading.spec.get("models", ())):

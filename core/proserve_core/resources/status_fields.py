@@ -15,7 +15,7 @@ _COUNT = Integer(minimum=0)
 _NAME = Text(max_length=317, label="name", form="a name")
 _GENERATION = Field(
     name="observedGeneration",
-    type=Integer(minimum=0, maximum=2**63 - 1),
+    type=Integer(minimum=0, maximum=2**53),
     description="Generation of the spec that this status is about.",
 )
 
@@ -114,7 +114,6 @@ ENGINE_POOL_STATUS = (
         type=Text(max_length=512, form="a label selector", label="text"),
         description="Label selector of the pods of engines, for autoscalers.",
     ),
-    Field(name="lastScaleTime", type=_TIME, description="When `scaling` last changed the number of engines."),
     _GAIN,
     Field(
         name="classes",

@@ -1,0 +1,69 @@
+"""`proserve operator`: the in-cluster controller."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proserve_cli.addresses import parse_address
+from proserve_cli.failures import failed, needs_extra, wrong_usage
+
+ADMIN = "127.0.0.1:9091"
+
+
+def operator(
+    *,
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option("--namespace", "-n", help="Look after this namespace only; may be given several times."),
+    ] = None,
+    engine_image: Annotated[str, typer.Option(help="Image of engines whose pool names none.")] = "proserve-engine",
+    emulator_image: Annotated[
+        str, typer.Option(help="Image of emulated engines whose pool names none.")
+    ] = "proserve-gateway",
+    gateway_admin: Annotated[
+        str | None,
+        typer.Option(help="Headless Service of the gateways' admin ports: where gain is reported.", metavar="URL"),
+    ] = None,
+    gateway_admin_key_file: Annotated[Path | None, typer.Option(help="File with the key of those ports.")] = None,
+    gateway_labels: Annotated[
+        str, typer.Option(help="Labels of gateway pods: only they may reach engines.", metavar="KEY=VALUE,...")
+    ] = "",
+    gateway_namespace: Annotated[
+        str | None, typer.Option(help="Namespace of those pods [default: the pool's].")
+    ] = None,
+    scraper_namespace: Annotated[str | None, typer.Option(help="Pods there may read metrics of engines.")] = None,
+    lease_namespace: Annotated[str | None, typer.Option(help="Namespace of the Lease [default: this pod's].")] = None,
+    admin: Annotated[str, typer.Option(help="Address of liveness and metrics.", metavar="HOST:PORT")] = ADMIN,
+) -> None:
+    """Keep engines of every EnginePool running and statuses current. Needs a cluster: in a pod, or with KUBECONFIG."""
+    import asyncio
+
+    address = parse_address(admin)
+    with needs_extra("operator"):
+        from proserve_operator.kube_client import KubeError
+        from proserve_operator.leader import LeadershipLostError
+        from proserve_operator.server import own_namespace, serve
+        from proserve_operator.settings import OperatorSettings, SettingsError, parse_labels
+
+    try:
+        labels = parse_labels("--gateway-labels", gateway_labels) if gateway_labels else {}
+    except SettingsError as error:
+        raise wrong_usage(error) from error
+    settings = OperatorSettings(
+        namespaces=tuple(namespace or ()),
+        engine_image=engine_image,
+        emulator_image=emulator_image,
+        gateway_admin=gateway_admin,
+        gateway_admin_key_file=gateway_admin_key_file,
+        gateway_labels=labels,
+        gateway_namespace=gateway_namespace,
+        scraper_namespace=scraper_namespace,
+        lease_namespace=lease_namespace or own_namespace(),
+    )
+    try:
+        asyncio.run(serve(settings, host=address.host, port=address.port))
+    except (KubeError, LeadershipLostError) as error:
+        raise failed(error) from error
+    except OSError as error:
+        raise failed(f"the operator on {admin}: {error}") from error

@@ -1,0 +1,85 @@
+"""Which resources are in force, as gateways judge it too (`proserve_core.resources.live`).
+
+The operator reads no Secrets: in place of each that is named it puts one with a value of its own, so that only what
+stands in the resources themselves is judged. Whether keys are there is the gateways' to say.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from proserve_core.pools import EnginePool
+from proserve_core.resources import CUSTOM_KINDS
+from proserve_core.resources.errors import ResourceError
+from proserve_core.resources.live import Data, DocumentKey, Settled, settle
+from proserve_core.resources.model import Resources
+from proserve_operator.store import Key, Store
+
+KINDS = tuple(kind.name for kind in CUSTOM_KINDS)
+
+
+class Accepted:
+    """Judges the resources in the store whenever they changed since it was last asked."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stale = True
+        self._settled = Settled(resources=Resources(), in_force={}, problems={})
+        self._pools: dict[Key, EnginePool] = {}
+
+    def changed(self) -> None:
+        """A resource came, changed or went."""
+        self._stale = True
+
+    def problems(self, kind: str, key: Key) -> tuple[ResourceError, ...]:
+        """What is wrong with a resource."""
+        return self._now().problems.get(DocumentKey(kind, *key), ())
+
+    def pool(self, key: Key) -> EnginePool | None:
+        """The pool as it is in force; None if no version of it was ever right."""
+        self._now()
+        return self._pools.get(key)
+
+    def _now(self) -> Settled:
+        if self._stale:
+            self._stale = False
+            documents = {
+                DocumentKey(kind, *key): _readable(body) for kind in KINDS for key, body in self._store.all(kind)
+            }
+            before = {key: data for key, data in self._settled.in_force.items() if key.kind in KINDS}
+            self._settled = settle({**documents, **_stand_ins(documents)}, before)
+            self._pools = {(pool.namespace, pool.name): pool for pool in self._settled.resources.engine_pools}
+        return self._settled
+
+
+def _readable(body: Mapping[str, Any]) -> Data:
+    return {name: value for name, value in body.items() if name != "status"}
+
+
+def _stand_ins(documents: Mapping[DocumentKey, Data]) -> dict[DocumentKey, Data]:
+    entries: dict[tuple[str, str], dict[str, str]] = {}
+    for key, data in documents.items():
+        for name, entry in _references(data):
+            values = entries.setdefault((key.namespace, name), {})
+            values[entry] = f"{key.namespace}/{name}/{entry}"
+    return {
+        DocumentKey("Secret", namespace, name): {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": namespace},
+            "stringData": values,
+        }
+        for (namespace, name), values in entries.items()
+    }
+
+
+def _references(data: Any) -> Iterator[tuple[str, str]]:
+    """Every `secretKeyRef` below."""
+    if isinstance(data, Mapping):
+        reference = data.get("secretKeyRef")
+        if isinstance(reference, Mapping) and isinstance(reference.get("name"), str) and reference.get("key"):
+            yield reference["name"], str(reference["key"])
+        for value in data.values():
+            yield from _references(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _references(value)

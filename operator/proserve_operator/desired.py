@@ -1,0 +1,147 @@
+"""From an EnginePool to the objects that should exist for it. Pure: the same pool gives the same objects.
+
+One Deployment of engines, the headless Service by which gateways find them, a budget for voluntary disruptions, and
+on request a NetworkPolicy and a ServiceMonitor. There is no ConfigMap: all settings are arguments of the engine, so
+that a change of any rolls the pods. An engine of several nodes would take the Deployment's place in `workload`.
+"""
+
+import hashlib
+import math
+from typing import Any
+
+import msgspec
+
+from proserve_core.pools import EnginePool, EngineRuntime, Rollout
+from proserve_operator.engine_container import CAPACITY_PORT, HTTP_PORT
+from proserve_operator.names import HASH_ANNOTATION, child_name, labels, selector_labels
+from proserve_operator.pod_template import pod_template
+from proserve_operator.settings import OperatorSettings
+
+Object = dict[str, Any]
+
+ROLLOUT_MARGIN_S = 600
+"""Beyond the start limit, for scheduling and pulling the image, until a rollout counts as stuck."""
+_STRATEGIES = {
+    Rollout.SURGE: {"maxSurge": 1, "maxUnavailable": 0},
+    Rollout.REPLACE: {"maxSurge": 0, "maxUnavailable": 1},
+}
+
+
+def desired_objects(
+    pool: EnginePool, *, uid: str, replicas: int, settings: OperatorSettings, with_monitor: bool = False
+) -> list[Object]:
+    """Everything that should exist for the pool, in the order in which it is applied; nothing for `endpoints`.
+
+    `uid` of the EnginePool makes it the owner, so that Kubernetes removes its objects with it. `replicas` are the
+    engines that there should be now. `with_monitor`: the cluster has the Prometheus operator.
+    """
+    if pool.endpoints:
+        return []
+    made = [_service(pool), _budget(pool)]
+    if settings.gateway_labels:
+        made.append(_network_policy(pool, settings))
+    if with_monitor:
+        made.append(_service_monitor(pool))
+    made.append(workload(pool, replicas=replicas, settings=settings))
+    return [_finished(pool, uid, each) for each in made]
+
+
+def workload(pool: EnginePool, *, replicas: int, settings: OperatorSettings) -> Object:
+    """What keeps the pods of engines running."""
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "spec": {
+            "replicas": replicas,
+            "revisionHistoryLimit": 3,
+            "progressDeadlineSeconds": math.ceil(pool.engine.start_limit_s) + ROLLOUT_MARGIN_S,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": dict(_STRATEGIES[pool.rollout])},
+            "selector": {"matchLabels": selector_labels(pool.name)},
+            "template": pod_template(pool, settings),
+        },
+    }
+
+
+def _service(pool: EnginePool) -> Object:
+    capacity = HTTP_PORT if pool.engine.runtime is EngineRuntime.EMULATED else CAPACITY_PORT
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "spec": {
+            "clusterIP": "None",
+            "selector": selector_labels(pool.name),
+            "ports": [
+                {"name": "http", "port": HTTP_PORT, "targetPort": HTTP_PORT, "protocol": "TCP"},
+                {"name": "capacity", "port": CAPACITY_PORT, "targetPort": capacity, "protocol": "TCP"},
+            ],
+        },
+    }
+
+
+def _budget(pool: EnginePool) -> Object:
+    # Not minAvailable: with one engine that would keep its node from ever being drained.
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector_labels(pool.name)}},
+    }
+
+
+def _network_policy(pool: EnginePool, settings: OperatorSettings) -> Object:
+    gateway: Object = {"podSelector": {"matchLabels": dict(settings.gateway_labels)}}
+    if settings.gateway_namespace is not None:
+        gateway["namespaceSelector"] = _namespace(settings.gateway_namespace)
+    ports = [{"port": HTTP_PORT, "protocol": "TCP"}, {"port": CAPACITY_PORT, "protocol": "TCP"}]
+    ingress: list[Object] = [{"from": [gateway], "ports": ports}]
+    if settings.scraper_namespace is not None:
+        scraper = {"namespaceSelector": _namespace(settings.scraper_namespace)}
+        ingress.append({"from": [scraper], "ports": ports})
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "spec": {
+            "podSelector": {"matchLabels": selector_labels(pool.name)},
+            "policyTypes": ["Ingress"],
+            "ingress": ingress,
+        },
+    }
+
+
+def _namespace(name: str) -> Object:
+    return {"matchLabels": {"kubernetes.io/metadata.name": name}}
+
+
+def _service_monitor(pool: EnginePool) -> Object:
+    endpoints = [{"port": "capacity", "path": "/metrics"}]
+    if pool.engine.runtime is EngineRuntime.VLLM:
+        endpoints.append({"port": "http", "path": "/metrics"})
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "spec": {"selector": {"matchLabels": selector_labels(pool.name)}, "endpoints": endpoints},
+    }
+
+
+def _finished(pool: EnginePool, uid: str, made: Object) -> Object:
+    """With name, labels, owner, and a mark of what was asked for."""
+    digest = hashlib.sha256(msgspec.json.encode(made, order="deterministic")).hexdigest()[:16]
+    return {
+        "apiVersion": made["apiVersion"],
+        "kind": made["kind"],
+        "metadata": {
+            "name": child_name(pool.name),
+            "namespace": pool.namespace,
+            "labels": labels(pool),
+            "annotations": {HASH_ANNOTATION: digest},
+            "ownerReferences": [
+                {
+                    "apiVersion": "proserve.dev/v1alpha1",
+                    "kind": "EnginePool",
+                    "name": pool.name,
+                    "uid": uid,
+                    "controller": True,
+                }
+            ],
+        },
+        "spec": made["spec"],
+    }

@@ -1,0 +1,83 @@
+"""Gain of the last minutes, over all gateways, from reports whose sums only grow. Pure.
+
+Minutes are buckets of what was added, so memory depends on what was served lately and not on how often gateways are
+asked. A gateway that is new counts from its second report on: its first may hold hours.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from proserve_core.gain import GainTotals
+from proserve_core.gain_report import GainReport, added
+
+BUCKET_S = 60.0
+BUCKETS = 10
+WINDOW_TEXT = "10m"
+
+Subject = tuple[str, str]
+"""What gain is about: `class`, `tenant` or `pool` and its name; `pool NAME`, and a class."""
+
+
+class GainWindow:
+    """Sums by subject over `BUCKETS` minutes."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, dict[Subject, GainTotals]] = {}
+        """Newest sums by gateway."""
+        self._buckets: dict[int, dict[Subject, GainTotals]] = {}
+
+    def take(self, reports: Iterable[GainReport], *, now_s: float) -> None:
+        """The newest report of each gateway that answers."""
+        number = int(now_s // BUCKET_S)
+        self._buckets = {each: sums for each, sums in self._buckets.items() if each > number - BUCKETS}
+        bucket = self._buckets.setdefault(number, {})
+        newest: dict[str, dict[Subject, GainTotals]] = {}
+        for report in reports:
+            sums = newest[report.instance] = _subjects(report)
+            before = self._before.get(report.instance)
+            if before is None:
+                continue
+            for subject, totals in sums.items():
+                more = added(before.get(subject, GainTotals()), totals)
+                if more.requests or more.earnable:
+                    bucket.setdefault(subject, GainTotals()).merge(more)
+        self._before = newest
+
+    @property
+    def reporting(self) -> bool:
+        """Whether any gateway answered last time."""
+        return bool(self._before)
+
+    def totals(self, subject: Subject) -> GainTotals:
+        """Sums of the window."""
+        return self.recent(subject, buckets=BUCKETS)
+
+    def recent(self, subject: Subject, *, buckets: int) -> GainTotals:
+        """Sums of its last `buckets` minutes, the running one included."""
+        sums = GainTotals()
+        for number in sorted(self._buckets)[-buckets:]:
+            if (totals := self._buckets[number].get(subject)) is not None:
+                sums.merge(totals)
+        return sums
+
+    def classes_of(self, pool: str) -> list[str]:
+        """Classes that a pool served in the window."""
+        name = pool_subject(pool)
+        return sorted({each for sums in self._buckets.values() for of, each in sums if of == name})
+
+
+def pool_subject(pool: str) -> str:
+    """Where the classes of a pool are."""
+    return f"pool {pool}"
+
+
+def _subjects(report: GainReport) -> dict[Subject, GainTotals]:
+    sums: dict[Subject, GainTotals] = {}
+    named: Mapping[str, Mapping[str, GainTotals]] = {"class": report.classes, "tenant": report.tenants}
+    for what, totals in named.items():
+        sums.update({(what, name): each for name, each in totals.items()})
+    for pool, classes in report.pools.items():
+        whole = sums["pool", pool] = GainTotals()
+        for name, each in classes.items():
+            sums[pool_subject(pool), name] = each
+            whole.merge(each)
+    return sums

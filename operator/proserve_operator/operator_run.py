@@ -1,0 +1,212 @@
+"""The acting operator: watches, a queue of resources to look at, reports of gateways, and an audit now and then.
+
+Everything here lives as long as the leadership does; a new leader begins with what the cluster shows.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+
+import kopf
+
+from proserve_operator.accepted import KINDS, Accepted
+from proserve_operator.audit import LAG_S, Audit
+from proserve_operator.events import Events
+from proserve_operator.kube_client import Kube, KubeError
+from proserve_operator.metrics import OperatorMetrics
+from proserve_operator.pool_scaling import PoolScaling
+from proserve_operator.pool_status import accepted as accepted_condition
+from proserve_operator.reconcile import CHILDREN, PoolReconciler
+from proserve_operator.reports import Reports
+from proserve_operator.resource_status import ResourceStatuses
+from proserve_operator.settings import OperatorSettings
+from proserve_operator.status_writer import StatusWriter
+from proserve_operator.store import Key, Object, Store, key_of, pool_key
+from proserve_operator.watching import registry
+from proserve_operator.work_queue import Retry, WorkQueue
+
+logger = logging.getLogger(__name__)
+
+WORKERS = 8
+JUDGE = ("", ("", ""))
+"""The queue's entry for: see which resources are in force now."""
+JUDGE_AFTER_S = 0.05
+"""Changes that come together are judged together."""
+
+Work = tuple[str, Key]
+
+
+class OperatorRun:
+    """What a leader does."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        settings: OperatorSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._store = Store()
+        self._accepted = Accepted(self._store)
+        self._queue: WorkQueue[Work] = WorkQueue(jitter=random.random)
+        self._reports = Reports(settings.gateway_admin, key_file=settings.gateway_admin_key_file)
+        self._with_monitor = False
+        self.metrics = OperatorMetrics(queue_length=self._queue.__len__)
+        events = Events(kube, identity=settings.identity, clock=clock, wall_clock=wall_clock)
+        statuses = StatusWriter(
+            kube=kube,
+            store=self._store,
+            events=events,
+            clock=clock,
+            wall_clock=wall_clock,
+            status_s=settings.status_s,
+        )
+        self._pools = PoolReconciler(
+            kube=kube,
+            store=self._store,
+            accepted=self._accepted,
+            scaling=PoolScaling(self._reports, clock=clock, every_s=settings.report_s),
+            reports=self._reports,
+            statuses=statuses,
+            settings=settings,
+            with_monitor=lambda: self._with_monitor,
+        )
+        self._resources = ResourceStatuses(
+            store=self._store, accepted=self._accepted, reports=self._reports, statuses=statuses
+        )
+        self._audit: Audit | None = None
+
+    @property
+    def unhealthy(self) -> list[str]:
+        """Why the process should be started anew."""
+        dead = self._audit.dead if self._audit is not None else []
+        return [f"the watch of {kind} shows nothing any more" for kind in dead]
+
+    async def act(self) -> None:
+        """Look after the resources until cancelled, or until a signal ends the watches: kopf takes SIGTERM and SIGINT.
+
+        Raises:
+            KubeError: the API server could not even be asked what it serves.
+        """
+        self._with_monitor = await self._kube.serves("ServiceMonitor")
+        children = [kind for kind in CHILDREN if kind != "ServiceMonitor" or self._with_monitor]
+        self._audit = Audit(
+            self._kube,
+            self._store,
+            namespaces=self._settings.namespaces,
+            managed_kinds=children,
+            own_kinds=KINDS,
+            fix=self.seen,
+            on_missed=lambda kind: self.metrics.missed.labels(kind).inc(),
+        )
+        ready = asyncio.Event()
+        watching = asyncio.ensure_future(self._watch(children, ready))
+        acting = asyncio.ensure_future(self._act(ready, self._audit))
+        try:
+            await asyncio.wait({watching, acting}, return_when=asyncio.FIRST_COMPLETED)
+            (watching if watching.done() else acting).result()
+        finally:
+            for task in (watching, acting):
+                task.cancel()
+            await asyncio.wait({watching, acting})
+
+    async def _act(self, ready: asyncio.Event, audit: Audit) -> None:
+        # Not before the first lists are in: what is not in the store would be asked for one by one.
+        await ready.wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._queue.run(self._look, workers=WORKERS))
+            group.create_task(self._read_reports())
+            group.create_task(self._audit_now_and_then(audit))
+
+    def seen(self, kind: str, event: str | None, body: Object) -> None:
+        """An object as a watch shows it."""
+        self.metrics.events.labels(kind).inc()
+        key = key_of(body)
+        if event == "DELETED":
+            self._store.remove(kind, key)
+        elif not self._store.put(kind, body):
+            return
+        if kind in KINDS:
+            self._accepted.changed()
+            self._queue.add((kind, key))
+            self._queue.add(JUDGE, after_s=JUDGE_AFTER_S)
+        elif (pool := pool_key(body)) is not None:
+            self._queue.add(("EnginePool", pool))
+
+    async def _watch(self, children: list[str], ready: asyncio.Event) -> None:
+        namespaces = self._settings.namespaces
+        await kopf.operator(
+            registry=registry(self.seen, children=children),
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            standalone=True,
+            ready_flag=ready,
+        )
+
+    async def _look(self, work: Work) -> float | None:
+        kind, key = work
+        if work == JUDGE:
+            self._judge()
+            return None
+        began_s = self._clock()
+        result = "ok"
+        try:
+            if kind == "EnginePool":
+                return await self._pools.reconcile(key)
+            return await self._resources.reconcile(kind, key)
+        except Retry:
+            result = "retry"
+            raise
+        finally:
+            self.metrics.reconciles.labels(kind, result).inc()
+            self.metrics.reconcile_s.labels(kind).observe(self._clock() - began_s)
+            if result == "ok":
+                self.metrics.last_success_s.labels(kind).set(self._wall_clock())
+
+    def _judge(self) -> None:
+        """Wake the resources whose condition `Accepted` is not what it should be."""
+        for kind in KINDS:
+            for key, body in self._store.all(kind):
+                should = accepted_condition(self._accepted.problems(kind, key))
+                told = body.get("status", {}).get("conditions", ())
+                if not any(
+                    (each["type"], each["status"], each["reason"]) == ("Accepted", should.status_text, should.reason)
+                    for each in told
+                ):
+                    self._queue.add((kind, key))
+
+    async def _read_reports(self) -> None:
+        while True:
+            await self._reports.read(now_s=self._clock())
+            self.metrics.gateways.set(len(self._reports.newest))
+            for kind in KINDS:
+                for key, _ in self._store.all(kind):
+                    self._queue.add((kind, key))
+            await asyncio.sleep(self._settings.report_s)
+
+    async def _audit_now_and_then(self, audit: Audit) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync_s * (0.9 + 0.2 * random.random()))
+            try:
+                self._with_monitor = await self._kube.serves("ServiceMonitor")
+                if await audit.look():
+                    await asyncio.sleep(LAG_S)
+                    await audit.settle()
+            except KubeError as error:
+                logger.warning("the audit of the watches is put off: %s", error)
+            for kind in KINDS:
+                for key, _ in self._store.all(kind):
+                    self._queue.add((kind, key))
+
+
+def log_level_of_libraries() -> None:
+    """Their lines about each watch and event say nothing that ours don't."""
+    for name in ("kopf", "aiohttp", "kubernetes"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,63 @@
+"""Statuses of PriorityClasses and Tenants: whether they are in force, whether keys are there, what gain came."""
+
+import logging
+
+from proserve_core.resources.conditions import Reason
+from proserve_operator.accepted import Accepted
+from proserve_operator.conditions import Condition
+from proserve_operator.figures import subject_figures
+from proserve_operator.kube_client import KubeError
+from proserve_operator.names import qualified_name
+from proserve_operator.pool_status import accepted as accepted_condition
+from proserve_operator.reports import Reports
+from proserve_operator.status_writer import StatusWriter
+from proserve_operator.store import Key, Object, Store
+from proserve_operator.work_queue import Retry
+
+logger = logging.getLogger(__name__)
+
+
+class ResourceStatuses:
+    """Works on classes and tenants by key."""
+
+    def __init__(self, *, store: Store, accepted: Accepted, reports: Reports, statuses: StatusWriter) -> None:
+        self._store = store
+        self._accepted = accepted
+        self._reports = reports
+        self._statuses = statuses
+
+    async def reconcile(self, kind: str, key: Key) -> float | None:
+        """Write the status of one resource; after how many seconds to look again.
+
+        Raises:
+            Retry: the API server could not take it now.
+        """
+        body = self._store.get(kind, key)
+        if body is None:
+            self._statuses.forget(kind, key)
+            return None
+        rows = [accepted_condition(self._accepted.problems(kind, key))]
+        if kind == "Tenant":
+            rows.append(self._keys(key, body))
+        what, name = ("tenant", qualified_name(*key)) if kind == "Tenant" else ("class", key[1])
+        try:
+            return await self._statuses.write(kind, body, rows, {}, subject_figures(self._reports.window, what, name))
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            logger.warning("%s %s: %s; tried again later", kind, key[1], error)
+            raise Retry(error.retry_after_s) from error
+
+    def _keys(self, key: Key, body: Object) -> Condition:
+        if not body.get("spec", {}).get("apiKeys"):
+            return _resolved(True, Reason.KEYS_FOUND, "the tenant names no keys")
+        if not self._reports.window.reporting:
+            return _resolved(None, Reason.GATEWAY_SILENT, "no gateway reports")
+        problems = [each for each in self._reports.problems("Tenant", *key) if "apiKeys" in each]
+        if problems:
+            return _resolved(False, Reason.KEYS_MISSING, "; ".join(problems))
+        return _resolved(True, Reason.KEYS_FOUND, "all keys are there")
+
+
+def _resolved(status: bool | None, reason: Reason, message: str) -> Condition:
+    return Condition(type="KeysResolved", status=status, reason=reason, message=message)

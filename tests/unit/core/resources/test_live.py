@@ -1,0 +1,115 @@
+"""What of a cluster's resources is in force while they change one by one."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proserve_core.resources.live import DocumentKey, Settled, settle
+from resource_builders import Data, endpoint_pool, engine_pool, keyed_tenant, priority_class, secret, tenant
+
+
+def keyed(*documents: Data) -> dict[DocumentKey, Data]:
+    return {
+        DocumentKey(each["kind"], "" if each["kind"] == "PriorityClass" else "default", each["metadata"]["name"]): each
+        for each in documents
+    }
+
+
+def settled(*documents: Data, after: Settled | None = None) -> Settled:
+    return settle(keyed(*documents), {} if after is None else after.in_force)
+
+
+def names(items: Any) -> list[str]:
+    return [item.name for item in items]
+
+
+GOOD = (priority_class("high"), keyed_tenant("alice"), secret(alice="sk-a"), engine_pool())
+
+
+def test_documents_that_are_right_are_all_in_force() -> None:
+    result = settled(*GOOD)
+    assert result.problems == {}
+    assert names(result.resources.tenants) == ["alice"]
+    assert names(result.resources.engine_pools) == ["tiny"]
+
+
+def test_document_that_never_was_right_is_left_out_and_the_others_stay() -> None:
+    result = settled(*GOOD, keyed_tenant("bob", key="bob"), engine_pool("other", model={"name": "x"}))
+    assert names(result.resources.tenants) == ["alice"]
+    assert names(result.resources.engine_pools) == ["tiny"]
+    problems = {key.name: errors[0].path for key, errors in result.problems.items()}
+    assert problems == {"bob": "spec.apiKeys[0].secretKeyRef.key", "other": "spec.model.uri"}
+
+
+def test_of_a_document_that_became_wrong_the_last_right_version_stays() -> None:
+    before = settled(priority_class("high", weight=4), *GOOD[1:])
+    after = settled(priority_class("high", weight=-1), *GOOD[1:], after=before)
+    assert [each.weight for each in after.resources.priority_classes] == [4]
+    (errors,) = after.problems.values()
+    assert errors[0].path == "spec.weight"
+    again = settled(priority_class("high", weight=5), *GOOD[1:], after=after)
+    assert [each.weight for each in again.resources.priority_classes] == [5]
+    assert again.problems == {}
+
+
+def test_key_whose_secret_is_gone_stops_working_and_the_tenants_other_keys_go_on() -> None:
+    both = [{"secretKeyRef": {"name": "keys", "key": name}} for name in ("old", "new")]
+    before = settled(GOOD[0], tenant(anonymous=False, apiKeys=both), secret(old="sk-old", new="sk-new"))
+    after = settled(GOOD[0], tenant(anonymous=False, apiKeys=both), secret(new="sk-new"), after=before)
+    (alice,) = after.resources.tenants
+    assert after.resources.api_keys(alice) == ("sk-new",)
+    assert [key.name for key in after.problems] == ["alice"]
+    nothing = settled(GOOD[0], tenant(anonymous=False, apiKeys=both), after=after)
+    assert nothing.resources.tenants == ()
+    back = settled(GOOD[0], tenant(anonymous=False, apiKeys=both), secret(old="sk-old", new="sk-new"), after=nothing)
+    assert back.resources.api_keys(back.resources.tenants[0]) == ("sk-old", "sk-new")
+
+
+def test_anonymous_tenant_without_its_keys_stays_anonymous() -> None:
+    result = settled(GOOD[0], tenant(apiKeys=[{"secretKeyRef": {"name": "keys", "key": "x"}}]))
+    assert [(each.anonymous, each.api_keys) for each in result.resources.tenants] == [(True, ())]
+
+
+def test_deleted_class_stays_while_it_is_named() -> None:
+    degrading = priority_class("low", overload={"action": "Degrade", "className": "lowest"})
+    before = settled(GOOD[0], degrading, priority_class("lowest"), tenant(priorityClassName="low"))
+    after = settled(GOOD[0], tenant(priorityClassName="low"), after=before)
+    assert names(after.resources.priority_classes) == ["high", "low", "lowest"]
+    assert after.problems == {}
+    unnamed = settled(GOOD[0], tenant(), after=after)
+    assert names(unnamed.resources.priority_classes) == ["high"]
+
+
+def test_of_two_pools_of_one_model_the_first_serves_it() -> None:
+    result = settled(*GOOD, engine_pool("zweite"))
+    assert names(result.resources.engine_pools) == ["tiny"]
+    assert [key.name for key in result.problems] == ["zweite"]
+
+
+def test_tenant_may_name_a_model_that_nobody_serves_yet() -> None:
+    result = settled(GOOD[0], tenant(models=["later"]), engine_pool())
+    assert result.resources.tenants[0].models == ("later",)
+    assert result.problems == {}
+
+
+CHANGES = st.lists(
+    st.sampled_from([
+        priority_class("high", weight=2), priority_class("high", weight=0),
+        priority_class("low", headroom={"percent": 60}), priority_class("high", headroom={"percent": 60}),
+        keyed_tenant("alice"), keyed_tenant("bob", key="alice"),
+        tenant("bob", priorityClassName="gone"), secret(alice="sk-a"), secret(alice=""), engine_pool(),
+        engine_pool("second"), engine_pool("second", replicas=-1), endpoint_pool(),
+    ]),
+    max_size=8,
+)  # fmt: skip
+
+
+@given(first=CHANGES, second=CHANGES)
+def test_whatever_changes_the_rest_stays_consistent(first: list[Data], second: list[Data]) -> None:
+    before = settle(keyed(*first), {})
+    after = settle(keyed(*second), before.in_force)
+    assert set(after.problems) <= set(keyed(*second))
+    # What is in force makes sense by itself, and taking it again changes nothing.
+    assert settle(after.in_force, {}).resources == after.resources
+    assert settle(after.in_force, {}).problems == {}

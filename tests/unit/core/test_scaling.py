@@ -1,0 +1,169 @@
+"""One engine more for gain that is lost, one less when none would be."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proserve_core.capacity import CapacitySnapshot, RequestRow
+from proserve_core.gain import GainTotals, LossCause
+from proserve_core.latency import LatencyModel
+from proserve_core.pools import Scaling
+from proserve_core.scaling import (
+    Decision,
+    Sample,
+    ScalingState,
+    Verdict,
+    capacity_loss,
+    decide,
+    loss_with_one_less,
+    stake,
+)
+
+SCALING = Scaling(min_engines=1, max_engines=8, max_loss_percent=2, scale_up_delay_s=30.0, scale_down_delay_s=300.0)
+CALM = Sample(at_s=0.0, engines=4, ready=4, loss=0.0, loss_with_one_less=0.0)
+
+
+def sample(**changes: object) -> Sample:
+    return msgspec.structs.replace(CALM, **changes)
+
+
+def after(seconds: float, *, step_s: float = 15.0, scaling: Scaling = SCALING, **changes: object) -> Decision:
+    """The decision when a sample holds for so long."""
+    state, at_s = ScalingState(), 0.0
+    while True:
+        decision = decide(scaling, state, sample(at_s=at_s, **changes))
+        state = decision.state
+        if at_s >= seconds or decision.engines != CALM.engines:
+            return decision
+        at_s += step_s
+
+
+def test_lost_gain_brings_an_engine_only_when_it_lasts() -> None:
+    assert after(15, loss=0.05).engines == 4
+    decision = after(30, loss=0.05)
+    assert (decision.engines, decision.verdict) == (5, Verdict.UP)
+    assert decision.message == "4 -> 5: 5.0% of the gain is lost for want of capacity"
+
+
+def test_loss_that_stops_in_between_begins_anew() -> None:
+    state = decide(SCALING, ScalingState(), sample(loss=0.05)).state
+    state = decide(SCALING, state, sample(at_s=20.0)).state
+    assert decide(SCALING, state, sample(at_s=40.0, loss=0.05)).engines == 4
+
+
+def test_large_loss_brings_several_engines_at_once() -> None:
+    assert after(30, loss=0.6).engines == 6
+
+
+def test_never_more_than_the_maximum() -> None:
+    decision = after(30, loss=0.9, scaling=msgspec.structs.replace(SCALING, max_engines=4))
+    assert (decision.engines, decision.verdict) == (4, Verdict.AT_MAXIMUM)
+
+
+def test_engine_that_would_not_be_missed_goes_when_that_lasts() -> None:
+    assert after(285).engines == 4
+    decision = after(300)
+    assert (decision.engines, decision.verdict) == (3, Verdict.DOWN)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss_with_one_less": 0.011},
+        {"loss_with_one_less": None},
+        {"loss": 0.011},
+        {"loss": None},
+        {"ready": 3},
+    ],
+)
+def test_engine_stays_while_it_is_needed_or_nobody_knows(changes: dict[str, Any]) -> None:
+    assert after(10_000, **changes).engines == 4
+
+
+def test_last_engine_stays() -> None:
+    decision = decide(SCALING, ScalingState(less_since_s=0.0), sample(at_s=9999.0, engines=1, ready=1))
+    assert (decision.engines, decision.verdict) == (1, Verdict.STEADY)
+
+
+def test_limits_that_changed_hold_at_once() -> None:
+    assert decide(msgspec.structs.replace(SCALING, max_engines=2), ScalingState(), CALM).engines == 2
+    assert decide(msgspec.structs.replace(SCALING, min_engines=6), ScalingState(), CALM).engines == 6
+
+
+SAMPLES = st.builds(
+    Sample,
+    at_s=st.floats(0, 1e4),
+    engines=st.integers(0, 20),
+    ready=st.integers(0, 20),
+    loss=st.none() | st.floats(0, 1),
+    loss_with_one_less=st.none() | st.floats(0, 1),
+)
+
+
+@given(samples=st.lists(SAMPLES, max_size=20))
+def test_always_within_the_limits_and_never_down_by_more_than_one(samples: list[Sample]) -> None:
+    state = ScalingState()
+    for each in sorted(samples, key=lambda one: one.at_s):
+        decision = decide(SCALING, state, each)
+        state = decision.state
+        assert SCALING.min_engines <= decision.engines <= SCALING.max_engines
+        assert decision.engines >= min(each.engines, SCALING.max_engines) - 1
+
+
+def test_only_losses_that_an_engine_would_prevent_count() -> None:
+    totals = GainTotals(earnable=10.0, earned=5.0, lost={LossCause.SHED: 2.0, LossCause.CLIENT_CANCEL: 3.0})
+    assert capacity_loss(totals) == pytest.approx(0.2)
+    assert capacity_loss(GainTotals()) == 0.0
+
+
+def row(**changes: object) -> RequestRow:
+    usual = RequestRow(
+        id="r", priority_class="high", weight=2.0, first_token_gain=3.0, output_token_gain=1.0, tpot_s=0.05,
+        decoding=True, resident=True, prefill_tokens=0, context_tokens=100, emitted_tokens=1, deadline_in_s=0.05,
+    )  # fmt: skip
+    return msgspec.structs.replace(usual, **changes)
+
+
+def snapshot(*rows: RequestRow, free_blocks: int = 900) -> CapacitySnapshot:
+    """An engine whose steps take 1 ms and another for each sequence."""
+    latency = LatencyModel(
+        host_s=0.001, floor_s=0.0, linear_base_s=0.0, linear_token_s=0.0, attention_s=0.0, context_s=0.0,
+        sequence_s=0.001,
+    )  # fmt: skip
+    return CapacitySnapshot(
+        seq=1, engine_id="e", model="m", policy="p", age_s=0.0, block_size=16, blocks=1000, free_blocks=free_blocks,
+        running=len(rows), waiting=0, max_sequences=256, max_step_tokens=2048, latency=latency, rows=rows,
+    )  # fmt: skip
+
+
+def test_idle_engines_would_not_be_missed() -> None:
+    assert loss_with_one_less([snapshot(), snapshot()]) == 0.0
+    assert loss_with_one_less([snapshot(row()), snapshot()]) == 0.0
+
+
+def test_nobody_can_tell_what_the_only_engine_would_cost() -> None:
+    assert loss_with_one_less([snapshot()]) is None
+
+
+def test_requests_that_would_get_tokens_too_slowly_would_be_lost() -> None:
+    # Steps take 31 ms now and would take 61 ms: beyond 50 ms for half of the gain.
+    patient = [row(tpot_s=0.1)] * 15
+    engines = [snapshot(*[row()] * 15, *patient)] * 2
+    assert loss_with_one_less(engines) == pytest.approx(0.5)
+
+
+def test_requests_that_wait_already_would_be_lost() -> None:
+    waiting = row(decoding=False, resident=False, prefill_tokens=10)
+    assert loss_with_one_less([snapshot(row()), snapshot(waiting)]) == pytest.approx(6.0 / 8.0)
+
+
+def test_requests_without_blocks_would_be_lost() -> None:
+    # 750 blocks in use would be 1,500.
+    assert loss_with_one_less([snapshot(row(), free_blocks=250)] * 2) == pytest.approx(1 / 3)
+
+
+def test_stake_is_what_the_next_tokens_are_worth() -> None:
+    assert stake(snapshot(row(), row(decoding=False))) == pytest.approx(2.0 + 6.0)
