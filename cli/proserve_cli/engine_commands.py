@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from proserve_cli.failures import wrong_usage
+from proserve_cli.failures import failed, wrong_usage
 from proserve_core.pools import DEFAULT_BATCHING_POLICY
 
 engine_app = typer.Typer(name="engine", help="Real engines: vLLM with ProServe's scheduler.", no_args_is_help=True)
@@ -54,6 +54,29 @@ def serve(
     except (ServeError, ModelError, PolicyError, KvOffloadError) as error:
         raise wrong_usage(error) from error
     run(command)
+
+
+@engine_app.command()
+def drain(
+    *,
+    capacity_port: Annotated[int, typer.Option(help="Port of /capacity.", min=1, max=65535)] = 9400,
+    host: Annotated[str, typer.Option(help="Where the engine is.")] = "127.0.0.1",
+    grace: Annotated[str, typer.Option(help="How long running requests get to end.", metavar="DURATION")] = "60s",
+) -> None:
+    """Tell an engine that it is to go, and wait for its running requests. What `preStop` of its pod runs."""
+    from proserve_core.resources.scalars import parse_duration
+    from proserve_engine.drain import DrainError
+    from proserve_engine.drain import drain as drain_engine
+
+    try:
+        grace_s = parse_duration(grace)
+    except ValueError as error:
+        raise wrong_usage(f"--grace: {grace!r} is not a duration; {error}") from error
+    try:
+        left = drain_engine(f"http://{host}:{capacity_port}", grace_s=grace_s)
+    except DrainError as error:
+        raise failed(error) from error
+    typer.echo(f"drained; {left} requests are left", err=True)
 
 
 @engine_app.command("make-model")

@@ -17,13 +17,23 @@ from proserve_cli.up import ADMIN, GRPC, HTTP, RecordOption
 
 if TYPE_CHECKING:
     from proserve_core.resources import Resources
+    from proserve_gateway.configuration import ConfigurationSource
 
 logger = logging.getLogger(__name__)
 
 
 def gateway(
     *,
-    files: Annotated[list[Path], typer.Option("--file", "-f", help="Resources (YAML); may be given several times.")],
+    files: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", help="Resources (YAML); may be given several times.")
+    ] = None,
+    kubernetes: Annotated[
+        bool, typer.Option("--kubernetes", help="Resources and engines of the cluster, instead of files.")
+    ] = False,
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option("--namespace", "-n", help="With --kubernetes: this namespace only; may be given several times."),
+    ] = None,
     http: Annotated[str, typer.Option(help="Address of the OpenAI HTTP API.", metavar="HOST:PORT")] = HTTP,
     grpc: Annotated[str, typer.Option(help="Address of the gRPC API.", metavar="HOST:PORT")] = GRPC,
     admin: Annotated[str, typer.Option(help="Address of metrics, readiness, status.", metavar="HOST:PORT")] = ADMIN,
@@ -54,19 +64,17 @@ def gateway(
     record: RecordOption = None,
     log_format: LogFormatOption = LogFormat.TEXT,
 ) -> None:
-    """Serve the pools' endpoints. TERM or Ctrl-C lets open requests end, a second one does not wait for them.
+    """Serve the pools of files or of a cluster. TERM or Ctrl-C lets open requests end, a second one does not wait.
 
-    A change of the files is taken over within a second, or refused as a whole; HUP reads them again. Renewed
-    certificates and keys are taken over too.
+    A change of the files is taken over within a second, or refused as a whole; HUP reads them again. In a cluster each
+    resource is taken or refused by itself. Renewed certificates and keys are taken over too.
     """
-    from proserve_cli.resource_files import load_resources, read_resources
     from proserve_cli.send_hint import listening
 
     use_log_format(log_format)
     addresses = [parse_address(text) for text in (http, grpc, admin)]
     timeouts = parse_timeouts(timeout or [])
     with needs_extra("gateway"):
-        from proserve_gateway.configuration_files import ResourceFiles
         from proserve_gateway.server import GatewayConfig, Listen, run_gateway
         from proserve_gateway.upstream_exchange import UpstreamLimits
 
@@ -77,14 +85,11 @@ def gateway(
             store_address(quota_store)
         except ValueError as error:
             raise wrong_usage(f"--quota-store: {error}") from error
-    source = ResourceFiles(
-        files, load=lambda: (_with_endpoints(load_resources(files)), ()), reload_signal=signal.SIGHUP
-    )
-    resources = read_resources(files)
-    try:
-        _with_endpoints(resources)
-    except ValueError as error:
-        raise wrong_usage(error) from error
+    if kubernetes == bool(files):
+        raise wrong_usage("give either --file or --kubernetes: where the resources come from")
+    if namespace and not kubernetes:
+        raise wrong_usage("--namespace is about a cluster: give --kubernetes, too, or remove it")
+    source, resources = _of_cluster(namespace or []) if kubernetes else _of_files(files or [])
     credentials = options.credential_files(
         tls_cert=tls_cert, tls_key=tls_key, tls_client_ca=tls_client_ca, engine_tls_ca=engine_tls_ca,
         engine_tls_cert=engine_tls_cert, engine_tls_key=engine_tls_key, admin_key_file=admin_key_file,
@@ -102,6 +107,7 @@ def gateway(
         credentials=credentials,
         quota_store=quota_store,
         record=record,
+        in_cluster=kubernetes,
     )
     try:
         run_gateway(
@@ -111,6 +117,31 @@ def gateway(
         )
     except (OSError, ValueError) as error:
         raise failed(f"the gateway on {http}, {grpc}, {admin}: {error}") from error
+
+
+def _of_cluster(namespaces: list[str]) -> "tuple[ConfigurationSource, Resources]":
+    """A source that brings everything."""
+    from proserve_core.resources import Resources
+
+    with needs_extra("operator"):
+        from proserve_gateway.configuration_kubernetes import KubernetesSource
+
+    return KubernetesSource(namespaces=namespaces), Resources()
+
+
+def _of_files(files: list[Path]) -> "tuple[ConfigurationSource, Resources]":
+    """What the files hold now, and a source of their changes."""
+    from proserve_cli.resource_files import load_resources, read_resources
+    from proserve_gateway.configuration_files import ResourceFiles
+
+    source = ResourceFiles(
+        files, load=lambda: (_with_endpoints(load_resources(files)), ()), reload_signal=signal.SIGHUP
+    )
+    resources = read_resources(files)
+    try:
+        return source, _with_endpoints(resources)
+    except ValueError as error:
+        raise wrong_usage(error) from error
 
 
 def _with_endpoints(resources: "Resources") -> "Resources":

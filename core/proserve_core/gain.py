@@ -245,6 +245,12 @@ class GainLedger:
             sums.setdefault(name, GainTotals()).merge(totals)
         return sums
 
+    def by_tenant(self) -> dict[str, GainTotals]:
+        sums: dict[str, GainTotals] = {}
+        for (_, tenant), totals in self._totals.items():
+            sums.setdefault(tenant, GainTotals()).merge(totals)
+        return sums
+
     def total(self) -> GainTotals:
         total = GainTotals()
         for totals in self._totals.values():

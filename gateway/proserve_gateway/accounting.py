@@ -8,7 +8,7 @@ so there is one set of books and no lock per request; only the histograms are Pr
 from collections import Counter
 from collections.abc import Callable
 
-from proserve_core.gain import GainLedger, LossCause, RequestAccount
+from proserve_core.gain import GainLedger, GainTotals, LossCause, RequestAccount
 from proserve_core.objectives import ServiceTerms
 from proserve_core.routing.output_lengths import OutputLengths
 from proserve_gateway.metrics import OTHER, GatewayMetrics
@@ -128,6 +128,8 @@ class Accounting:
         self.ledger = GainLedger()
         self.series: dict[tuple[str, str, str], Series] = {}
         """By class, tenant and model."""
+        self.by_model: dict[tuple[str, str], GainTotals] = {}
+        """Gain by model and class."""
         self.refusals: Counter[tuple[str, str, int]] = Counter()
         """Requests turned away at the door, by class, tenant and status."""
 
@@ -196,9 +198,17 @@ class Accounting:
                 model=entry.model, priority_class=account.terms.priority_class, tokens=account.tokens / entry.choices
             )
         self.ledger.close(account, tenant=entry.tenant)
+        self._of_model(entry.model, account.terms.priority_class).add(account)
         series.output_tokens += account.tokens
         if account.tokens > 1 and account.first_s is not None and account.last_s is not None:
             series.tpot.observe((account.last_s - account.first_s) / (account.tokens - 1))
+
+    def _of_model(self, model: str, priority_class: str) -> GainTotals:
+        key = (model, priority_class)
+        totals = self.by_model.get(key)
+        if totals is None:
+            totals = self.by_model[key] = GainTotals()
+        return totals
 
     def _series_of(self, priority_class: str, tenant: str, model: str) -> Series:
         key = (priority_class, tenant, model)

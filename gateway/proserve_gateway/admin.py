@@ -17,10 +17,15 @@ from proserve_core.gain_status import GainStatus
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.admin_seeing import seeing_routes
 from proserve_gateway.catalog import Catalog
+from proserve_gateway.configuration import Problems
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_status import EngineStatus
 from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.operator_report import report_route
 from proserve_gateway.seeing import Seeing
+
+FIRST_POLLS_S = 10.0
+"""In a cluster: how long a gateway that has just started waits for engines of every pool."""
 
 
 class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,17 +42,40 @@ class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Readiness:
-    """Whether a load balancer should send requests here: every pool can serve, and the gateway is not leaving."""
+    """Whether a load balancer should send requests here: every pool can serve, and the gateway is not leaving.
 
-    def __init__(self, fleet: Fleet) -> None:
+    In a cluster, where pools come and go by many hands, that is asked once, for a while: afterwards a pool without
+    engines costs its own clients a 503 that says so, and not everybody the gateway.
+    """
+
+    def __init__(self, fleet: Fleet, *, clock: Callable[[], float], in_cluster: bool = False) -> None:
         self._fleet = fleet
+        self._clock = clock
+        self._in_cluster = in_cluster
+        self._given_up_s: float | None = None if in_cluster else float("inf")
+        """When pools without engines are no longer waited for; None: no configuration has come yet."""
         self.stopping = False
         """Set when shutdown begins: readiness goes first, then requests end."""
+
+    def configured(self) -> None:
+        """A configuration is in force."""
+        if self._given_up_s is None:
+            self._given_up_s = self._clock() + FIRST_POLLS_S
 
     def missing(self, pools: Iterable[str]) -> list[str]:
         """What keeps the gateway from being ready; empty when it is."""
         if self.stopping:
             return ["the gateway is shutting down"]
+        if self._given_up_s is None:
+            return ["the cluster's resources have not been read yet"]
+        if self._clock() >= self._given_up_s:
+            return []
+        missing = self._without_engines(pools)
+        if not missing and self._in_cluster:
+            self._given_up_s = float("-inf")
+        return missing
+
+    def _without_engines(self, pools: Iterable[str]) -> list[str]:
         rows = self._fleet.status()
         missing = []
         for pool in pools:
@@ -69,8 +97,9 @@ def admin_app(
     metrics: GatewayMetrics,
     readiness: Readiness,
     seeing: Seeing,
+    problems: Callable[[], Problems],
 ) -> Starlette:
-    """`catalog()` is the configuration in force."""
+    """`catalog()` is the configuration in force, `problems()` what is wrong with resources that are not in it."""
 
     def missing() -> list[str]:
         return readiness.missing(pool.name for pool in catalog().pools.values())
@@ -106,6 +135,7 @@ def admin_app(
             Route("/metrics", metrics_),
             Route("/status", status),
             *seeing_routes(catalog=catalog, decisions=seeing.decisions, history=seeing.history),
+            report_route(catalog=catalog, fleet=fleet, accounting=accounting, problems=problems),
         ]
     )
 
@@ -116,7 +146,4 @@ def _by_class(catalog: Catalog, accounting: Accounting) -> dict[str, GainStatus]
 
 
 def _by_tenant(accounting: Accounting) -> dict[str, GainStatus]:
-    sums: dict[str, GainTotals] = {}
-    for (_, tenant), totals in accounting.ledger.by_class_and_tenant.items():
-        sums.setdefault(tenant, GainTotals()).merge(totals)
-    return {name: GainStatus.of(totals) for name, totals in sums.items()}
+    return {name: GainStatus.of(totals) for name, totals in accounting.ledger.by_tenant().items()}

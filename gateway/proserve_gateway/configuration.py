@@ -8,7 +8,7 @@ source (ARCHITECTURE, section 4).
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from proserve_core.resources import Resources
@@ -16,6 +16,9 @@ from proserve_gateway.fleet_target import EngineTarget
 from proserve_gateway.metrics import GatewayMetrics
 
 logger = logging.getLogger(__name__)
+
+Problems = Mapping[str, Sequence[str]]
+"""Lines for people by `Kind/namespace/name`."""
 
 RESTART_S = 5.0
 """Pause before a source that failed is started again."""
@@ -33,6 +36,9 @@ class ConfigurationTaker(Protocol):
 
     def refused(self, error: str) -> None:
         """There is a new configuration that can't be used; `error` lists everything that is wrong."""
+
+    def left_out(self, problems: Problems) -> None:
+        """What is wrong with resources that are not in the configuration as they are."""
 
 
 class ConfigurationSource(Protocol):

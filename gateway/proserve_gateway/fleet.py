@@ -153,6 +153,11 @@ class Fleet:
     def engines(self) -> Collection[Engine]:
         return self._engines.values()
 
+    def taking_work(self) -> list[Engine]:
+        """Engines that may take work now."""
+        now_s = self._clock()
+        return [engine for engine in self._engines.values() if engine.health.takes_work(now_s)]
+
     # Choice
 
     def queue(self, pool: str) -> PoolQueue | None:

@@ -24,7 +24,7 @@ from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.admin import Readiness, admin_app
 from proserve_gateway.admin_guard import guarded
 from proserve_gateway.catalog import Catalog, qualified_name
-from proserve_gateway.configuration import ConfigurationRecord, ConfigurationSource, follow
+from proserve_gateway.configuration import ConfigurationRecord, ConfigurationSource, Problems, follow
 from proserve_gateway.credentials import ENGINE_KEYS, CredentialFiles, Credentials
 from proserve_gateway.data_server import CLOSING_S, DataServer
 from proserve_gateway.dispatch import Dispatcher
@@ -70,6 +70,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     http: Listen = Listen("127.0.0.1", 8080)
     grpc: Listen | None = None
     admin: Listen | None = None
+    in_cluster: bool = False
+    """The configuration comes from a source only, and the gateway is not ready before it has come."""
     drain_s: float = 30.0
     """How long open requests may take to end after the first signal to stop."""
     http_limits: HttpLimits = HttpLimits()
@@ -116,7 +118,8 @@ class Gateway:
         self._intake = Intake(catalog=Catalog.from_resources(config.resources), accounting=self.accounting)
         self.fleet = Fleet(make_room=make_room, clock=clock, on_decision=RouteCounter(self.metrics))
         FleetCollector(self.fleet, self.metrics)
-        self.readiness = Readiness(self.fleet)
+        self.readiness = Readiness(self.fleet, clock=clock, in_cluster=config.in_cluster)
+        self._problems: Problems = {}
         self._upstream = UpstreamClient(config.upstream_limits, self._credentials.engine_tls)
         self.quotas = Quotas(None if config.quota_store is None else _quota_store(config.quota_store))
         QuotaCollector(self.quotas, self.metrics)
@@ -195,11 +198,16 @@ class Gateway:
         self._set_targets(resources, engines)
         self._applied = resources, engines
         self._intake.catalog = catalog
+        self.readiness.configured()
         self.configuration.applied()
 
     def refused(self, error: str) -> None:
         """A new configuration can't be used (`ConfigurationTaker`)."""
         self.configuration.refused(error)
+
+    def left_out(self, problems: Problems) -> None:
+        """Resources are not in the configuration as they are (`ConfigurationTaker`)."""
+        self._problems = problems
 
     async def failed(self) -> None:
         """Returns never; raises what broke a part that must not end."""
@@ -261,6 +269,7 @@ class Gateway:
             metrics=self.metrics,
             readiness=self.readiness,
             seeing=self._seeing,
+            problems=lambda: self._problems,
         )
         return HttpServer(guarded(app, self._credentials.admin_keys), host=listen.host, port=listen.port)
 

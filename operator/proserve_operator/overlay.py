@@ -7,7 +7,7 @@ mounts, by path), other lists and values replaced. `null` removes a field.
 from collections.abc import Mapping
 from typing import Any
 
-_KEYS = ("name", "mountPath", "containerPort", "topologyKey")
+_KEYS = ("mountPath", "name", "containerPort", "topologyKey")
 """What tells the items of a list apart; the first that all items have."""
 
 

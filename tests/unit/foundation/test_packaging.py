@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = {
-    "dev.lock": ("gateway", "emulator", "lab", "test", "dev"),
-    "engine-cpu.lock": ("gateway", "emulator", "lab", "test"),
+    "dev.lock": ("gateway", "operator", "emulator", "lab", "test", "dev"),
+    "engine-cpu.lock": ("gateway", "operator", "emulator", "lab", "test"),
 }
 
 
@@ -67,5 +67,12 @@ def test_wheel_carries_all_packages_with_their_data_files(tmp_path: Path) -> Non
     sources = {path.split("/", 1)[1] for path in tracked.stdout.splitlines()}
 
     assert sources - shipped == set()
-    for package in ("proserve_core", "proserve_engine", "proserve_gateway", "proserve_lab", "proserve_cli"):
+    for package in (
+        "proserve_core",
+        "proserve_engine",
+        "proserve_gateway",
+        "proserve_operator",
+        "proserve_lab",
+        "proserve_cli",
+    ):
         assert f"{package}/py.typed" in shipped

@@ -46,7 +46,7 @@ class Bench:
             [EngineTarget(name="chat-0", pool="chat", base_url="http://127.0.0.1:1", api_key="sk-e")]
         )
         FleetCollector(self.fleet, self.metrics)
-        self.readiness = Readiness(self.fleet)
+        self.readiness = Readiness(self.fleet, clock=lambda: self.now_s)
         self.app = admin_app(
             catalog=lambda: CATALOG,
             fleet=self.fleet,
@@ -60,6 +60,7 @@ class Bench:
                 catalog=lambda: CATALOG,
                 clock=lambda: self.now_s,
             ),
+            problems=lambda: {"Tenant/default/bob": ["spec.apiKeys[0]: is gone; add it"]},
         )
 
     def engine_answers(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proserve_core.resources import Resources, parse_resources
-from proserve_gateway.configuration import ConfigurationTaker, follow
+from proserve_gateway.configuration import ConfigurationTaker, Problems, follow
 from proserve_gateway.configuration_files import ResourceFiles
 from proserve_gateway.fleet_target import EngineTarget
 
@@ -45,6 +45,10 @@ class Taker:
     def refused(self, error: str) -> None:
         self.errors.append(error)
         self.happened.set()
+
+    def left_out(self, problems: Problems) -> None:
+        """Files are taken as a whole or not at all."""
+        self.errors += problems
 
     async def next(self) -> None:
         await asyncio.wait_for(self.happened.wait(), 10)

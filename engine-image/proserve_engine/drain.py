@@ -1,0 +1,46 @@
+"""`proserve engine drain`: tell an engine that it is to go, and wait for its running requests.
+
+Run by the pod's `preStop`, so that Kubernetes sends SIGTERM when nothing runs any more or the grace period is over;
+the gateway continues what is left on another engine. Gateways see `draining` in the snapshot that they wait for, so a
+moment is enough until they send nothing new.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+
+LOOK_S = 0.5
+ANSWER_S = 5.0
+UNSEEN_S = 2.0
+"""At least this long: for gateways to see it, and for what they had sent before to arrive."""
+
+
+class DrainError(Exception):
+    """The engine could not be told; the message says why."""
+
+
+def drain(root: str, *, grace_s: float) -> int:
+    """Drain the engine whose capacity server is at `root`; requests that are left after `grace_s`.
+
+    Raises:
+        DrainError: it does not answer.
+    """
+    began_s = time.monotonic()
+    try:
+        _ask(root + "/drain", method="POST")
+        while True:
+            waited_s = time.monotonic() - began_s
+            snapshot = json.loads(_ask(root + "/capacity"))
+            left = int(snapshot["running"]) + int(snapshot["waiting"])
+            if waited_s >= grace_s or (not left and waited_s >= min(UNSEEN_S, grace_s)):
+                return left
+            time.sleep(LOOK_S)
+    except (OSError, urllib.error.URLError, ValueError, KeyError) as error:
+        raise DrainError(f"the engine at {root} does not answer: {error}") from error
+
+
+def _ask(url: str, *, method: str = "GET") -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=ANSWER_S) as reply:
+        content: bytes = reply.read()
+        return content
