@@ -30,19 +30,21 @@ def gateway(
     seconds: Annotated[int, typer.Option(help="Length of a turn.", min=1, max=60)] = 4,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Requests per second as a share of nginx, in turns on the same core. Needs nginx and wrk."""
+    """Requests, streams and gRPC of the gateway against nginx and a bare server, in turns. Needs nginx and wrk."""
     with needs_extra("gateway"):
-        import uvicorn  # noqa: F401 - the gateway runs as a process of its own
-    from proserve_lab.bench.gateway_rate import BenchError, report, run
+        import uvloop  # noqa: F401 - gateway and load run as processes of their own
+    from proserve_lab.bench.gateway_cost import report, run
+    from proserve_lab.bench.proxies import BenchError
 
     try:
         result = run(turns=turns, seconds=seconds)
     except BenchError as error:
         raise failed(error) from error
     if json:
-        typer.echo(msgspec.json.encode({**msgspec.to_builtins(result), "ratio": result.ratio}).decode())
+        typer.echo(msgspec.json.encode(result).decode())
     else:
-        typer.echo(report(result))
+        for line in report(result):
+            typer.echo(line)
 
 
 @bench_app.command("plan")
