@@ -1,38 +1,40 @@
 """Gain per class as a table: how much of what could be earned was, lately and over time, and where the rest went."""
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from proserve_core.gain_status import GainReply, GainStatus
 
 ALL = "all"
-CAUSES = 3
-"""Of losses, shown per class."""
 BARS = " ▁▂▃▄▅▆▇█"
-POINTS = 30
+POINTS = 20
 """Of the curve over time."""
 
 
 def gain_table(reply: GainReply) -> RenderableType:
-    """For a terminal."""
-    windows = [name for name in reply.windows if name != ALL]
-    table = Table("class", box=None, pad_edge=False)
-    for heading in (*[f"gain {name}" for name in windows], "gain", "SLO met", "requests"):
-        table.add_column(heading, justify="right")
-    table.add_column("over time")
-    table.add_column("lost to")
+    """For a terminal of 80 columns."""
+    gains = Table(Column("class", no_wrap=True), box=None, pad_edge=False)
+    for heading in (*reply.windows, "SLO met", "requests"):
+        gains.add_column(heading, justify="right")
+    gains.add_column("last hour")
+    losses = Table(Column("class", no_wrap=True), "lost to", box=None, pad_edge=False)
     for name, whole in reply.windows.get(ALL, {}).items():
-        table.add_row(
+        gains.add_row(
             name,
-            *[_ratio(reply.windows[window][name]) for window in windows],
-            _ratio(whole),
+            *[_ratio(classes[name]) for classes in reply.windows.values()],
             _percent(whole.slo_attainment) if whole.requests else Text("-"),
             str(whole.requests),
             _curve(reply, name),
-            _causes(whole),
         )
-    return Group(table, Text("gain and SLO over all requests that have ended since the gateway started", style="dim"))
+        losses.add_row(name, _causes(whole))
+    return Group(
+        Text("gain earned, of what could be earned by requests that ended in the last ...", style="dim"),
+        gains,
+        Text(),
+        Text("since the gateway started", style="dim"),
+        losses,
+    )
 
 
 def _ratio(status: GainStatus) -> Text:
@@ -46,7 +48,7 @@ def _percent(share: float) -> Text:
 def _causes(status: GainStatus) -> str:
     if not status.lost:
         return "-"
-    worst = sorted(status.lost.items(), key=lambda one: -one[1])[:CAUSES]
+    worst = sorted(status.lost.items(), key=lambda one: -one[1])
     return ", ".join(f"{cause} {gain / status.earnable:.1%}" for cause, gain in worst if gain > 0) or "-"
 
 

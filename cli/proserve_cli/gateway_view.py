@@ -2,7 +2,7 @@
 
 import msgspec
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from proserve_core.gain_status import GainStatus
@@ -14,7 +14,6 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     """One engine. None: not known."""
 
     name: str
-    pool: str
     state: str
     in_flight: int
     poll_age_s: float | None = None
@@ -38,26 +37,27 @@ class GatewayReply(msgspec.Struct, frozen=True, kw_only=True):
 def gateway_table(reply: GatewayReply) -> RenderableType:
     """Readiness, engines, classes."""
     head = Text("ready", style="green") if reply.ready else Text(f"not ready: {'; '.join(reply.missing)}", style="red")
-    return Group(head, _engines(reply.engines), Text(), _classes(reply.classes))
+    errors = [Text(f"{row.name}: {row.last_error}", style="red") for row in reply.engines if row.last_error]
+    return Group(head, _engines(reply.engines), *errors, Text(), _classes(reply.classes))
 
 
 def _engines(rows: list[EngineRow]) -> Table:
-    table = Table("engine", "pool", "state", "policy", box=None, pad_edge=False)
+    names = [Column(heading, no_wrap=True) for heading in ("engine", "state", "policy")]
+    table = Table(*names, box=None, pad_edge=False)
     for heading in ("sent", "running", "waiting", "KV used", "heard from"):
         table.add_column(heading, justify="right")
-    table.add_column("last error")
     for row in rows:
         style = "green" if row.state == GOOD else "yellow" if row.state in WAITING else "red"
         table.add_row(
-            row.name, row.pool, Text(row.state, style=style), row.policy or "-", str(row.in_flight),
+            row.name, Text(row.state, style=style), row.policy or "-", str(row.in_flight),
             _number(row.running), _number(row.waiting), _kv(row),
-            "-" if row.poll_age_s is None else f"{row.poll_age_s:.1f} s ago", row.last_error,
+            "-" if row.poll_age_s is None else f"{row.poll_age_s:.1f} s ago",
         )  # fmt: skip
     return table
 
 
 def _classes(classes: dict[str, GainStatus]) -> Table:
-    table = Table("class", box=None, pad_edge=False)
+    table = Table(Column("class", no_wrap=True), box=None, pad_edge=False)
     for heading in ("requests", "tokens", "gain", "SLO met"):
         table.add_column(heading, justify="right")
     for name, gain in classes.items():

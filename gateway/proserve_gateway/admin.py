@@ -18,6 +18,7 @@ from proserve_gateway.accounting import Accounting
 from proserve_gateway.admin_seeing import seeing_routes
 from proserve_gateway.catalog import Catalog
 from proserve_gateway.configuration import Problems
+from proserve_gateway.console_page import console_routes
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_status import EngineStatus
 from proserve_gateway.metrics import GatewayMetrics
@@ -134,6 +135,7 @@ def admin_app(
             Route("/readyz", readyz),
             Route("/metrics", metrics_),
             Route("/status", status),
+            *console_routes(),
             *seeing_routes(catalog=catalog, decisions=seeing.decisions, history=seeing.history),
             report_route(catalog=catalog, fleet=fleet, accounting=accounting, problems=problems),
         ]

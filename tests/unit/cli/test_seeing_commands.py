@@ -56,10 +56,9 @@ def test_gain_table_has_windows_attainment_curve_and_causes() -> None:
     with admin_page({"/gain": GAIN}) as page:
         result = proserve("gain", "--admin", page.address)
     assert result.exit_code == 0
-    assert row(result, "high") == [
-        "high", "80.0%", "80.0%", "90.0%", "10", "▅█", "late_first_token", "15.0%,", "shed", "5.0%",
-    ]  # fmt: skip
-    assert row(result, "low") == ["low", "-", "-", "-", "0", "-"]
+    assert row(result, "high") == ["high", "80.0%", "80.0%", "90.0%", "10", "▅█"]
+    assert row(result, "low") == ["low", "-", "-", "-", "0"]
+    assert "high   late_first_token 15.0%, shed 5.0%" in result.stdout
 
 
 def test_long_history_is_summed_into_the_width_of_the_curve() -> None:
@@ -71,7 +70,7 @@ def test_long_history_is_summed_into_the_width_of_the_curve() -> None:
     console = Console(width=200)
     with console.capture() as capture:
         console.print(gain_table(long))
-    assert 20 <= capture.get().count("█") <= 30
+    assert 15 <= capture.get().count("█") <= 20
 
 
 def test_status_table_shows_why_it_is_not_ready_and_each_engine() -> None:
@@ -79,9 +78,9 @@ def test_status_table_shows_why_it_is_not_ready_and_each_engine() -> None:
         result = proserve("status", "--admin", page.address)
     assert result.exit_code == 0
     assert result.stdout.startswith("not ready: pool chat: no engine can take requests")
-    assert row(result, "chat-0")[2:9] == ["suspected", "fcfs", "3", "2", "1", "75%", "4.2"]
-    assert "[Errno 111] refused" in result.stdout
-    assert row(result, "chat-1")[2:8] == ["ready", "-", "0", "-", "-", "-"]
+    assert row(result, "chat-0")[1:8] == ["suspected", "fcfs", "3", "2", "1", "75%", "4.2"]
+    assert "chat-0: [Errno 111] refused" in result.stdout
+    assert row(result, "chat-1")[1:7] == ["ready", "-", "0", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(("command", "path"), [("gain", "/gain"), ("status", "/status")])
