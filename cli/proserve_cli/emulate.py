@@ -1,5 +1,6 @@
 """`proserve emulate`: one emulated engine."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,12 +25,16 @@ def emulate(
             help="Keep KV blocks of preempted requests in host memory: JSON, see docs/blocks.md.", metavar="JSON"
         ),
     ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Answer only who knows a key of this file, one a line.", metavar="FILE")
+    ] = None,
     speed: Annotated[float, typer.Option(help="How many times as fast as calibrated the engine is.")] = 1.0,
 ) -> None:
     """Serve an emulated engine: OpenAI HTTP and /capacity on one port, with a calibration's timing and no model."""
     with needs_extra("emulator"):
         from proserve_engine.emulator.server import EmulatorOptions, build_replica, run_emulator
 
+    from proserve_core.access_keys import AccessKeysError
     from proserve_core.blocks.settings import kv_offload as read_kv_offload
 
     try:
@@ -37,6 +42,7 @@ def emulate(
             calibration=calibration, policy=policy, host=host, port=port, model=model, kv_blocks=kv_blocks,
             max_sequences=max_sequences, speed=speed,
             kv_offload=None if kv_offload is None else read_kv_offload(kv_offload),
+            key_file=None if key_file is None else str(key_file),
         )  # fmt: skip
         replica = build_replica(options)
     except KeyError as error:
@@ -47,4 +53,6 @@ def emulate(
         code = run_emulator(replica, options)
     except OSError as error:
         raise failed(f"cannot serve on {host}:{port}: {error}") from error
+    except AccessKeysError as error:
+        raise wrong_usage(f"--key-file {error}") from error
     raise typer.Exit(code)

@@ -30,11 +30,16 @@ def serve(
             help="Keep KV blocks of preempted requests in host memory: JSON, see docs/blocks.md.", metavar="JSON"
         ),
     ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="Both ports answer only who knows a key of this file, one a line.", metavar="FILE"),
+    ] = None,
     step_log: Annotated[
         Path | None, typer.Option(help="Append each step to this file: its work, its time and the prediction.")
     ] = None,
 ) -> None:
     """Serve MODEL with vLLM under a ProServe policy. All other options go to `vllm serve` as they are."""
+    from proserve_core.access_keys import AccessKeysError
     from proserve_core.batching.registry import PolicyError
     from proserve_core.blocks.settings import KvOffloadError
     from proserve_core.blocks.settings import kv_offload as read_kv_offload
@@ -45,13 +50,14 @@ def serve(
     settings = EngineSettings(
         policy=policy, calibration=calibration, capacity_host=capacity_host, capacity_port=capacity_port,
         step_log=None if step_log is None else str(step_log.resolve()),
+        key_file=None if key_file is None else str(key_file.resolve()),
     )  # fmt: skip
     try:
         command = serve_command(
             model, context.args, settings=settings,
             kv_offload=None if kv_offload is None else read_kv_offload(kv_offload),
         )  # fmt: skip
-    except (ServeError, ModelError, PolicyError, KvOffloadError) as error:
+    except (ServeError, ModelError, PolicyError, KvOffloadError, AccessKeysError) as error:
         raise wrong_usage(error) from error
     run(command)
 

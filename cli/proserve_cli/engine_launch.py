@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -23,8 +24,11 @@ def pool_label(pool: EnginePool) -> str:
     return pool.name if pool.namespace == "default" else f"{pool.namespace}/{pool.name}"
 
 
-def engine_specs(pool: EnginePool, kind: EngineKind, *, policy: str | None = None) -> list[EngineSpec]:
-    """One spec per replica of the pool. `policy` overrides the pool's own.
+def engine_specs(
+    pool: EnginePool, kind: EngineKind, *, policy: str | None = None, key_file: Path | None = None
+) -> list[EngineSpec]:
+    """One spec per replica of the pool. `policy` overrides the pool's own; engines answer only who knows a key of
+    `key_file`.
 
     Raises:
         LaunchError: the pool's engines can't be started like this here.
@@ -33,16 +37,21 @@ def engine_specs(pool: EnginePool, kind: EngineKind, *, policy: str | None = Non
         raise LaunchError(f"EnginePool {pool_label(pool)}: spec.replicas is 0: nothing would serve it; set at least 1")
     policy = policy or pool.engine.batching_policy
     make = _vllm if kind is EngineKind.VLLM else _emulated
-    return [make(pool, f"{pool_label(pool).replace('/', '-')}-{number}", policy) for number in range(pool.replicas)]
+    return [
+        make(pool, f"{pool_label(pool).replace('/', '-')}-{number}", policy, key_file)
+        for number in range(pool.replicas)
+    ]
 
 
-def _emulated(pool: EnginePool, name: str, policy: str) -> EngineSpec:
+def _emulated(pool: EnginePool, name: str, policy: str, key_file: Path | None) -> EngineSpec:
     port = free_port()
     root = f"http://127.0.0.1:{port}"
     command = [
         sys.executable, "-m", "proserve_cli", "emulate", "--calibration", pool.calibration, "--policy", policy,
         "--model", pool.model.name, "--port", str(port),
     ]  # fmt: skip
+    if key_file is not None:
+        command += ["--key-file", str(key_file)]
     if pool.engine.kv_offload is not None:
         command += ["--kv-offload", msgspec.json.encode(pool.engine.kv_offload.to_mapping()).decode()]
     return EngineSpec(
@@ -51,7 +60,7 @@ def _emulated(pool: EnginePool, name: str, policy: str) -> EngineSpec:
     )  # fmt: skip
 
 
-def _vllm(pool: EnginePool, name: str, policy: str) -> EngineSpec:
+def _vllm(pool: EnginePool, name: str, policy: str, key_file: Path | None) -> EngineSpec:
     from proserve_engine.serve import ServeError, serve_command
     from proserve_engine.tiny_model import ModelError
     from proserve_engine.vllm.settings import EngineSettings
@@ -60,7 +69,9 @@ def _vllm(pool: EnginePool, name: str, policy: str) -> EngineSpec:
     arguments = ["--served-model-name", pool.model.name]
     if pool.model.max_model_length is not None:
         arguments += ["--max-model-len", str(pool.model.max_model_length)]
-    settings = EngineSettings(policy=policy, capacity_port=capacity_port)
+    settings = EngineSettings(
+        policy=policy, capacity_port=capacity_port, key_file=None if key_file is None else str(key_file)
+    )
     try:
         command = serve_command(
             _model(pool),

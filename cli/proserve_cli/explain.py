@@ -59,6 +59,12 @@ def explain(
             metavar="HOST:PORT",
         ),
     ] = None,
+    engine_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PROSERVE_ENGINE_KEY", help="Key of the engines named with --engine, if any.", show_default=False
+        ),
+    ] = None,
     admin: AdminOption = ADMIN,
     admin_key_file: AdminKeyOption = None,
     output: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TEXT,
@@ -69,7 +75,7 @@ def explain(
 
     if engine:
         addresses = {text: f"http://{parse_address(text)}" for text in engine}
-        found = asyncio.run(_ask_engines(addresses, request_id))
+        found = asyncio.run(_ask_engines(addresses, request_id, engine_key))
     else:
         try:
             found = asyncio.run(_ask_gateway(AdminClient(admin, admin_key_file), request_id))
@@ -92,9 +98,11 @@ def explain(
 
 async def _ask_gateway(client: AdminClient, request_id: str) -> _Found:
     """The gateway's record, and the decisions of the engines that it names; of all engines without a record."""
+    from proserve_core.batching.explain.reply import ExplainReply
     from proserve_core.request_record import RequestRecord
 
     record: RequestRecord | None = None
+    explained: dict[str, list[RequestDecisions]] = {}
     problems = []
     try:
         record = await client.ask(f"/decisions/{quote(request_id, safe='')}", RequestRecord)
@@ -102,25 +110,27 @@ async def _ask_gateway(client: AdminClient, request_id: str) -> _Found:
         problems.append(f"gateway: {error}")
     engines = (await client.ask("/status", _Status)).engines
     served = None if record is None else {attempt.engine for attempt in record.attempts}
-    asked = {
-        each.name: each.capacity_url
-        for each in engines
-        if each.capacity_url and (served is None or each.name in served)
-    }
+    asked = [each.name for each in engines if each.capacity_url and (served is None or each.name in served)]
     if not asked and served is None:
         problems.append(
             f"none of the gateway's {len(engines)} engines has a capacity server: only such engines explain"
         )
-    found = await _ask_engines(asked, request_id)
-    return _Found(record, found.engines, [*problems, *found.problems])
+    for name in asked:
+        # Through the gateway: it gets to engines that we don't, and knows their key.
+        path = f"/engine-decisions/{quote(request_id, safe='')}?engine={quote(name, safe='')}"
+        try:
+            explained[name] = (await client.ask(path, ExplainReply)).requests
+        except AdminError as error:
+            problems.append(f"{name}: {error}")
+    return _Found(record, explained, problems)
 
 
-async def _ask_engines(addresses: dict[str, str], request_id: str) -> _Found:
+async def _ask_engines(addresses: dict[str, str], request_id: str, key: str | None) -> _Found:
     """What engines say; by their names."""
     from proserve_core.batching.explain.reply import ExplainReply
 
     found, problems = {}, []
-    for name, reply in zip(addresses, await _ask_all(list(addresses.values()), request_id), strict=True):
+    for name, reply in zip(addresses, await _ask_all(list(addresses.values()), request_id, key), strict=True):
         match reply:
             case GetError():
                 problems.append(f"{name}: {reply}")
@@ -131,10 +141,12 @@ async def _ask_engines(addresses: dict[str, str], request_id: str) -> _Found:
     return _Found(None, found, problems)
 
 
-async def _ask_all(roots: list[str], request_id: str) -> list[tuple[int, bytes] | GetError]:
+async def _ask_all(roots: list[str], request_id: str, key: str | None) -> list[tuple[int, bytes] | GetError]:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+
     async def ask(root: str) -> tuple[int, bytes] | GetError:
         try:
-            return await get(f"{root}/explain/{quote(request_id, safe='')}", timeout_s=TIMEOUT_S)
+            return await get(f"{root}/explain/{quote(request_id, safe='')}", timeout_s=TIMEOUT_S, headers=headers)
         except GetError as error:
             return error
 

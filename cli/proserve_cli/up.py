@@ -1,5 +1,6 @@
 """`proserve up`: the engines of every pool as local processes and a gateway in front of them, until Ctrl-C."""
 
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -32,6 +33,13 @@ def up(
     grpc: Annotated[str, typer.Option(help="Address of the gRPC API.", metavar="HOST:PORT")] = GRPC,
     admin: Annotated[str, typer.Option(help="Address of metrics, readiness, status.", metavar="HOST:PORT")] = ADMIN,
     record: RecordOption = None,
+    engine_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keys that open the engines' ports, one a line. [default: one made for this run, the gateway's alone]",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Start the engines of every pool and a gateway on this machine. Ctrl-C stops everything.
 
@@ -41,6 +49,7 @@ def up(
     from proserve_cli.local_engines import EngineStartError
     from proserve_cli.resource_files import load_resources, read_resources
     from proserve_cli.up_run import Addresses, UpError, UpRun
+    from proserve_core.access_keys import AccessKeysError
 
     with needs_extra("gateway"):
         from proserve_gateway.configuration_files import ResourceFiles
@@ -49,16 +58,19 @@ def up(
     addresses = Addresses(http=parse_address(http), grpc=parse_address(grpc), admin=parse_address(admin))
     source = ResourceFiles(files, load=lambda: (_same_engines(load_resources(files), resources), run.targets))
     resources = read_resources(files)
-    try:
-        specs = [spec for pool in resources.engine_pools for spec in engine_specs(pool, engine)]
-    except LaunchError as error:
-        raise wrong_usage(error) from error
     logs = Path(tempfile.mkdtemp(prefix="proserve-up-"))
+    keys = engine_key_file.resolve() if engine_key_file is not None else _new_key(logs / "engine.key")
+    try:
+        specs = [spec for pool in resources.engine_pools for spec in engine_specs(pool, engine, key_file=keys)]
+    except (LaunchError, AccessKeysError) as error:
+        shutil.rmtree(logs)
+        raise wrong_usage(error) from error
     run = UpRun(
         source=source,
         resources=resources,
         specs=specs,
         addresses=addresses,
+        engine_keys=keys,
         start_limit_s=START_LIMIT_S[engine],
         logs=logs,
         record=record,
@@ -68,6 +80,13 @@ def up(
     except (EngineStartError, UpError) as error:
         raise failed(error) from error
     shutil.rmtree(logs, ignore_errors=True)
+
+
+def _new_key(file: Path) -> Path:
+    """A file with a key of this run's engines, for nobody else to read."""
+    file.touch(mode=0o600)
+    file.write_text(secrets.token_hex(24))
+    return file
 
 
 def _same_engines(changed: "Resources", running: "Resources") -> "Resources":

@@ -54,6 +54,7 @@ class UpRun:
         resources: Resources,
         specs: Sequence[EngineSpec],
         addresses: Addresses,
+        engine_keys: Path,
         start_limit_s: float,
         logs: Path,
         record: Path | None = None,
@@ -62,6 +63,7 @@ class UpRun:
         self._resources = resources
         self._specs = specs
         self._addresses = addresses
+        self._engine_keys = engine_keys
         self._start_limit_s = start_limit_s
         self._logs = logs
         self._record = record
@@ -130,6 +132,7 @@ class UpRun:
         )
 
     def _config(self) -> "GatewayConfig":
+        from proserve_gateway.credentials import CredentialFiles
         from proserve_gateway.server import GatewayConfig, Listen
 
         addresses = self._addresses
@@ -140,6 +143,7 @@ class UpRun:
             grpc=Listen(addresses.grpc.host, addresses.grpc.port),
             admin=Listen(addresses.admin.host, addresses.admin.port),
             record=self._record,
+            credentials=CredentialFiles(engine_keys=self._engine_keys),
         )
 
     def _status(self, gateway: "Gateway", engines: LocalEngines) -> Status:

@@ -27,6 +27,7 @@ _EXPLAIN = "/explain/"
 _JSON = b"application/json"
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
+App = Callable[..., Awaitable[None]]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -148,13 +149,13 @@ class CapacityApp:
 
 
 class CapacityServer:
-    """Serves a `CapacityApp` from a thread of its own.
+    """Serves a `CapacityApp`, or what is around it, from a thread of its own.
 
     Raises:
         CapacityServerError: the address is in use or not ours.
     """
 
-    def __init__(self, app: CapacityApp, *, host: str, port: int) -> None:
+    def __init__(self, app: App, *, host: str, port: int) -> None:
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(

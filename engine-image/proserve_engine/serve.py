@@ -19,6 +19,7 @@ import msgspec
 
 from proserve_core.batching.registry import make_policy
 from proserve_core.blocks.settings import KvOffload
+from proserve_engine.access import EngineKeyMiddleware, keys_from
 from proserve_engine.cpu_features import has_bf16
 from proserve_engine.tiny_model import MODELS, URI_SCHEME, ModelError
 from proserve_engine.vllm.settings import EngineSettings
@@ -81,6 +82,7 @@ def serve_command(
     Raises:
         ServeError: an argument that ProServe must set itself, an unknown model or interpreter.
         PolicyError: no such policy or option.
+        AccessKeysError: the key file can't be used.
     """
     environment = dict(os.environ if environment is None else environment)
     _check(model, vllm_arguments)
@@ -116,6 +118,11 @@ def serve_command(
         add("--served-model-name", model.removeprefix(URI_SCHEME))
         # vLLM would halve it, and not every CPU can compute in 16 bits.
         add("--dtype", "float32")
+
+    if settings.key_file is not None:
+        # As an engine does that can't be reached by anybody else: a file that can't be used ends the start.
+        keys_from(settings.key_file)
+        added.extend(("--middleware", f"{EngineKeyMiddleware.__module__}.{EngineKeyMiddleware.__name__}"))
 
     if kv_offload is not None:
         if not given.isdisjoint(KV_TRANSFER):

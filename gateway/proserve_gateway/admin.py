@@ -19,6 +19,7 @@ from proserve_gateway.admin_seeing import seeing_routes
 from proserve_gateway.catalog import Catalog
 from proserve_gateway.configuration import Problems
 from proserve_gateway.console_page import console_routes
+from proserve_gateway.engine_decisions import EngineDecisions
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_status import EngineStatus
 from proserve_gateway.metrics import GatewayMetrics
@@ -99,6 +100,7 @@ def admin_app(
     readiness: Readiness,
     seeing: Seeing,
     problems: Callable[[], Problems],
+    of_engine: EngineDecisions,
 ) -> Starlette:
     """`catalog()` is the configuration in force, `problems()` what is wrong with resources that are not in it."""
 
@@ -136,7 +138,7 @@ def admin_app(
             Route("/metrics", metrics_),
             Route("/status", status),
             *console_routes(),
-            *seeing_routes(catalog=catalog, decisions=seeing.decisions, history=seeing.history),
+            *seeing_routes(catalog=catalog, decisions=seeing.decisions, history=seeing.history, of_engine=of_engine),
             report_route(catalog=catalog, fleet=fleet, accounting=accounting, problems=problems),
         ]
     )

@@ -1,4 +1,5 @@
-"""Routes of the admin port about gain and about single requests: `/gain`, `/decisions`, `/decisions/ID`."""
+"""Routes of the admin port about gain and about single requests: `/gain`, `/decisions`, `/decisions/ID`,
+`/engine-decisions/ID?engine=NAME`."""
 
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from starlette.routing import Route
 from proserve_core.request_record import RecordsReply, RequestRecord
 from proserve_gateway.catalog import Catalog
 from proserve_gateway.decisions import KEPT, Decisions
+from proserve_gateway.engine_decisions import EngineDecisions
 from proserve_gateway.errors import ApiError, invalid_request
 from proserve_gateway.gain_history import KEPT_S, GainHistory
 from proserve_gateway.request_trail import RequestTrail
@@ -18,7 +20,13 @@ LISTED = 50
 """Requests in `/decisions` unless another number is asked for."""
 
 
-def seeing_routes(*, catalog: Callable[[], Catalog], decisions: Decisions, history: GainHistory) -> list[Route]:
+def seeing_routes(
+    *,
+    catalog: Callable[[], Catalog],
+    decisions: Decisions,
+    history: GainHistory,
+    of_engine: EngineDecisions,
+) -> list[Route]:
     """`catalog()` is the configuration in force."""
 
     async def gain(request: Request) -> Response:
@@ -43,7 +51,20 @@ def seeing_routes(*, catalog: Callable[[], Catalog], decisions: Decisions, histo
             return _refused(_unknown(request_id, decisions.latest(3)))
         return _json(record)
 
-    return [Route("/gain", gain), Route("/decisions", listed), Route("/decisions/{id}", one)]
+    async def engines_own(request: Request) -> Response:
+        engine, request_id = request.query_params.get("engine", ""), request.path_params["id"]
+        try:
+            status, body = await of_engine(engine, request_id)
+        except ApiError as error:
+            return _refused(error)
+        return Response(body, status_code=status, media_type="application/json")
+
+    return [
+        Route("/gain", gain),
+        Route("/decisions", listed),
+        Route("/decisions/{id}", one),
+        Route("/engine-decisions/{id}", engines_own),
+    ]
 
 
 _FILTERS: dict[str, Callable[[RequestTrail, str], bool]] = {

@@ -29,6 +29,7 @@ from proserve_gateway.credentials import ENGINE_KEYS, CredentialFiles, Credentia
 from proserve_gateway.data_server import CLOSING_S, DataServer
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.dispatch_errors import shutting_down
+from proserve_gateway.engine_decisions import engine_decisions
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_metrics import FleetCollector, RouteCounter
 from proserve_gateway.fleet_target import EngineTarget
@@ -270,6 +271,7 @@ class Gateway:
             readiness=self.readiness,
             seeing=self._seeing,
             problems=lambda: self._problems,
+            of_engine=engine_decisions(self.fleet, self._upstream),
         )
         return HttpServer(guarded(app, self._credentials.admin_keys), host=listen.host, port=listen.port)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from running_proserve import RunningProserve
+from running_proserve import RunningProserve, engine_key_file
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
 ANY_PORTS = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0")
@@ -13,7 +13,8 @@ START_LIMIT_S = 50.0
 
 
 def start_up(folder: Path) -> RunningProserve:
-    return RunningProserve(["up", "-f", str(EXAMPLE), "--engine", "emulated", *ANY_PORTS], folder=folder)
+    keys = ("--engine-key-file", engine_key_file(folder))
+    return RunningProserve(["up", "-f", str(EXAMPLE), "--engine", "emulated", *keys, *ANY_PORTS], folder=folder)
 
 
 @pytest.fixture(scope="session")

@@ -105,3 +105,12 @@ def test_a_client_that_leaves_is_aborted_at_its_engine(shared: RunningProserve) 
                 assert time.monotonic() < end_s
                 time.sleep(0.02)
         until_idle(shared)
+
+
+def test_engines_answer_only_their_gateway(shared: RunningProserve) -> None:
+    engines = httpx.get(f"{shared.admin}/status", timeout=30).json()["engines"]
+    assert engines
+    for engine in engines:
+        for url in (f"{engine['url']}/v1/models", f"{engine['capacity_url']}/capacity", f"{engine['url']}/detokenize"):
+            refused = httpx.get(url, timeout=30)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_engine_key")

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import yaml
 
-from running_proserve import RunningProserve
+from running_proserve import ENGINE_KEY, RunningProserve, engine_key_file
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
 ANY_PORTS = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0")
@@ -55,7 +55,7 @@ def until_holding_blocks(running: RunningProserve, requests: int) -> None:
     """Until so many requests have a complete block each: who is preempted before has nothing to keep."""
     end_s = time.monotonic() + 60
     while True:
-        snapshot = httpx.get(f"{engine_of(running)['capacity_url']}/capacity", timeout=30).json()
+        snapshot = httpx.get(f"{engine_of(running)['capacity_url']}/capacity", headers=ENGINE_KEY, timeout=30).json()
         holding = [
             row for row in snapshot["rows"] if row["resident"] and row["context_tokens"] > snapshot["block_size"]
         ]
@@ -67,7 +67,7 @@ def until_holding_blocks(running: RunningProserve, requests: int) -> None:
 
 def kv_counters(running: RunningProserve) -> Mapping[str, float]:
     """`proserve_engine_kv_*` of the first engine."""
-    text = httpx.get(f"{engine_of(running)['capacity_url']}/metrics", timeout=30).text
+    text = httpx.get(f"{engine_of(running)['capacity_url']}/metrics", headers=ENGINE_KEY, timeout=30).text
     return {name: float(value) for name, value in re.findall(r"^proserve_engine_kv_(\S+) (\S+)$", text, re.MULTILINE)}
 
 
@@ -75,7 +75,16 @@ def kv_counters(running: RunningProserve) -> Mapping[str, float]:
 def real(engine_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProserve]:
     folder = tmp_path_factory.mktemp("kv")
     running = RunningProserve(
-        ["up", "-f", str(short_of_blocks(folder)), "--engine", "vllm", *ANY_PORTS],
+        [
+            "up",
+            "-f",
+            str(short_of_blocks(folder)),
+            "--engine",
+            "vllm",
+            "--engine-key-file",
+            engine_key_file(folder),
+            *ANY_PORTS,
+        ],
         folder=folder,
         environment={"PROSERVE_ENGINE_PYTHON": engine_python},
     )

@@ -27,6 +27,8 @@ from proserve_engine.vllm.settings import EngineSettings
 
 pytestmark = pytest.mark.timeout(300)
 
+KEY = "key-of-this-engine"
+
 HIGH = ServiceTerms(
     priority_class="high",
     weight=4,
@@ -45,10 +47,14 @@ class ServedEngine:
         self.port = port
         self.capacity_port = capacity_port
 
-    def call(self, method: str, path: str, body: Any = None, *, port: int | None = None) -> tuple[int, bytes]:
+    def call(
+        self, method: str, path: str, body: Any = None, *, port: int | None = None, key: str | None = KEY
+    ) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=120)
         try:
             headers = {"content-type": "application/json"} if body is not None else {}
+            if key is not None:
+                headers["authorization"] = f"Bearer {key}"
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
             response = connection.getresponse()
             return response.status, response.read()
@@ -112,10 +118,11 @@ def wait_until_ready(engine: ServedEngine, limit_s: float = 240) -> None:
 
 @pytest.fixture(scope="module")
 def engine(engine_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedEngine]:
-    settings = EngineSettings(policy="slide-batching", capacity_port=free_port())
-    engine = start(
-        tmp_path_factory.mktemp("engine"), engine_python, settings, "--max-model-len", "4096", "--max-num-seqs", "32"
-    )
+    folder = tmp_path_factory.mktemp("engine")
+    key_file = folder / "engine.key"
+    key_file.write_text(KEY)
+    settings = EngineSettings(policy="slide-batching", capacity_port=free_port(), key_file=str(key_file))
+    engine = start(folder, engine_python, settings, "--max-model-len", "4096", "--max-num-seqs", "32")
     try:
         wait_until_ready(engine)
         yield engine
@@ -123,6 +130,18 @@ def engine(engine_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         if engine.process.poll() is None:
             os.killpg(engine.process.pid, signal.SIGKILL)
             engine.process.wait()
+
+
+def test_both_ports_refuse_who_does_not_know_the_key(engine: ServedEngine) -> None:
+    body = {"model": "tiny", "prompt": "hi"}
+    for method, path in (("POST", "/v1/completions"), ("POST", "/tokenize"), ("GET", "/metrics"), ("GET", "/version")):
+        refused, text = engine.call(method, path, body if method == "POST" else None, key="wrong")
+        assert (refused, json.loads(text)["error"]["code"]) == (401, "invalid_engine_key")
+        assert engine.call(method, path, body if method == "POST" else None)[0] == 200
+    for path in ("/capacity", "/metrics", "/explain/x"):
+        assert engine.call("GET", path, port=engine.capacity_port, key=None)[0] == 401
+    assert engine.call("POST", "/drain", port=engine.capacity_port, key=None)[0] == 401
+    assert engine.call("GET", "/healthz", port=engine.capacity_port, key=None)[0] == 200
 
 
 def test_idle_engine_publishes_its_limits(engine: ServedEngine) -> None:
@@ -220,7 +239,7 @@ def test_capacity_answers_while_the_engine_is_busy(
     round_trips_s, busy = [], 0
     while any(sender.is_alive() for sender in senders):
         start_s = time.perf_counter()
-        connection.request("GET", "/capacity")
+        connection.request("GET", "/capacity", headers={"authorization": f"Bearer {KEY}"})
         snapshot = decode_snapshot(connection.getresponse().read())
         round_trips_s.append(time.perf_counter() - start_s)
         busy += snapshot.running > 0
@@ -255,7 +274,8 @@ def test_aborted_request_leaves_the_engine(engine: ServedEngine) -> None:
         "model": "tiny", "prompt": [3] * 20, "max_tokens": 3000, "ignore_eos": True, "stream": True,
         "vllm_xargs": encode_facts(HIGH, 0.0),
     }  # fmt: skip
-    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+    headers = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
+    connection.request("POST", "/v1/completions", json.dumps(body), headers)
     connection.getresponse().read(10)
     assert engine.capacity().running == 1
     connection.close()

@@ -14,6 +14,16 @@ READY = re.compile(r"ready: OpenAI HTTP (http://\S+?), gRPC (\S+?), metrics and 
 MARK = "PROSERVE_TEST_RUN"
 """Environment variable by which descendants are found, whatever sessions and groups they are in."""
 
+ENGINE_KEY = {"authorization": "Bearer key-of-the-engines"}
+"""Opens engines that were started with `engine_key_file`."""
+
+
+def engine_key_file(folder: Path) -> str:
+    """For `proserve up --engine-key-file`, so that tests may ask engines too."""
+    file = folder / "engine.key"
+    file.write_text(ENGINE_KEY["authorization"].removeprefix("Bearer "))
+    return str(file)
+
 
 class RunningProserve:
     """Started by the constructor; `stop` or `kill_all` ends it."""

@@ -20,6 +20,7 @@ from proserve_core.latency import LatencyModel
 from proserve_core.latency.calibrations import Calibration, load_calibration
 from proserve_core.replica import Replica
 from proserve_core.replica_kv import KvHost, host_of
+from proserve_engine.access import EngineAccess, keys_from
 from proserve_engine.emulator.app import EmulatorApp
 from proserve_engine.emulator.clockwork import Clockwork
 
@@ -46,6 +47,8 @@ class EmulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that are resident at a time; None: as calibrated."""
     kv_offload: KvOffload | None = None
     """What is kept of preempted requests; None: nothing."""
+    key_file: str | None = None
+    """File with the engine's keys (see `access`); None: everybody is let in."""
     speed: float = 1.0
     """How many times as fast as calibrated. Deadlines stay as they are: it is a faster engine, not a faster clock."""
 
@@ -105,12 +108,13 @@ def run_emulator(replica: Replica, options: EmulatorOptions) -> int:
 
     Raises:
         OSError: the port can't be had.
+        AccessKeysError: the key file can't be used.
     """
     model = served_model(options, load_calibration(options.calibration))
     listener = socket.create_server((options.host, options.port), backlog=2048)
     clockwork = Clockwork(replica, time.monotonic)
     config = uvicorn.Config(
-        EmulatorApp(clockwork, model=model),
+        EngineAccess(EmulatorApp(clockwork, model=model), keys_from(options.key_file)),
         lifespan="off",
         access_log=False,
         log_config=None,

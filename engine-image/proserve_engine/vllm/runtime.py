@@ -11,6 +11,7 @@ from proserve_core.capacity_rows import class_totals, request_row
 from proserve_core.latency import LatencyModel
 from proserve_core.latency.calibrations import load_calibration
 from proserve_core.latency.online import OnlineLatency
+from proserve_engine.access import EngineAccess, keys_from
 from proserve_engine.capacity_board import CapacityBoard
 from proserve_engine.capacity_server import CapacityApp, CapacityServer
 from proserve_engine.kv.counters import CopyCounters
@@ -189,11 +190,15 @@ class EngineRuntime:
             # Each data-parallel rank is an engine of its own.
             port += self._scheduler.parallel_config.data_parallel_index
         server = CapacityServer(
-            CapacityApp(
-                self.board,
-                self.adapter.decisions,
-                self.metrics.render,
-                unplanned="vLLM plans by itself under policy fcfs and while no request in the engine has class facts",
+            EngineAccess(
+                CapacityApp(
+                    self.board,
+                    self.adapter.decisions,
+                    self.metrics.render,
+                    unplanned="vLLM plans by itself under policy fcfs and while no request in the engine has class "
+                    "facts",
+                ),
+                keys_from(self._settings.key_file),
             ),
             host=host,
             port=port,

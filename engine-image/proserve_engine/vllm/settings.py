@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from proserve_engine.access import KEY_FILE
+
 POLICY = "PROSERVE_POLICY"
 POLICY_OPTIONS = "PROSERVE_POLICY_OPTIONS"
 CAPACITY_HOST = "PROSERVE_CAPACITY_HOST"
@@ -36,6 +38,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     lengths_file: str | None = None
     """File that keeps what the policy has learned of output lengths; None: each process learns anew. Data-parallel rank
     n above 0 adds `.n` to the name."""
+    key_file: str | None = None
+    """File with the keys of both ports (see `access`); None: everybody is let in."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "EngineSettings":
@@ -52,6 +56,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
             capacity_port=_port(environment.get(CAPACITY_PORT, "")),
             step_log=environment.get(STEP_LOG) or None,
             lengths_file=environment.get(LENGTHS_FILE) or None,
+            key_file=environment.get(KEY_FILE) or None,
         )
 
     def to_environment(self) -> dict[str, str]:
@@ -67,6 +72,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
             environment[STEP_LOG] = self.step_log
         if self.lengths_file is not None:
             environment[LENGTHS_FILE] = self.lengths_file
+        if self.key_file is not None:
+            environment[KEY_FILE] = self.key_file
         return environment
 
 

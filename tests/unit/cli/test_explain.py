@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -11,7 +12,9 @@ from engine_builders import decoding, service_terms
 from proserve_cli.addresses import free_port
 from proserve_cli.main import app
 from proserve_core.batching.explain import DecisionLog
+from proserve_core.batching.explain.reply import ExplainReply, RequestDecisions
 from proserve_core.request_record import Attempt, RequestRecord
+from proserve_engine.access import EngineAccess, EngineKeys
 from proserve_engine.capacity_board import CapacityBoard
 from proserve_engine.capacity_server import CapacityApp, CapacityServer
 
@@ -20,11 +23,24 @@ def proserve(*args: str) -> Result:
     return CliRunner().invoke(app, list(args), prog_name="proserve")
 
 
+def lost_blocks() -> DecisionLog:
+    """Of an engine that knows of request abc."""
+    log = DecisionLog()
+    log.lost_blocks(decoding("cmpl-abc-0-00000001"), now_s=1.25)
+    return log
+
+
+def engine_decisions(name: str) -> dict[str, object]:
+    """What a gateway passes on of such an engine."""
+    found = lost_blocks().decisions("abc")
+    reply = ExplainReply([RequestDecisions(id=i, decisions=decisions) for i, decisions in found.items()])
+    return {f"/engine-decisions/abc?engine={name}": reply}
+
+
 @pytest.fixture
 def engines() -> Iterator[list[str]]:
     """Two engines; the second one knows of request abc."""
-    logs = DecisionLog(), DecisionLog()
-    logs[1].lost_blocks(decoding("cmpl-abc-0-00000001"), now_s=1.25)
+    logs = DecisionLog(), lost_blocks()
     servers = [CapacityServer(CapacityApp(CapacityBoard(), log), host="127.0.0.1", port=0) for log in logs]
     for server in servers:
         server.start()
@@ -40,6 +56,21 @@ def test_decisions_are_printed_with_the_engine_and_the_requests_age(engines: lis
     assert head == f"cmpl-abc-0-00000001 on {engines[1]}"
     assert line.split()[:2] == ["1.250", "s"]
     assert "loses its blocks" in line
+
+
+def test_engine_that_asks_for_its_key_gets_it(tmp_path: Path) -> None:
+    keys = tmp_path / "engine.key"
+    keys.write_text("0123456789abcdef")
+    app = EngineAccess(CapacityApp(CapacityBoard(), lost_blocks()), EngineKeys(keys))
+    server = CapacityServer(app, host="127.0.0.1", port=0)
+    server.start()
+    try:
+        asked = ("explain", "abc", "--engine", f"127.0.0.1:{server.port}")
+        refused, told = proserve(*asked), proserve(*asked, "--engine-key", "0123456789abcdef")
+    finally:
+        server.stop()
+    assert "this engine answers only its gateway" in refused.stderr
+    assert told.stdout.startswith("cmpl-abc-0-00000001 on ")
 
 
 def test_json_has_the_figures(engines: list[str]) -> None:
@@ -74,9 +105,10 @@ RECORD = RequestRecord(
 )
 
 
-def test_gateway_tells_the_way_and_only_the_engines_that_had_the_request_are_asked(engines: list[str]) -> None:
-    known: dict[str, str | None] = {"pool-0": "http://127.0.0.1:1", "pool-1": f"http://{engines[1]}"}
-    with admin_page({"/decisions/abc": RECORD, "/status": status(known)}) as page:
+def test_gateway_tells_the_way_and_only_the_engines_that_had_the_request_are_asked() -> None:
+    known: dict[str, str | None] = {"pool-0": "http://10.0.0.1:9400", "pool-1": "http://10.0.0.2:9400"}
+    pages = {"/decisions/abc": RECORD, "/status": status(known)}
+    with admin_page(pages | engine_decisions("pool-0") | engine_decisions("pool-1")) as page:
         result = proserve("explain", "abc", "--admin", page.address)
         data = json.loads(proserve("explain", "abc", "--admin", page.address, "--format", "json").stdout)
     assert result.exit_code == 0
@@ -95,10 +127,11 @@ def test_gateway_alone_explains_where_engines_cannot() -> None:
     assert "least predicted drain" in result.stdout
 
 
-def test_engines_are_asked_for_at_the_gateway(engines: list[str]) -> None:
-    with admin_page({"/status": status({"pool-0": f"http://{engines[1]}", "plain": None})}) as page:
+def test_engines_are_asked_through_the_gateway() -> None:
+    pages = {"/status": status({"pool/0 x": "http://10.0.0.1:9400", "plain": None})}
+    with admin_page(pages | engine_decisions("pool%2F0%20x")) as page:
         result = proserve("explain", "abc", "--admin", page.address)
-    assert result.stdout.splitlines()[0] == "cmpl-abc-0-00000001 on pool-0"
+    assert result.stdout.splitlines()[0] == "cmpl-abc-0-00000001 on pool/0 x"
 
 
 def test_engines_without_capacity_servers_cannot_explain() -> None:

@@ -61,7 +61,11 @@ class Bench:
                 clock=lambda: self.now_s,
             ),
             problems=lambda: {"Tenant/default/bob": ["spec.apiKeys[0]: is gone; add it"]},
+            of_engine=self.of_engine,
         )
+
+    async def of_engine(self, engine: str, request_id: str) -> tuple[int, bytes]:
+        return 200, f"{request_id} at {engine}".encode()
 
     def engine_answers(self) -> None:
         (engine,) = self.fleet.engines
@@ -159,3 +163,7 @@ async def test_request_that_nobody_knows_is_a_404_with_the_possible_reasons(benc
     assert answer.status_code == 404
     assert "nothing is known of request 'nobody'" in answer.json()["error"]["message"]
     assert (await bench.get("/decisions")).json() == {"requests": []}
+
+
+async def test_decisions_of_an_engine_are_passed_on(bench: Bench) -> None:
+    assert (await bench.get("/engine-decisions/a%20b?engine=chat%2F0")).text == "a b at chat/0"
