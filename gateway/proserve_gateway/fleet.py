@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from proserve_core.capacity import CapacitySnapshot
+from proserve_core.engine_metrics import EngineReading
 from proserve_core.pools import DEFAULT_ROUTING_POLICY
 from proserve_core.routing import (
     Binding,
@@ -19,6 +20,8 @@ from proserve_core.routing import (
     RoutingRequest,
     WaitingRoom,
 )
+from proserve_core.routing.coarse_capacity import coarse_snapshot
+from proserve_core.routing.engine_profile import nominal_profile
 from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet_health import EngineHealth
 from proserve_gateway.fleet_match import mark_counted
@@ -285,11 +288,34 @@ class Fleet:
         self._room_changed(engine.target.pool)
 
     def probe_answered(self, engine: Engine, *, is_vllm: bool = False) -> None:
-        """The engine answers but publishes no capacity: only own dispatches are known of it."""
+        """The engine answers but publishes nothing of its load: only own dispatches are known of it."""
         engine.view.snapshot = None
+        self._without_capacity(engine, is_vllm=is_vllm)
+        self._answered(engine, self._clock(), draining=False)
+
+    def metrics_arrived(self, engine: Engine, reading: EngineReading, *, is_vllm: bool = False) -> None:
+        """The engine publishes no capacity, but metrics."""
+        now_s, view = self._clock(), engine.view
+        self._without_capacity(engine, is_vllm=is_vllm)
+        peers = [
+            e.view for e in self._engines.values() if e.target.pool == engine.target.pool and e.endpoint.has_capacity
+        ]
+        view.snapshot = coarse_snapshot(
+            reading,
+            view.dispatched.values(),
+            profile=nominal_profile(peers),
+            seq=1 if view.snapshot is None else view.snapshot.seq + 1,
+            now_s=now_s,
+        )
+        view.snapshot_s = now_s
+        for entry in view.dispatched.values():
+            entry.in_snapshot = True
+        self._answered(engine, now_s, draining=False)
+        self._room_changed(engine.target.pool)
+
+    def _without_capacity(self, engine: Engine, *, is_vllm: bool) -> None:
         if engine.endpoint.has_capacity or engine.endpoint.is_vllm != is_vllm:
             engine.endpoint = engine.target.endpoint(has_capacity=False, is_vllm=is_vllm)
-        self._answered(engine, self._clock(), draining=False)
 
     def poll_missed(self, engine: Engine, error: str) -> None:
         """A poll failed or took too long."""

@@ -76,7 +76,8 @@ class GatewayMetrics:
         self.polls = self._counter(
             "engine_polls",
             ("engine", "result"),
-            "Polls of engines: changed, unchanged (the long poll's wait ended), probed (no capacity there), missed.",
+            "Polls of engines: changed, unchanged (the long poll's wait ended), measured (no capacity there, but "
+            "Prometheus metrics), probed (neither), missed.",
         )
         self.records_dropped = self._counter(
             "records_dropped", (), "Requests that the file of `--record` lacks: its disk was full or too slow."

@@ -3,7 +3,8 @@
 `GET /capacity?after=SEQ&wait=MS` answers as soon as something changed, so an idle engine costs two requests a second
 and a busy one is followed closely. Polls of all engines together are held to `polls_per_s`, because dead reckoning
 makes a little staleness nearly free while polling costs the core that carries the streams. An engine without the
-endpoint is asked for its models instead, which says that it lives and no more.
+endpoint is read through its Prometheus metrics (`proserve_core.engine_metrics`); one without those is asked for its
+models, which says that it lives and no more.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from enum import StrEnum
 import msgspec
 
 from proserve_core.capacity import CapacityError, CapacitySnapshot, decode_snapshot
+from proserve_core.engine_metrics import EngineReading, read_metrics
 from proserve_gateway.fleet import Engine, Fleet
 from proserve_gateway.fleet_target import Endpoint
 from proserve_gateway.tls import EngineTls
@@ -38,8 +40,10 @@ class PollResult(StrEnum):
     CHANGED = "changed"
     UNCHANGED = "unchanged"
     """The long poll's wait ended."""
+    MEASURED = "measured"
+    """The engine's Prometheus metrics were read."""
     PROBED = "probed"
-    """The engine lives and publishes no capacity."""
+    """The engine lives and says nothing of its load."""
     MISSED = "missed"
 
 
@@ -55,8 +59,12 @@ class PollSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Pause after a missed poll."""
     probe_s: float = 2.0
     """Between probes of an engine without capacity."""
+    metrics_s: float = 0.2
+    """Between two readings of an engine's metrics: an engine renders tens of kilobytes for each."""
+    metrics_per_s: float = 200.0
+    """Most readings of all engines together."""
     recheck_s: float = 30.0
-    """Between looks whether such an engine has capacity by now."""
+    """Between looks whether such an engine has capacity or metrics by now."""
     closest_s: float = 0.02
     """Shortest time between two polls of one engine."""
     polls_per_s: float = 1000.0
@@ -110,19 +118,13 @@ class Poller:
         while True:
             began_s = clock()
             try:
-                snapshot = await follower.poll(began_s)
+                found = await follower.poll(began_s)
             except MissedPollError as missed:
                 self._fleet.poll_missed(engine, str(missed))
                 result, pause_s = PollResult.MISSED, self._settings.retry_s
             else:
-                if snapshot is None:
-                    self._fleet.probe_answered(engine, is_vllm=follower.is_vllm)
-                    result, pause_s = PollResult.PROBED, self._settings.probe_s
-                else:
-                    unchanged = engine.view.snapshot is not None and engine.view.snapshot.seq == snapshot.seq
-                    self._fleet.snapshot_arrived(engine, snapshot)
-                    result = PollResult.UNCHANGED if unchanged else PollResult.CHANGED
-                    pause_s = began_s + self._interval_s() - clock()
+                result, pause_s = self._take(engine, follower, found)
+                pause_s += began_s - clock()
             if self._on_poll is not None:
                 self._on_poll(engine.target.name, result)
             # Against the last poll's end: requests that fail change the state between polls too.
@@ -131,8 +133,21 @@ class Poller:
                 log.info("engine %s: %s -> %s %s", engine.target.name, before, state, engine.last_error)
             await asyncio.sleep(max(pause_s, 0.0))
 
-    def _interval_s(self) -> float:
-        return max(self._settings.closest_s, len(self._fleet.engines) / self._settings.polls_per_s)
+    def _take(
+        self, engine: Engine, follower: "_Follower", found: CapacitySnapshot | EngineReading | None
+    ) -> tuple[PollResult, float]:
+        """Tell the fleet; returns what was found and the time from this poll to the next."""
+        settings, engines = self._settings, len(self._fleet.engines)
+        if found is None:
+            self._fleet.probe_answered(engine, is_vllm=follower.is_vllm)
+            return PollResult.PROBED, settings.probe_s
+        if isinstance(found, EngineReading):
+            self._fleet.metrics_arrived(engine, found, is_vllm=follower.is_vllm)
+            return PollResult.MEASURED, max(settings.metrics_s, engines / settings.metrics_per_s)
+        unchanged = engine.view.snapshot is not None and engine.view.snapshot.seq == found.seq
+        self._fleet.snapshot_arrived(engine, found)
+        result = PollResult.UNCHANGED if unchanged else PollResult.CHANGED
+        return result, max(settings.closest_s, engines / settings.polls_per_s)
 
 
 class _Follower:
@@ -146,11 +161,14 @@ class _Follower:
         self._capacity = engine.target.capacity_endpoint()
         self._capacity_from_s = 0.0
         """Time of the next look for capacity at an engine that had none."""
+        self._models_from_s = self._metrics_from_s = 0.0
+        """Times of the next looks for these."""
+        self._has_metrics = False
         self.is_vllm = False
         """What the last probe said."""
 
-    async def poll(self, now_s: float) -> CapacitySnapshot | None:
-        """The engine's snapshot; None if it lives but publishes none.
+    async def poll(self, now_s: float) -> CapacitySnapshot | EngineReading | None:
+        """The engine's snapshot or what its metrics say; None if it lives but tells nothing.
 
         Raises:
             MissedPollError: it did not answer, or not as it should.
@@ -168,12 +186,32 @@ class _Follower:
             await self._probe()
             # Only now: while nothing answers at all, the engine is starting and capacity is still expected.
             self._capacity_from_s = now_s + self._settings.recheck_s
+        elif now_s >= self._models_from_s or not self._engine.health.trusted:
+            await self._probe()
+            self._models_from_s = now_s + self._settings.probe_s
+        return await self._ask_metrics(now_s)
+
+    async def _ask_metrics(self, now_s: float) -> EngineReading | None:
+        """What the engine's metrics say; None where it has none that we know."""
+        if now_s < self._metrics_from_s:
             return None
-        await self._probe()
-        return None
+        reading = None
+        try:
+            status, body = await self._get(self._engine.endpoint, "/metrics", self._settings.answer_s)
+        except UpstreamError as error:
+            if self._has_metrics:
+                raise MissedPollError(f"metrics: {error}") from error
+            log.info("engine %s: no metrics: %s", self._target.name, error)
+        else:
+            reading = read_metrics(body) if status == 200 else None
+        self._has_metrics = reading is not None
+        if reading is None:
+            self._metrics_from_s = now_s + self._settings.recheck_s
+        return reading
 
     async def _ask_capacity(self, endpoint: Endpoint) -> CapacitySnapshot | None:
-        known = self._engine.view.snapshot
+        # Metrics make a snapshot too, but its number is not the engine's.
+        known = self._engine.view.snapshot if self._engine.endpoint.has_capacity else None
         path, wait_s = "/capacity", 0.0
         if known is not None and self._engine.health.trusted:
             wait_s = self._settings.wait_s

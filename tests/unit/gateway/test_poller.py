@@ -15,7 +15,9 @@ from proserve_gateway.fleet_health import EngineState
 from proserve_gateway.fleet_target import EngineTarget
 from proserve_gateway.poller import Poller, PollResult, PollSettings
 
-QUICK = PollSettings(wait_s=0.05, answer_s=0.1, retry_s=0.005, probe_s=0.005, recheck_s=0.02, closest_s=0.002)
+QUICK = PollSettings(
+    wait_s=0.05, answer_s=0.1, retry_s=0.005, probe_s=0.005, recheck_s=0.02, closest_s=0.002, metrics_s=0.004
+)
 SNAPSHOT = CapacitySnapshot(
     seq=1, engine_id="e", model="m", policy="fcfs", age_s=0.0, block_size=16, blocks=100, free_blocks=50, running=0,
     waiting=0, max_sequences=8, max_step_tokens=512,
@@ -37,6 +39,8 @@ class FakeEngine:
         self.models_status = 200
         self.capacity_status = 200
         self.models = b'{"data":[]}'
+        self.metrics_status = 404
+        self.metrics = b""
         self.snapshot = SNAPSHOT
         self.capacity_queries: list[str] = []
         self.authorizations: list[str] = []
@@ -53,6 +57,8 @@ class FakeEngine:
                     status, body = self.capacity_status, encode_snapshot(self.snapshot)
                     if f"after={self.snapshot.seq}&" in path:
                         await asyncio.sleep(0.02)
+                elif path == "/metrics":
+                    status, body = self.metrics_status, self.metrics
                 else:
                     status, body = self.models_status, self.models
                 if status == 0:
@@ -153,6 +159,44 @@ async def test_stock_vllm_is_known_by_its_list_of_models(owner: str) -> None:
         await bench.until_state(EngineState.READY)
         (engine,) = bench.fleet.engines
         assert (engine.endpoint.is_vllm, engine.endpoint.has_capacity) == (owner == "vllm", False)
+
+
+def measured(engine: FakeEngine) -> None:
+    engine.capacity_status = 404
+    engine.metrics_status = 200
+    engine.metrics = b"vllm:num_requests_running 3.0\nvllm:num_requests_waiting 2.0\n"
+
+
+@pytest.mark.parametrize("capacity", [True, False])
+async def test_engine_without_capacity_is_read_through_its_metrics(capacity: bool) -> None:
+    async with following(capacity=capacity, prepare=measured) as bench:
+        await bench.until(lambda: PollResult.MEASURED in bench.polls)
+        (row,) = bench.fleet.status()
+        assert (row.state, row.running, row.waiting) == (EngineState.READY, 3, 2)
+        (engine,) = bench.fleet.engines
+        assert not engine.endpoint.has_capacity
+        bench.engine.metrics = bench.engine.metrics.replace(b"3.0", b"8.0")
+        await bench.until(lambda: bench.fleet.status()[0].running == 8)
+
+
+async def test_engine_with_metrics_that_gets_capacity_is_read_exactly_from_then_on() -> None:
+    async with following(prepare=measured) as bench:
+        await bench.until(lambda: PollResult.MEASURED in bench.polls)
+        bench.engine.capacity_status = 200
+        await bench.until(lambda: bench.known() == SNAPSHOT)
+        (engine,) = bench.fleet.engines
+        assert engine.endpoint.has_capacity
+
+
+async def test_engine_whose_metrics_hang_is_suspected_and_one_that_drops_them_is_probed() -> None:
+    async with following(capacity=False, prepare=measured) as bench:
+        await bench.until(lambda: PollResult.MEASURED in bench.polls)
+        bench.engine.metrics_status = 0
+        await bench.until_state(EngineState.SUSPECTED)
+        assert "metrics: no answer" in bench.fleet.status()[0].last_error
+        bench.engine.metrics_status = 404
+        await bench.until_state(EngineState.READY)
+        await bench.until(lambda: bench.known() is None)
 
 
 async def test_engine_whose_capacity_is_not_there_is_probed_and_looked_at_again() -> None:
