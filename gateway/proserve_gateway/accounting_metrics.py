@@ -28,6 +28,12 @@ _ATTAINED = _info(
     _BY_TENANT,
     "Finished requests whose time to first token and mean time per output token both met their targets.",
 )
+_JUDGED = _info(
+    "counter",
+    "requests_judged_total",
+    _BY_TENANT,
+    "Finished requests that could have met their targets: they bring tokens, and no engine refused them as wrong.",
+)
 _EARNED = _info("counter", "gain_earned_total", _BY_TENANT, "Service gain of tokens that passed before their deadline.")
 _LOST = _info("counter", "gain_lost_total", (*_BY_TENANT, "cause"), "Service gain that was not earned, by cause.")
 _OUTPUT = _info("counter", "output_tokens_total", _BY_MODEL, "Tokens sent to clients.")
@@ -39,7 +45,7 @@ class AccountingCollector(Collector):
 
     def __init__(self, accounting: Accounting, metrics: GatewayMetrics) -> None:
         self._accounting = accounting
-        for info in (_REQUESTS, _IN_FLIGHT, _ATTAINED, _EARNED, _LOST, _OUTPUT, _PROMPT):
+        for info in (_REQUESTS, _IN_FLIGHT, _ATTAINED, _JUDGED, _EARNED, _LOST, _OUTPUT, _PROMPT):
             metrics.declare(info)
         metrics.registry.register(self)
 
@@ -61,16 +67,17 @@ class AccountingCollector(Collector):
         yield from (requests, in_flight, output, prompt)
 
     def _gain(self) -> Iterator[Metric]:
-        attained, earned, lost = _counter(_ATTAINED), _counter(_EARNED), _counter(_LOST)
+        attained, judged, earned, lost = (_counter(info) for info in (_ATTAINED, _JUDGED, _EARNED, _LOST))
         # From zero on, before the first request of a class ends: a series that starts at its first value hides it
         # from rate().
         opened = {(priority_class, tenant): GainTotals() for priority_class, tenant, _ in self._accounting.series}
         for key, totals in (opened | dict(self._accounting.ledger.by_class_and_tenant)).items():
             attained.add_metric(key, totals.slo_attained)
+            judged.add_metric(key, totals.requests)
             earned.add_metric(key, totals.earned)
             for cause in LossCause:
                 lost.add_metric((*key, cause), totals.lost.get(cause, 0.0))
-        yield from (attained, earned, lost)
+        yield from (attained, judged, earned, lost)
 
 
 def _counter(info: MetricInfo) -> CounterMetricFamily:

@@ -2,9 +2,13 @@
 
 import time
 
+from proserve_core.objectives import DEFAULT_CLASS
+from proserve_core.resources import Resources
 from proserve_core.routing import make_room
 from proserve_gateway.accounting import Accounting
 from proserve_gateway.accounting_metrics import AccountingCollector
+from proserve_gateway.catalog import Catalog
+from proserve_gateway.class_metrics import ClassCollector
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_metrics import FleetCollector
 from proserve_gateway.metrics import GatewayMetrics, table_markdown
@@ -18,6 +22,8 @@ def all_metrics() -> GatewayMetrics:
     AccountingCollector(Accounting(metrics), metrics)
     FleetCollector(Fleet(make_room=lambda _: make_room("round-robin"), clock=time.monotonic), metrics)
     QuotaCollector(Quotas(), metrics)
+    catalog = Catalog.from_resources(Resources(priority_classes=(DEFAULT_CLASS,)))
+    ClassCollector(lambda: catalog, metrics)
     return metrics
 
 

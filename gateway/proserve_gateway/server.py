@@ -24,6 +24,7 @@ from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.admin import Readiness, admin_app
 from proserve_gateway.admin_guard import guarded
 from proserve_gateway.catalog import Catalog, qualified_name
+from proserve_gateway.class_metrics import ClassCollector
 from proserve_gateway.configuration import ConfigurationRecord, ConfigurationSource, Problems, follow
 from proserve_gateway.credentials import ENGINE_KEYS, CredentialFiles, Credentials
 from proserve_gateway.data_server import CLOSING_S, DataServer
@@ -124,6 +125,7 @@ class Gateway:
         self._upstream = UpstreamClient(config.upstream_limits, self._credentials.engine_tls)
         self.quotas = Quotas(None if config.quota_store is None else _quota_store(config.quota_store))
         QuotaCollector(self.quotas, self.metrics)
+        ClassCollector(lambda: self._intake.catalog, self.metrics)
         self._seeing = Seeing(
             accounting=self.accounting,
             metrics=self.metrics,
