@@ -30,8 +30,8 @@ class ApiServer(KubernetesAccess):
         make_certificate(folder, "server", subject="/CN=kube-apiserver", addresses=["IP:127.0.0.1", "DNS:localhost"])
         make_certificate(folder, "admin", subject="/O=system:masters/CN=admin")
         self.kubeconfig.write_text(kubeconfig(folder, server=self.url, user="admin"))
-        self._tls = ssl.create_default_context(cafile=folder / "ca.crt")
-        self._tls.load_cert_chain(folder / "admin.crt", folder / "admin.key")
+        self.tls = ssl.create_default_context(cafile=folder / "ca.crt")
+        self.tls.load_cert_chain(folder / "admin.crt", folder / "admin.key")
         self._etcd = ServerProcess(
             [programs / "etcd", *_etcd_flags(folder / "etcd", self._etcd_port, peer_port)], log=folder / "etcd.log"
         )
@@ -84,7 +84,7 @@ class ApiServer(KubernetesAccess):
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/readyz", context=self._tls, timeout=5) as reply:
+            with urllib.request.urlopen(f"{self.url}/readyz", context=self.tls, timeout=5) as reply:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False
