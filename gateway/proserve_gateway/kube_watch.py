@@ -57,10 +57,11 @@ async def connect() -> kubernetes_client.ApiClient:
     """
     configuration = kubernetes_client.Configuration()
     try:
-        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+        file = os.environ.get("KUBECONFIG")
+        if os.environ.get("KUBERNETES_SERVICE_HOST") and not file:
             kubernetes_config.load_incluster_config(client_configuration=configuration)
         else:
-            await kubernetes_config.load_kube_config(client_configuration=configuration)
+            await kubernetes_config.load_kube_config(config_file=file, client_configuration=configuration)
     except (kubernetes_config.ConfigException, OSError) as error:
         raise ClusterError(f"no cluster: {error}; run this in a pod, or set KUBECONFIG") from error
     return kubernetes_client.ApiClient(configuration)
@@ -125,7 +126,7 @@ class KubeWatch:
             if status != 200:
                 raise ClusterError(_message(content, status))
             page = msgspec.json.decode(content)
-            objects += page["items"]
+            objects += page["items"] or ()
             more = page["metadata"].get("continue")
             if not more:
                 self._version = page["metadata"]["resourceVersion"]

@@ -146,7 +146,7 @@ class KubeClient:
                 query.append(("labelSelector", MANAGED))
             accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
             page = await self._request("GET", _path(kind, namespace or ""), query=query, accept=accept)
-            for item in page["items"]:
+            for item in page["items"] or ():
                 yield item["metadata"]
             more = page["metadata"].get("continue", "")
             if not more:
@@ -198,10 +198,11 @@ async def connect() -> KubeClient:
     """
     configuration = kubernetes_client.Configuration()
     try:
-        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+        file = os.environ.get("KUBECONFIG")
+        if os.environ.get("KUBERNETES_SERVICE_HOST") and not file:
             kubernetes_config.load_incluster_config(client_configuration=configuration)
         else:
-            await kubernetes_config.load_kube_config(client_configuration=configuration)
+            await kubernetes_config.load_kube_config(config_file=file, client_configuration=configuration)
     except (kubernetes_config.ConfigException, OSError) as error:
         raise KubeError(0, f"no cluster: {error}; run this in a pod, or set KUBECONFIG") from error
     return KubeClient(kubernetes_client.ApiClient(configuration))

@@ -9,8 +9,6 @@ import random
 import time
 from collections.abc import Callable
 
-import kopf
-
 from proserve_operator.accepted import KINDS, Accepted
 from proserve_operator.audit import LAG_S, Audit
 from proserve_operator.events import Events
@@ -24,7 +22,7 @@ from proserve_operator.resource_status import ResourceStatuses
 from proserve_operator.settings import OperatorSettings
 from proserve_operator.status_writer import StatusWriter
 from proserve_operator.store import Key, Object, Store, key_of, pool_key
-from proserve_operator.watching import registry
+from proserve_operator.watching import registry, watch
 from proserve_operator.work_queue import Retry, WorkQueue
 
 logger = logging.getLogger(__name__)
@@ -107,7 +105,9 @@ class OperatorRun:
             on_missed=lambda kind: self.metrics.missed.labels(kind).inc(),
         )
         ready = asyncio.Event()
-        watching = asyncio.ensure_future(self._watch(children, ready))
+        watching = asyncio.ensure_future(
+            watch(registry(self.seen, children=children), namespaces=self._settings.namespaces, ready=ready)
+        )
         acting = asyncio.ensure_future(self._act(ready, self._audit))
         try:
             await asyncio.wait({watching, acting}, return_when=asyncio.FIRST_COMPLETED)
@@ -139,16 +139,6 @@ class OperatorRun:
             self._queue.add(JUDGE, after_s=JUDGE_AFTER_S)
         elif (pool := pool_key(body)) is not None:
             self._queue.add(("EnginePool", pool))
-
-    async def _watch(self, children: list[str], ready: asyncio.Event) -> None:
-        namespaces = self._settings.namespaces
-        await kopf.operator(
-            registry=registry(self.seen, children=children),
-            clusterwide=not namespaces,
-            namespaces=namespaces,
-            standalone=True,
-            ready_flag=ready,
-        )
 
     async def _look(self, work: Work) -> float | None:
         kind, key = work

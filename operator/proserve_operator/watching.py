@@ -5,8 +5,9 @@ operator, and no annotation, so that there is nothing to fight over with another
 the store and wakes the pools concerned.
 """
 
+import asyncio
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import kopf
@@ -40,6 +41,24 @@ def registry(seen: Seen, *, children: Iterable[str]) -> kopf.OperatorRegistry:
         resource = _CHILD_RESOURCES[kind]
         kopf.on.event(*resource, registry=made, id=resource[2])(functools.partial(_tell, seen, kind))
     return made
+
+
+async def watch(handlers: kopf.OperatorRegistry, *, namespaces: Sequence[str], ready: asyncio.Event) -> None:
+    """Follow until cancelled, or until a signal ends it; `ready` is set when the first lists are in.
+
+    Not `kopf.operator()`, which at its end cancels every task of the loop that was made after it began, ours too.
+    """
+    tasks = await kopf.spawn_tasks(
+        registry=handlers, clusterwide=not namespaces, namespaces=namespaces, standalone=True, ready_flag=ready
+    )
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def _tell(seen: Seen, kind: str, /, *, event: dict[str, Any], **_: Any) -> None:
