@@ -155,7 +155,7 @@ class Answer:
         self.answered_s = self._clock()
         if tokens > 0:
             self._entry.tokens(self.answered_s, tokens)
-            self._leg.lease.on_tokens(tokens)
+            self._leg.lease.on_tokens(tokens, self.answered_s)
         self._end(prompt_tokens)
 
     def _stream(self) -> SseRelay:
@@ -171,8 +171,9 @@ class Answer:
         before = relay.tokens
         events = relay.feed(data)
         if (count := relay.tokens - before) > 0:
-            self._entry.tokens(self._clock(), count)
-            leg.lease.on_tokens(count)
+            now_s = self._clock()
+            self._entry.tokens(now_s, count)
+            leg.lease.on_tokens(count, now_s)
         if relay.done:
             if leg.events is not None and leg.events.stopped:
                 leg.exchange.abort()

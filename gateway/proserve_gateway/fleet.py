@@ -8,6 +8,8 @@ policy and little else. No I/O and no clock of its own: the poller feeds it, `cl
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
+import msgspec
+
 from proserve_core.capacity import CapacitySnapshot
 from proserve_core.engine_metrics import EngineReading
 from proserve_core.pools import DEFAULT_ROUTING_POLICY
@@ -22,6 +24,7 @@ from proserve_core.routing import (
 )
 from proserve_core.routing.coarse_capacity import coarse_snapshot
 from proserve_core.routing.engine_profile import nominal_profile
+from proserve_core.routing.step_watch import StepWatch
 from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet_health import EngineHealth
 from proserve_gateway.fleet_match import mark_counted
@@ -39,7 +42,7 @@ ONLY_ENGINE = "only engine that may take work"
 class Engine:
     """One engine: address, health, and the view that policies read."""
 
-    __slots__ = ("endpoint", "health", "last_error", "leases", "polled_s", "target", "view")
+    __slots__ = ("endpoint", "health", "last_error", "leases", "polled_s", "target", "view", "watch")
 
     def __init__(self, target: EngineTarget) -> None:
         self.target = target
@@ -52,6 +55,15 @@ class Engine:
         """When the last poll was answered."""
         self.last_error = ""
         """Why the last poll or request failed, for people."""
+        self.watch: StepWatch | None = None
+        """Learns the speed of an engine that publishes no capacity, where requests wait for it."""
+
+    def watched(self, watch: StepWatch, entry: Dispatched, count: int, at_s: float) -> None:
+        """Tokens passed of one of the requests there."""
+        view = self.view
+        if watch.tokens(entry, count, at_s, view.dispatched):
+            view.latency = watch.latency
+            view.revision += 1
 
     def retarget(self, target: EngineTarget) -> None:
         """The same server, perhaps with another key."""
@@ -196,6 +208,8 @@ class Fleet:
             engine.health.request_sent()
             group.dirty = True
         dispatched = Dispatched(request=request, sent_s=now_s, cached_tokens=binding.cached_tokens)
+        if not request.streams and decision.expected_ttft_s is not None:
+            dispatched.begun_s = request.arrival_s + decision.expected_ttft_s
         engine.view.dispatched[request.id] = dispatched
         if self._on_decision is not None:
             self._on_decision(engine.target.pool, decision.reason)
@@ -223,6 +237,7 @@ class Fleet:
         """End of a lease."""
         engine.leases.discard(lease)
         engine.view.dispatched.pop(dispatched.request.id, None)
+        engine.view.revision += 1
         health = engine.health
         was_closed = health.circuit_closed
         if outcome is Outcome.FAILED:
@@ -280,6 +295,7 @@ class Fleet:
             for dispatched in view.dispatched.values():
                 dispatched.in_snapshot = False
         view.snapshot = snapshot
+        engine.watch = None
         view.snapshot_s = now_s - snapshot.age_s
         mark_counted(view.dispatched, snapshot, view.snapshot_s)
         if not engine.endpoint.has_capacity:
@@ -300,10 +316,13 @@ class Fleet:
         peers = [
             e.view for e in self._engines.values() if e.target.pool == engine.target.pool and e.endpoint.has_capacity
         ]
+        profile = nominal_profile(peers)
+        if view.latency is not None:
+            profile = msgspec.structs.replace(profile, latency=view.latency)
         view.snapshot = coarse_snapshot(
             reading,
             view.dispatched.values(),
-            profile=nominal_profile(peers),
+            profile=profile,
             seq=1 if view.snapshot is None else view.snapshot.seq + 1,
             now_s=now_s,
         )
@@ -314,6 +333,10 @@ class Fleet:
         self._room_changed(engine.target.pool)
 
     def _without_capacity(self, engine: Engine, *, is_vllm: bool) -> None:
+        if self.queue(engine.target.pool) is None:
+            engine.watch = None
+        elif engine.watch is None:
+            engine.watch = StepWatch(nominal_profile(()).latency)
         if engine.endpoint.has_capacity or engine.endpoint.is_vllm != is_vllm:
             engine.endpoint = engine.target.endpoint(has_capacity=False, is_vllm=is_vllm)
 

@@ -45,12 +45,17 @@ class Lease:
         """Give this exchange up when the engine is lost and it is silent."""
         self.exchange = exchange
 
-    def on_tokens(self, count: int) -> None:
+    def on_tokens(self, count: int, at_s: float) -> None:
         """The engine emitted `count` tokens of the request."""
-        if not self._dispatched.emitted_tokens and not self._engine.health.circuit_closed:
-            self._engine.health.request_answered()
-            self._fleet.invalidate(self._engine.target.pool)
-        self._dispatched.emitted_tokens += count
+        engine, dispatched = self._engine, self._dispatched
+        if not dispatched.emitted_tokens:
+            engine.view.revision += 1
+            if not engine.health.circuit_closed:
+                engine.health.request_answered()
+                self._fleet.invalidate(engine.target.pool)
+        if engine.watch is not None:
+            engine.watched(engine.watch, dispatched, count, at_s)
+        dispatched.emitted_tokens += count
 
     def close(self, outcome: Outcome, error: str = "") -> None:
         """The request ended there; `error` says why it failed."""

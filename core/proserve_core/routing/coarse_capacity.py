@@ -67,6 +67,7 @@ def coarse_snapshot(
 def _row(entry: Dispatched, now_s: float) -> RequestRow:
     """A request as the engine would show it: it is computing its prompt until its first token is here."""
     request, emitted = entry.request, entry.emitted_tokens
+    decoding = emitted > 0 or entry.begun_s <= now_s
     terms = request.terms
     due_s = deadline_s(terms=terms, arrival_s=request.arrival_s, token=emitted + 1)
     return RequestRow(
@@ -76,10 +77,10 @@ def _row(entry: Dispatched, now_s: float) -> RequestRow:
         first_token_gain=terms.first_token_gain,
         output_token_gain=terms.output_token_gain,
         tpot_s=terms.objectives.tpot_s,
-        decoding=emitted > 0,
-        resident=emitted > 0,
-        prefill_tokens=0 if emitted else request.prompt_tokens,
-        context_tokens=request.prompt_tokens + emitted if emitted else 0,
+        decoding=decoding,
+        resident=decoding,
+        prefill_tokens=0 if decoding else request.prompt_tokens,
+        context_tokens=request.prompt_tokens + emitted if decoding else 0,
         emitted_tokens=emitted,
         deadline_in_s=due_s - now_s,
     )

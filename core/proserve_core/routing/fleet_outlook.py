@@ -5,13 +5,13 @@ decisions ask of all engines is kept in columns, and their queues as rows of one
 operations on arrays, however many engines there are.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 
-from proserve_core.capacity import CapacitySnapshot
-from proserve_core.routing.engine_profile import nominal_profile
+from proserve_core.routing.engine_profile import EngineProfile, nominal_profile
 from proserve_core.routing.gain_left import Column, Number
 from proserve_core.routing.outlook import EngineOutlook
 from proserve_core.routing.outlook_of_view import add_sent, outlook_of_own_requests, outlook_of_snapshot
@@ -21,6 +21,7 @@ from proserve_core.routing.state import Dispatched, EngineView, FleetView, Routi
 LOAD, RANKS, FREE_BLOCKS, BLOCKS, BLOCK_SIZE, FREE_SEQUENCES, AT, STEP_END, AGE_FROM = range(8, 17)
 """Rows that follow those of `request_worth`. `LOAD` is decodes' share of time, those of queued requests included."""
 _ROWS = 17
+_TIMES = [[AT], [STEP_END], [AGE_FROM]]
 _FIRST_QUEUE = 8
 
 
@@ -55,9 +56,14 @@ class FleetOutlook:
         self._sums_s = np.zeros((0, _FIRST_QUEUE + 1))
         """By engine: time that its first so many take."""
         self._rows = np.zeros(0, dtype=np.intp)
+        self._unseen: set[int] = set()
+        """Places of engines without a snapshot."""
+        self._nominal: EngineProfile | None = None
+        """What stands for them, as of this refresh."""
 
     def refresh(self, fleet: FleetView) -> None:
         """Take in what is new; a view's order of engines may change from call to call."""
+        self._nominal = None
         names = [view.name for view in fleet.engines]
         anew = names != self.names
         if anew:
@@ -68,11 +74,13 @@ class FleetOutlook:
             if (
                 anew
                 or known is None
-                or known.snapshot is not view.snapshot
-                or known.snapshot_s != view.snapshot_s
+                or not known.is_of(view, fleet.now_s)
                 or known.newest != next(reversed(view.dispatched), None)
             ):
                 self._look(view, fleet, index, anew=anew)
+        if self._unseen:
+            # What they have begun shows in first tokens only, so no time passes for their queues.
+            self.table[_TIMES, list(self._unseen)] = fleet.now_s
 
     def sent(self, fleet: FleetView, place: int) -> None:
         """A request went to the engine at this place since `refresh`, and nothing else happened."""
@@ -122,19 +130,26 @@ class FleetOutlook:
         self._keys = np.zeros((len(names), _FIRST_QUEUE))
         self._sums_s = np.zeros((len(names), _FIRST_QUEUE + 1))
         self._rows = np.arange(len(names))
+        self._unseen = set()
 
     def _look(self, view: EngineView, fleet: FleetView, index: int, *, anew: bool) -> None:
         snapshot = view.snapshot
         known = self._known.get(view.name)
-        if snapshot is None:
-            outlook, known = outlook_of_own_requests(view, nominal_profile(fleet.engines), fleet.now_s), None
-        elif known is None or known.snapshot is not snapshot or known.snapshot_s != view.snapshot_s:
-            known = self._known[view.name] = _Known(snapshot, view)
-            outlook = known.outlook
-        elif known.catch_up(view) or anew:
-            outlook = known.outlook
-        else:
+        if known is None or not known.is_of(view, fleet.now_s):
+            if snapshot is None:
+                profile = self._nominal = self._nominal or nominal_profile(fleet.engines)
+                known = _Known(view, outlook_of_own_requests(view, profile, fleet.now_s), fleet.now_s)
+            else:
+                known = _Known(view, outlook_of_snapshot(snapshot, view), fleet.now_s)
+                known.catch_up(view, fleet.now_s)
+            self._known[view.name] = known
+        elif not known.catch_up(view, fleet.now_s) and not anew:
             return
+        if snapshot is None:
+            self._unseen.add(index)
+        else:
+            self._unseen.discard(index)
+        outlook = known.outlook
         self.engines[index : index + 1] = [outlook]
         self._at[index] = known
         self.table[:, index] = (
@@ -167,17 +182,30 @@ def meet_one(outlook: FleetOutlook, request: RoutingRequest, worth: Worth, now_s
 
 
 class _Known:
-    """The outlook of an engine with a snapshot, and which requests sent since are in it."""
+    """The outlook of an engine as of some view of it, and which requests sent since are in it."""
 
-    def __init__(self, snapshot: CapacitySnapshot, view: EngineView) -> None:
-        self.snapshot = snapshot
+    def __init__(self, view: EngineView, outlook: EngineOutlook, now_s: float) -> None:
+        self.snapshot = view.snapshot
         self.snapshot_s = view.snapshot_s
-        self.outlook = outlook_of_snapshot(snapshot, view)
+        self.revision = view.revision
+        self.outlook = outlook
         self._added: set[str] = set()
         self.newest: str | None = None
-        self.catch_up(view)
+        self._good_until_s = math.inf
+        if view.snapshot is None:
+            # The outlook has all of them.
+            self.newest = next(reversed(view.dispatched), None)
+            self._good_until_s = min(
+                [e.begun_s for e in view.dispatched.values() if e.begun_s > now_s], default=math.inf
+            )
 
-    def catch_up(self, view: EngineView) -> bool:
+    def is_of(self, view: EngineView, now_s: float) -> bool:
+        """Whether the view shows nothing else than more requests sent."""
+        if self.snapshot is None:
+            return view.snapshot is None and self.revision == view.revision and now_s < self._good_until_s
+        return self.snapshot is view.snapshot and self.snapshot_s == view.snapshot_s
+
+    def catch_up(self, view: EngineView, now_s: float) -> bool:
         """Add what was sent since; returns whether there was any."""
         newest = next(reversed(view.dispatched), None)
         if newest == self.newest:
@@ -191,6 +219,11 @@ class _Known:
         self.newest = newest
         for entry in reversed(since):
             self._added.add(entry.request.id)
-            # An engine that did not show it in the snapshot had not begun it.
-            add_sent(self.outlook, entry, max(entry.sent_s, self.snapshot_s))
+            if self.snapshot is None:
+                self.outlook.at_s = now_s
+                self._good_until_s = min(self._good_until_s, entry.begun_s)
+                add_sent(self.outlook, entry, now_s)
+            else:
+                # An engine that did not show it in the snapshot had not begun it.
+                add_sent(self.outlook, entry, max(entry.sent_s, self.snapshot_s))
         return bool(since)

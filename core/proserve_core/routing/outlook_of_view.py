@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from proserve_core.capacity import CapacitySnapshot, RequestRow
@@ -58,7 +59,10 @@ def outlook_of_snapshot(snapshot: CapacitySnapshot, view: EngineView) -> EngineO
 
 
 def outlook_of_own_requests(view: EngineView, profile: EngineProfile, now_s: float) -> EngineOutlook:
-    """Of an engine without a snapshot, at the speed of `profile`: no prompt is begun before its first token is here."""
+    """Of an engine without a snapshot, of the size of `profile` and of its speed too unless the view knows better: no
+    prompt is begun before its first token is here."""
+    if view.latency is not None:
+        profile = msgspec.structs.replace(profile, latency=view.latency)
     latency = profile.latency
     waiting: list[Dispatched] = []
     load, tightest_tpot_s = 0.0, math.inf
@@ -66,7 +70,7 @@ def outlook_of_own_requests(view: EngineView, profile: EngineProfile, now_s: flo
     for entry in view.dispatched.values():
         request = entry.request
         tightest_tpot_s = min(tightest_tpot_s, request.terms.objectives.tpot_s)
-        if entry.emitted_tokens:
+        if entry.emitted_tokens or entry.begun_s <= now_s:
             tokens = request.prompt_tokens + entry.emitted_tokens
             decodes += 1
             context += tokens

@@ -1,10 +1,12 @@
 """What a routing policy sees and returns."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from proserve_core.capacity import CapacitySnapshot
+from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceTerms
 
 
@@ -17,6 +19,8 @@ class RoutingRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     """Estimated from bytes unless the client sent token ids."""
     expected_output_tokens: float
+    streams: bool = True
+    """Its first token will be seen; otherwise the answer comes as a whole."""
     prefix_blocks: tuple[int, ...] = ()
     """Hashes of the prompt's beginning, a block of `prefix_map.BLOCK_TOKENS` each; prompts that begin alike begin with
     the same ones. Empty: unknown."""
@@ -32,6 +36,8 @@ class Dispatched(msgspec.Struct, kw_only=True):
     cached_tokens: int = 0
     """What the engine was predicted to hold of the prompt when the request was sent."""
     emitted_tokens: int = 0
+    begun_s: float = math.inf
+    """From when on the first token is taken to be there although it was not seen."""
     in_snapshot: bool = False
     """The engine's snapshot already counts it. Changes only together with the snapshot."""
 
@@ -46,6 +52,10 @@ class EngineView(msgspec.Struct, kw_only=True):
     """When the snapshot was taken, on the gateway's clock (receipt minus its age)."""
     dispatched: dict[str, Dispatched]
     """Own requests in flight there, by request id, in the order in which they were sent."""
+    revision: int = 0
+    """Grows when an own request got its first token or ended, and with `latency`."""
+    latency: LatencyModel | None = None
+    """Learned from the streams that passed (`step_watch`), where there is no snapshot; None: nothing is known yet."""
 
     def requests(self) -> int:
         """Requests there, as far as this gateway knows."""

@@ -110,7 +110,7 @@ def test_unknown_pool_is_told_apart_from_busy_engines() -> None:
 
 def test_choice_is_leased_until_it_is_closed(bench: Bench) -> None:
     lease = bench.fleet.choose("chat", request("r1"))
-    lease.on_tokens(3)
+    lease.on_tokens(3, 0.0)
     assert bench.a.view.dispatched["r1"].emitted_tokens == 3
     assert bench.fleet.status()[0].in_flight == 1
     lease.close(Outcome.ANSWERED)
@@ -162,7 +162,7 @@ def test_failures_in_a_row_open_the_circuit_and_a_probe_closes_it(bench: Bench) 
     probe = bench.fleet.choose("chat", request("probe"))
     assert probe.endpoint.name == "a"
     assert bench.chosen() == "b", "one probe at a time"
-    probe.on_tokens(1)
+    probe.on_tokens(1, 0.0)
     assert bench.chosen() == "a"
 
 
@@ -265,7 +265,7 @@ def test_replacing_targets_keeps_known_engines_and_their_leases(bench: Bench) ->
     assert bench.state("b") is EngineState.READY
     assert bench.state("c") is EngineState.STARTING
     assert bench.chosen() == "b"
-    lease.on_tokens(1)
+    lease.on_tokens(1, 0.0)
     lease.close(Outcome.FAILED, "gone")
 
 

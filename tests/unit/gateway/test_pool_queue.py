@@ -211,7 +211,7 @@ async def test_half_open_engine_gets_one_request_until_it_answers() -> None:
     lease = await first
     await asyncio.sleep(1)
     assert not second.done()
-    lease.on_tokens(1)
+    lease.on_tokens(1, 0.0)
     assert (await second).endpoint.name == "a"
 
 
