@@ -45,6 +45,7 @@ class Entry:
         "generates",
         "model",
         "on_end",
+        "on_length",
         "tenant",
         "ticket",
     )
@@ -73,6 +74,8 @@ class Entry:
         """What the request will probably bring, over all its choices; 0 when it does not generate."""
         self.on_end: Callable[[int, int | None], None] | None = None
         """Told status and, where it is known, the length of the prompt when the request has ended and is booked."""
+        self.on_length: Callable[[bool], None] | None = None
+        """Told at the end whether the output was complete."""
         self.ticket: QuotaTicket | None = None
         """What it holds of its tenant's quotas, settled when it ends."""
 
@@ -100,6 +103,7 @@ class Entry:
         if cause is LossCause.CLIENT_CANCEL:
             status = CLIENT_CLOSED
         self._accounting.book(self, self._series, cause, status=status, prompt_tokens=prompt_tokens)
+        self._tell_length(complete=cause is None)
         self._tell(status, prompt_tokens)
 
     def refuse(self, status: int) -> None:
@@ -111,7 +115,13 @@ class Entry:
             self.ticket.settle(prompt_tokens=0, output_tokens=0, worked=False)
         self._series.in_flight -= 1
         self._series.by_code[status] += 1
+        self._tell_length(complete=False)
         self._tell(status, None)
+
+    def _tell_length(self, *, complete: bool) -> None:
+        if self.on_length is not None:
+            self.on_length(complete)
+            self.on_length = None
 
     def _tell(self, status: int, prompt_tokens: int | None) -> None:
         on_end, self.on_end = self.on_end, None  # what it leads to leads back here, and would wait for the collector

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from proserve_core.gain import deadline_s
 from proserve_core.routing import RoutingRequest
+from proserve_gateway.class_queue import wait_in_class
 from proserve_gateway.dispatch_errors import failed_request, plain, refusal
 from proserve_gateway.errors import ApiError, engine_failure
 from proserve_gateway.fleet import Fleet
@@ -22,6 +23,7 @@ from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.lease import Lease, Outcome
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.request_trail import RequestTrail
+from proserve_gateway.routing_requests import RoutingRequests
 from proserve_gateway.sse import SseError
 from proserve_gateway.upstream_exchange import FailureKind, UpstreamError
 
@@ -42,7 +44,7 @@ T = TypeVar("T")
 class Attempts:
     """The engines that one request was tried at."""
 
-    __slots__ = ("_clock", "_fleet", "_metrics", "_request", "_total_s", "_trail", "_tried")
+    __slots__ = ("_clock", "_fleet", "_metrics", "_request", "_routes", "_total_s", "_trail", "_tried")
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Attempts:
         metrics: GatewayMetrics,
         clock: Callable[[], float],
         total_s: float,
+        routes: RoutingRequests,
     ) -> None:
         """`total_s` is the most that a request may take from its arrival."""
         self._request = request
@@ -61,6 +64,7 @@ class Attempts:
         self._metrics = metrics
         self._clock = clock
         self._total_s = total_s
+        self._routes = routes
         self._tried: set[str] = set()
 
     def went_well(self, engine: str) -> None:
@@ -91,6 +95,7 @@ class Attempts:
             except ApiError as error:
                 # What went wrong on the first engine says more than that there is no second one.
                 raise failure or error from None
+            routing = lease.request
             self._tried.add(lease.endpoint.name)
             self._trail.sent(lease.decision, asked_s=asked_s)
             try:
@@ -124,7 +129,9 @@ class Attempts:
         queue = None if begun or self._tried else self._fleet.queue(pool)
         if queue is None:
             return self._fleet.choose(pool, routing, exclude.union(self._tried))
-        return await queue.lease(routing, patience_s=self._total_s - (self._clock() - routing.arrival_s))
+        return await wait_in_class(
+            queue, self._request, routing, routes=self._routes, clock=self._clock, most_s=self._total_s
+        )
 
     def gave_up(self, error: ApiError) -> None:
         """The answer that had begun ends with this error."""

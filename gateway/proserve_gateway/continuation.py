@@ -154,7 +154,7 @@ class Continuation:
         facts = None
         if lease.endpoint.has_capacity:
             age_s = max(0.0, self._clock() - request.arrival_s)
-            facts = encode_facts(rest_terms(request.terms, sent), age_s, request.tenant)
+            facts = encode_facts(rest_terms(self._routing.terms, sent), age_s, request.tenant)
         data = rest_of(request.body, trail).encode(facts=facts, exact_usage=True, token_ids=True)
         exchange = await self._calls.post(request, lease, COMPLETIONS, data)
         if not is_stream(exchange):

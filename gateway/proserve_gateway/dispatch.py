@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from proserve_core.facts import encode_facts
 from proserve_core.gain import LossCause
-from proserve_core.routing import RoutingRequest
 from proserve_gateway.accounting import Accounting, Entry
 from proserve_gateway.answer import Answer
 from proserve_gateway.attempts import TOO_BUSY, Attempts
@@ -24,10 +23,10 @@ from proserve_gateway.fleet import Fleet
 from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.lease import Lease
 from proserve_gateway.metrics import GatewayMetrics
-from proserve_gateway.prompt_estimate import PromptEstimator
 from proserve_gateway.quota_errors import QuotaError
 from proserve_gateway.quotas import Quotas
 from proserve_gateway.request_body import BodyKind
+from proserve_gateway.routing_requests import Boost, RoutingRequests, no_boost
 from proserve_gateway.sse import SseError, decode_reply
 from proserve_gateway.sse_relay import BROKEN_OFF, SseRelay
 from proserve_gateway.token_trail import TokenTrail
@@ -52,6 +51,7 @@ class Dispatcher:
         metrics: GatewayMetrics,
         decisions: Decisions,
         clock: Callable[[], float],
+        boost: Boost = no_boost,
         quotas: Quotas | None = None,
     ) -> None:
         """`quotas`: where tenants' use of their limits is counted; without it, here alone."""
@@ -61,7 +61,7 @@ class Dispatcher:
         self._metrics = metrics
         self._decisions = decisions
         self._clock = clock
-        self._prompts = PromptEstimator()
+        self._routes = RoutingRequests(fleet=fleet, clock=clock, boost=boost)
         self._quotas = quotas or Quotas()
 
     async def answer(self, request: InferenceRequest) -> Answer:
@@ -82,7 +82,7 @@ class Dispatcher:
             choices=body.choices,
             generates=body.kind is not BodyKind.OTHER,
         )
-        routing = self._routing_request(request, entry.expected_tokens)
+        routing = self._routes.of(request, entry)
         trail = self._decisions.begin(request, entry, expected_prompt_tokens=routing.prompt_tokens)
         try:
             if request.limits is not None:
@@ -99,8 +99,9 @@ class Dispatcher:
                 metrics=self._metrics,
                 clock=self._clock,
                 total_s=self._calls.total_s,
+                routes=self._routes,
             )
-            return await attempts.run(routing, lambda lease: self._start(request, routing, lease, entry, attempts))
+            return await attempts.run(routing, lambda lease: self._start(request, lease, entry, attempts))
         except asyncio.CancelledError:
             entry.close(LossCause.CLIENT_CANCEL)
             raise
@@ -123,19 +124,7 @@ class Dispatcher:
             entry.close(LossCause.ENGINE_FAILURE, status=500)
             raise internal_error(f"the gateway made a mistake with request {request.id}; its log says which") from error
 
-    def _routing_request(self, request: InferenceRequest, expected_tokens: float) -> RoutingRequest:
-        body = request.body
-        return RoutingRequest(
-            id=request.id,
-            arrival_s=request.arrival_s,
-            terms=request.terms,
-            prompt_tokens=body.prompt_tokens or self._prompts.estimate(request.pool, body.prompt_bytes),
-            expected_output_tokens=expected_tokens,
-        )
-
-    async def _start(
-        self, request: InferenceRequest, routing: RoutingRequest, lease: Lease, entry: Entry, attempts: Attempts
-    ) -> Answer:
+    async def _start(self, request: InferenceRequest, lease: Lease, entry: Entry, attempts: Attempts) -> Answer:
         """Send the request to one engine; returns when the first of its answer is here.
 
         Raises:
@@ -149,7 +138,7 @@ class Dispatcher:
         # Ids are of use only if another engine can go on from them.
         keep_ids = endpoint.is_vllm and self._fleet.size(request.pool) > 1 and obstacle(body) is None
         data = body.encode(
-            facts=encode_facts(request.terms, age_s, request.tenant) if endpoint.has_capacity else None,
+            facts=encode_facts(lease.request.terms, age_s, request.tenant) if endpoint.has_capacity else None,
             exact_usage=endpoint.is_vllm,
             token_ids=keep_ids,
         )
@@ -165,7 +154,7 @@ class Dispatcher:
                 )
                 continuation = Continuation(
                     request=request,
-                    routing=routing,
+                    routing=lease.request,
                     attempts=attempts,
                     calls=self._calls,
                     fleet=self._fleet,
@@ -202,7 +191,7 @@ class Dispatcher:
 
     def prompt_counted(self, request: InferenceRequest, tokens: int) -> None:
         """Learn from a prompt's length (`answer.Books`)."""
-        self._prompts.learn(request.pool, request.body.prompt_bytes, tokens)
+        self._routes.prompt_counted(request, tokens)
 
     def stream_broke(self, request: InferenceRequest, result: Result, message: str) -> None:
         """Count and log what became of a stream whose engine failed (`answer.Books`)."""

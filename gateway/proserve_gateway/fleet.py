@@ -5,7 +5,7 @@ that may take work are kept as a ready tuple per pool, rebuilt only when somethi
 policy and little else. No I/O and no clock of its own: the poller feeds it, `clock` is injected.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -31,7 +31,9 @@ from proserve_gateway.fleet_match import mark_counted
 from proserve_gateway.fleet_status import EngineStatus, engine_status
 from proserve_gateway.fleet_target import Endpoint, EngineTarget, TargetError
 from proserve_gateway.lease import Lease, Outcome
-from proserve_gateway.pool_queue import PoolQueue
+from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.pool_queue import PoolQueue, WaitingLimits
+from proserve_gateway.queue_metrics import QueueMetrics
 
 RETRY_AFTER_S = 1.0
 """What a client is told when no engine is usable: about the time of a poll or of a circuit's first opening."""
@@ -104,10 +106,14 @@ class Fleet:
         make_room: Callable[[str], WaitingRoom],
         clock: Callable[[], float],
         on_decision: Callable[[str, str], None] | None = None,
+        queue_metrics: QueueMetrics | None = None,
+        waiting_limits: WaitingLimits | None = None,
     ) -> None:
         """`make_room(policy)` makes the waiting room of a routing policy, `on_decision(pool, reason)` is told each
         choice."""
         self._make_room = make_room
+        self._queue_metrics = queue_metrics or QueueMetrics(GatewayMetrics())
+        self._waiting_limits = waiting_limits or WaitingLimits()
         self._clock = clock
         self._on_decision = on_decision
         self._groups: dict[str, _Group] = {}
@@ -231,6 +237,9 @@ class Fleet:
             stale=lambda: self._groups[pool].dirty,
             no_engine=lambda: self._no_engine(pool, self._clock()),
             clock=self._clock,
+            pool=pool,
+            limits=self._waiting_limits,
+            metrics=self._queue_metrics,
         )
 
     def release(self, lease: Lease, engine: Engine, dispatched: Dispatched, outcome: Outcome, error: str) -> None:
@@ -279,6 +288,11 @@ class Fleet:
         """Nobody who waits for an engine will get one."""
         for group in self._groups.values():
             group.queue.turn_away(error)
+
+    def waiting_by_class(self) -> Iterator[tuple[str, Mapping[str, int]]]:
+        """Each pool, and how many wait for it, for every class that ever waited there."""
+        for pool, group in self._groups.items():
+            yield pool, group.queue.by_class
 
     @property
     def waiting(self) -> int:

@@ -1,8 +1,8 @@
 """One request that may be served: what intake makes and dispatch serves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from proserve_core.objectives import ServiceTerms, TenantLimits
+from proserve_core.objectives import PriorityClass, ServiceTerms, TenantLimits
 from proserve_gateway.quotas import QuotaTicket
 from proserve_gateway.request_body import RequestBody
 from proserve_gateway.trace_context import TraceContext
@@ -11,7 +11,7 @@ from proserve_gateway.trace_context import TraceContext
 class InferenceRequest:
     """A request that passed authentication and checks."""
 
-    __slots__ = ("arrival_s", "body", "id", "limits", "path", "pool", "tenant", "terms", "ticket", "trace")
+    __slots__ = ("arrival_s", "body", "classes", "id", "limits", "path", "pool", "tenant", "terms", "ticket", "trace")
 
     def __init__(
         self,
@@ -24,6 +24,7 @@ class InferenceRequest:
         path: str,
         body: RequestBody,
         limits: TenantLimits | None = None,
+        classes: Mapping[str, PriorityClass] | None = None,
         trace: TraceContext | None = None,
     ) -> None:
         self.id = id
@@ -31,6 +32,9 @@ class InferenceRequest:
         self.arrival_s = arrival_s
         """When the headers were here."""
         self.terms = terms
+        """As which it is served: those of its class until it is degraded."""
+        self.classes = classes or {}
+        """As they were when it arrived, by name."""
         self.tenant = tenant
         self.limits = limits
         """Quotas of the tenant; None if it has none."""

@@ -66,6 +66,7 @@ class Intake:
             path=path,
             body=parsed,
             limits=grant.limits,
+            classes=self.catalog.priority_classes,
             trace=trace,
         )
 

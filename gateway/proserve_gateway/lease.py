@@ -30,7 +30,7 @@ class Watched(Protocol):
 class Lease:
     """The first close counts."""
 
-    __slots__ = ("_dispatched", "_engine", "_fleet", "_open", "decision", "endpoint", "exchange")
+    __slots__ = ("_dispatched", "_engine", "_fleet", "_open", "decision", "endpoint", "exchange", "request")
 
     def __init__(self, *, fleet: "Fleet", engine: "Engine", dispatched: Dispatched, decision: RouteDecision) -> None:
         self._fleet = fleet
@@ -39,6 +39,8 @@ class Lease:
         self._open = True
         self.endpoint = engine.endpoint
         self.decision = decision
+        self.request = dispatched.request
+        """As it was given to the engine: its class may be another one than it came in."""
         self.exchange: Watched | None = None
 
     def watch(self, exchange: Watched) -> None:

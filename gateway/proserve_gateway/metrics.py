@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 PREFIX = "proserve_gateway_"
 
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 60.0)
+WAIT_BUCKETS_S = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 TPOT_BUCKETS_S = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 
 OTHER = "other"
@@ -72,6 +73,20 @@ class GatewayMetrics:
             "broken_streams",
             ("pool", "result"),
             "Streams whose engine failed after they had begun: continued on another engine, or why they were not.",
+        )
+        self.wait = self._histogram(
+            "wait_seconds",
+            ("pool", "class"),
+            "From a request's entry into a pool's waiting room until it got an engine.",
+            WAIT_BUCKETS_S,
+        )
+        self.wait_refusals = self._counter(
+            "wait_refusals",
+            ("pool", "class", "cause"),
+            "Waiting requests that their class or the gateway's memory did not let wait any longer, by cause.",
+        )
+        self.degraded = self._counter(
+            "degraded_requests", ("pool", "class", "to"), "Waiting requests that went on in another class."
         )
         self.polls = self._counter(
             "engine_polls",

@@ -12,6 +12,7 @@ from proserve_gateway.class_metrics import ClassCollector
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.fleet_metrics import FleetCollector
 from proserve_gateway.metrics import GatewayMetrics, table_markdown
+from proserve_gateway.queue_metrics import QueueMetrics
 from proserve_gateway.quota_metrics import QuotaCollector
 from proserve_gateway.quotas import Quotas
 
@@ -20,7 +21,9 @@ def all_metrics() -> GatewayMetrics:
     """The metrics of a gateway as it runs."""
     metrics = GatewayMetrics()
     AccountingCollector(Accounting(metrics), metrics)
-    FleetCollector(Fleet(make_room=lambda _: make_room("round-robin"), clock=time.monotonic), metrics)
+    fleet = Fleet(make_room=make_room, clock=time.monotonic)
+    FleetCollector(fleet, metrics)
+    QueueMetrics(metrics).read(fleet)
     QuotaCollector(Quotas(), metrics)
     catalog = Catalog.from_resources(Resources(priority_classes=(DEFAULT_CLASS,)))
     ClassCollector(lambda: catalog, metrics)

@@ -5,18 +5,25 @@ while anybody waits again at each snapshot, at each request that ended, and `tic
 at most a share of the event loop's time (`ASKING_SHARE`): a long queue is then ranked less often, instead of delaying
 the streams. With nobody waiting there is no timer.
 
-Whoever waits ends in one of four ways: with a lease, with an explicit error when its time is up, with one when the
-gateway gives up (shutdown, its pool is gone, no engine for `OUTAGE_S`, a fault), or by leaving. Without any engine
-nobody new is let in.
+Whoever waits ends in one of four ways: with a lease; with `OverloadedError` when its class does not let it wait any
+longer or more wait than `WaitingLimits` allows; with another error when the gateway gives up (shutdown, its pool is
+gone, no engine for `OUTAGE_S`, a fault); or by leaving. Without any engine nobody new is let in.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
+from proserve_core.admission.drain import DrainForecast
+from proserve_core.admission.overload import Refusal
 from proserve_core.routing import Binding, EngineView, FleetView, RoutingRequest, WaitingRoom
-from proserve_gateway.errors import ApiError, engine_failure, internal_error
+from proserve_gateway.errors import ApiError, internal_error
 from proserve_gateway.lease import Lease, Outcome
+from proserve_gateway.overload_errors import OverloadedError
+from proserve_gateway.queue_metrics import QueueMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +36,35 @@ OUTAGE_TICK_S = 0.1
 """How often it is looked for an engine then: a circuit's time may be up."""
 
 
+class WaitingLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Most that one pool may have waiting: with it the memory of a gateway in any overload is bounded."""
+
+    requests: int = 4096
+    """Each holds a connection, a task and its body: some 40 kB."""
+    body_bytes: int = 128 * 2**20
+    """Of all bodies."""
+
+
 class _Ticket:
     """One request that waits."""
 
-    __slots__ = ("future", "request", "timer")
+    __slots__ = ("body_bytes", "future", "needs_prospect", "request", "since_s", "timer")
 
-    def __init__(self, request: RoutingRequest, future: "asyncio.Future[Lease]") -> None:
+    def __init__(
+        self,
+        request: RoutingRequest,
+        future: "asyncio.Future[Lease]",
+        *,
+        since_s: float,
+        body_bytes: int,
+        needs_prospect: bool,
+    ) -> None:
         self.request = request
         self.future = future
+        self.since_s = since_s
+        self.body_bytes = body_bytes
+        self.needs_prospect = needs_prospect
+        """It waits only for as long as it can be expected to bring gain."""
         self.timer: asyncio.TimerHandle | None = None
 
     def settle(self, end: Lease | ApiError) -> None:
@@ -64,6 +92,9 @@ class PoolQueue:
         stale: Callable[[], bool],
         no_engine: Callable[[], ApiError],
         clock: Callable[[], float],
+        pool: str,
+        limits: WaitingLimits,
+        metrics: QueueMetrics,
     ) -> None:
         """`views()` are the engines that may take work now, `grant` enters a binding in the view of its engine,
         `stale()` tells whether that changed what `views()` gives, `no_engine()` says that they are none."""
@@ -73,7 +104,16 @@ class PoolQueue:
         self._stale = stale
         self._no_engine = no_engine
         self._clock = clock
+        self._pool = pool
+        self._limits = limits
+        self._metrics = metrics
         self._tickets: dict[str, _Ticket] = {}
+        self._body_bytes = 0
+        """Of those who wait."""
+        self._with_prospect = 0
+        """How many of them need one."""
+        self._by_class: Counter[str] = Counter()
+        self._drain = DrainForecast(clock())
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
         """When it rings."""
@@ -86,28 +126,53 @@ class PoolQueue:
         """Requests that wait."""
         return len(self._tickets)
 
-    async def lease(self, request: RoutingRequest, *, patience_s: float) -> Lease:
+    @property
+    def by_class(self) -> Mapping[str, int]:
+        """Requests that wait, for every class that ever waited."""
+        return self._by_class
+
+    async def lease(
+        self, request: RoutingRequest, *, patience_s: float, needs_prospect: bool = False, body_bytes: int = 0
+    ) -> Lease:
         """Wait for an engine; cancel the caller when the client leaves.
 
+        Args:
+            request: what waits.
+            patience_s: how long it may.
+            needs_prospect: it may wait only for as long as it can be expected to bring gain.
+            body_bytes: what it keeps in memory.
+
         Raises:
-            ApiError: 503 without any engine, 504 when `patience_s` are over, or what `turn_away` was told.
+            OverloadedError: it may not wait any longer.
+            ApiError: 503 without any engine, or what `turn_away` was told.
         """
         if not self._views():
             raise self._no_engine()
         loop = asyncio.get_running_loop()
-        ticket = self._tickets[request.id] = _Ticket(request, loop.create_future())
-        self.room.arrived(request)
+        ticket = _Ticket(
+            request,
+            loop.create_future(),
+            since_s=self._clock(),
+            body_bytes=body_bytes,
+            needs_prospect=needs_prospect,
+        )
+        self._enter(ticket)
         try:
+            self._trim()
             if len(self._tickets) == 1:
                 self._ask()
             else:
                 self.changed()
             if not ticket.future.done():
-                ticket.timer = loop.call_later(patience_s, self._time_is_up, request.id, patience_s)
+                ticket.timer = loop.call_later(patience_s, self._refuse, request.id, Refusal.QUEUE_TIME)
             return await ticket.future
         except BaseException:
             self._leave(ticket)
             raise
+
+    def degraded(self, priority_class: str, to: str) -> None:
+        """A request that could not wait any longer goes on in another class."""
+        self._metrics.degraded(self._pool, priority_class, to)
 
     def changed(self) -> None:
         """Something that the room should know: a snapshot, a request that ended, an engine that came or went."""
@@ -139,11 +204,13 @@ class PoolQueue:
         while engines:
             asked, engines = engines, ()
             for binding in self.room.bind(FleetView(now_s=began_s, engines=asked)):
-                self._tickets.pop(binding.request.id).settle(self._grant(binding))
+                self._bound(binding, began_s)
                 if self._stale():
                     # That was all that the engine may get for now, such as the one request of a half-open circuit.
                     engines = self._views()
                     break
+        if self._with_prospect:
+            self._refuse_hopeless()
         self._took_s = self._clock() - began_s
         if self._tickets:
             tick_s = (self.room.tick_s if self._outage_s is None else None) or OUTAGE_TICK_S
@@ -178,24 +245,53 @@ class PoolQueue:
             logger.exception("%d waiting requests are given up: a fault of the gateway", len(self._tickets))
             self.turn_away(lambda: internal_error("the gateway made a mistake with the requests that wait"))
 
-    def _time_is_up(self, request_id: str, patience_s: float) -> None:
-        self._end(
-            request_id,
-            engine_failure(
-                f"no engine had room for the request within {patience_s:.3g} s",
-                status=504,
-                code="request_total_timeout",
-            ),
-        )
+    def _bound(self, binding: Binding, now_s: float) -> None:
+        ticket = self._exit(binding.request.id)
+        priority_class = binding.request.terms.priority_class
+        self._drain.left(priority_class, now_s)
+        self._metrics.waited(self._pool, priority_class, now_s - ticket.since_s)
+        ticket.settle(self._grant(binding))
+
+    def _refuse_hopeless(self) -> None:
+        for request_id in self.room.hopeless():
+            ticket = self._tickets.get(request_id)
+            if ticket is not None and ticket.needs_prospect:
+                self._refuse(request_id, Refusal.NO_GAIN)
+
+    def _trim(self) -> None:
+        """Hold no more than the limits; who brings least goes."""
+        while len(self._tickets) > self._limits.requests or self._body_bytes > self._limits.body_bytes:
+            self._refuse(self.room.weakest(self._clock()), Refusal.ROOM_FULL)
+
+    def _refuse(self, request_id: str, cause: Refusal) -> None:
+        priority_class = self._tickets[request_id].request.terms.priority_class
+        drain_s = self._drain.drain_s(priority_class, self._by_class[priority_class], self._clock())
+        self._metrics.refused(self._pool, priority_class, cause)
+        self._end(request_id, OverloadedError(cause, priority_class=priority_class, retry_after_s=drain_s))
 
     def _end(self, request_id: str, error: ApiError) -> None:
         self.room.left(request_id)
-        self._tickets.pop(request_id).settle(error)
+        self._exit(request_id).settle(error)
+
+    def _enter(self, ticket: _Ticket) -> None:
+        self._tickets[ticket.request.id] = ticket
+        self._by_class[ticket.request.terms.priority_class] += 1
+        self._body_bytes += ticket.body_bytes
+        self._with_prospect += ticket.needs_prospect
+        self.room.arrived(ticket.request)
+
+    def _exit(self, request_id: str) -> _Ticket:
+        ticket = self._tickets.pop(request_id)
+        self._by_class[ticket.request.terms.priority_class] -= 1
+        self._body_bytes -= ticket.body_bytes
+        self._with_prospect -= ticket.needs_prospect
+        return ticket
 
     def _leave(self, ticket: _Ticket) -> None:
         """Its caller does not wait any more, or was told why it waited in vain."""
-        if self._tickets.pop(ticket.request.id, None) is not None:
+        if ticket.request.id in self._tickets:
             self.room.left(ticket.request.id)
+            self._exit(ticket.request.id)
         if ticket.timer is not None:
             ticket.timer.cancel()
         future = ticket.future

@@ -59,6 +59,7 @@ class RequestBody:
         "model",
         "prompt_bytes",
         "prompt_tokens",
+        "size",
         "stream",
     )
 
@@ -66,6 +67,8 @@ class RequestBody:
         self.fields = fields
         """Top level as the client sent it. Not to be changed."""
         self.kind = kind
+        self.size = 0
+        """Bytes of the client's body that it keeps in memory; 0 for one that was made here."""
         model: str | None = _take(fields, "model", _string)
         if not model:
             raise _missing_field("model", "the name of a model, see /v1/models")
@@ -173,7 +176,9 @@ def parse_body(kind: BodyKind, body: bytes) -> RequestBody:
         raise invalid_request(f"the body must be a JSON object: {error}", code="invalid_json") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise _malformed(body, str(error)) from error
-    return RequestBody(kind, fields)
+    parsed = RequestBody(kind, fields)
+    parsed.size = len(body)
+    return parsed
 
 
 def _malformed(body: bytes, message: str) -> ApiError:

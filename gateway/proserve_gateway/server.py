@@ -41,6 +41,7 @@ from proserve_gateway.http_server import HttpServer
 from proserve_gateway.intake import Intake
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.poller import Poller, PollResult
+from proserve_gateway.queue_metrics import QueueMetrics
 from proserve_gateway.quota_metrics import QuotaCollector
 from proserve_gateway.quotas import Quotas
 from proserve_gateway.renewals import keep_renewed
@@ -118,8 +119,12 @@ class Gateway:
         AccountingCollector(self.accounting, self.metrics)
         self.configuration = ConfigurationRecord(self.metrics)
         self._intake = Intake(catalog=Catalog.from_resources(config.resources), accounting=self.accounting)
-        self.fleet = Fleet(make_room=make_room, clock=clock, on_decision=RouteCounter(self.metrics))
+        queue_metrics = QueueMetrics(self.metrics)
+        self.fleet = Fleet(
+            make_room=make_room, clock=clock, on_decision=RouteCounter(self.metrics), queue_metrics=queue_metrics
+        )
         FleetCollector(self.fleet, self.metrics)
+        queue_metrics.read(self.fleet)
         self.readiness = Readiness(self.fleet, clock=clock, in_cluster=config.in_cluster)
         self._problems: Problems = {}
         self._upstream = UpstreamClient(config.upstream_limits, self._credentials.engine_tls)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from fake_openai_engine import FakeEngine
-from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjectives, Tenant, TenantLimits
+from proserve_core.objectives import Overload, PriorityClass, SecretKeyRef, ServiceObjectives, Tenant, TenantLimits
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
 from proserve_core.routing import ImmediateRoom, RoutingPolicy, WaitingRoom
@@ -24,6 +24,7 @@ from proserve_gateway.fleet import Fleet
 from proserve_gateway.http_api import HttpApi, HttpLimits
 from proserve_gateway.intake import Intake
 from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.queue_metrics import QueueMetrics
 from proserve_gateway.quota_metrics import QuotaCollector
 from proserve_gateway.quotas import Quotas
 from proserve_gateway.upstream import UpstreamClient
@@ -33,12 +34,19 @@ GOLD_KEY = "gold-key"
 FREE_KEY = "free-key"
 
 
-def catalog(*, anonymous: bool = False, limits: TenantLimits | None = None) -> Catalog:
-    """Classes high and low; tenants gold (high, with `limits`) and free (low); one model, tiny."""
+def catalog(
+    *, anonymous: bool = False, limits: TenantLimits | None = None, overload: Overload | None = None
+) -> Catalog:
+    """Classes high (with `overload`) and low; tenants gold (high, with `limits`) and free (low); one model, tiny."""
     return Catalog.from_resources(
         Resources(
             priority_classes=(
-                PriorityClass(name="high", weight=4, objectives=ServiceObjectives(ttft_s=0.5, tpot_s=0.04)),
+                PriorityClass(
+                    name="high",
+                    weight=4,
+                    objectives=ServiceObjectives(ttft_s=0.5, tpot_s=0.04),
+                    overload=overload or Overload(),
+                ),
                 PriorityClass(name="low", weight=1, objectives=ServiceObjectives(ttft_s=5.0, tpot_s=1.0)),
             ),
             tenants=(
@@ -124,8 +132,10 @@ async def gateway(
     room: WaitingRoom | None = None,
     tenant_limits: TenantLimits | None = None,
     quotas: Quotas | None = None,
+    overload: Overload | None = None,
 ) -> AsyncIterator[Gateway]:
-    """A gateway in front of `engines`; `ours` publish capacity, others may be stock vLLM; gold has `tenant_limits`.
+    """A gateway in front of `engines`; `ours` publish capacity, others may be stock vLLM; gold has `tenant_limits` and
+    its class `overload`.
 
     With a `room` instead of a `router` requests may wait.
     """
@@ -133,7 +143,9 @@ async def gateway(
     accounting = Accounting(metrics)
     AccountingCollector(accounting, metrics)
     made = ImmediateRoom(router()) if room is None else room
-    fleet = Fleet(make_room=lambda _: made, clock=clock)
+    queue_metrics = QueueMetrics(metrics)
+    fleet = Fleet(make_room=lambda _: made, clock=clock, queue_metrics=queue_metrics)
+    queue_metrics.read(fleet)
     fleet.set_targets([engine.target() for engine in engines])
     for known in fleet.engines:
         fleet.probe_answered(known, is_vllm=is_vllm)
@@ -152,7 +164,9 @@ async def gateway(
         clock=clock,
         quotas=quotas,
     )
-    intake = Intake(catalog=catalog(anonymous=anonymous, limits=tenant_limits), accounting=accounting)
+    intake = Intake(
+        catalog=catalog(anonymous=anonymous, limits=tenant_limits, overload=overload), accounting=accounting
+    )
     api = HttpApi(intake=intake, dispatcher=dispatcher, clock=clock, limits=limits)
     server = DataServer(
         api, host="127.0.0.1", port=0, stall_ms=stall_ms, head_s=head_s, most_connections=most_connections

@@ -5,9 +5,10 @@ from typing import TypeVar
 
 import msgspec
 
-from proserve_core.objectives import PriorityClass, SecretKeyRef, Tenant
+from proserve_core.objectives import Overload, PriorityClass, SecretKeyRef, Tenant
 from proserve_core.pools import EnginePool
 from proserve_core.resources.secrets import Secret
+from proserve_core.routing.registry import LATE_ROUTERS
 
 _T = TypeVar("_T")
 
@@ -50,7 +51,15 @@ def unenforced(resources: Resources) -> list[str]:
     lines: dict[tuple[str, str], list[str]] = {}
     for item in resources.without_effect:
         lines.setdefault((item.path, item.reason), []).append(item.source)
-    return [f"{path} {reason} ({', '.join(sources)})" for (path, reason), sources in lines.items()]
+    found = [f"{path} {reason} ({', '.join(sources)})" for (path, reason), sources in lines.items()]
+    pools = [pool.name for pool in resources.engine_pools if pool.routing_policy not in LATE_ROUTERS]
+    classes = [each.name for each in resources.priority_classes if each.overload != Overload()]
+    if pools and classes:
+        found.append(
+            f"spec.overload of {', '.join(classes)} has no effect in pools where no request waits "
+            f"({', '.join(pools)}): set spec.routing.policy to {' or '.join(LATE_ROUTERS)} there"
+        )
+    return found
 
 
 def _first(name: str, items: Iterable[_T]) -> _T:

@@ -69,7 +69,8 @@ _OVERLOAD = Object(
             name="action",
             type=Text(choices=tuple(action.value for action in OverloadAction)),
             default=OverloadAction.QUEUE.value,
-            description="Queue: wait. Shed: refuse at once. Degrade: serve as another class.",
+            description="Queue: wait, even for too long to be of use. Shed: refuse once it can't be expected to be "
+            "of use. Degrade: serve it as another class then.",
         ),
         Field(
             name="maxQueueTime",
@@ -152,8 +153,8 @@ PRIORITY_CLASS = Kind(
                     Field(
                         name="overload",
                         type=_OVERLOAD,
-                        effect=Effect.NOT_YET,
-                        description="What happens to a request that can't be served now.",
+                        description="What happens to a request that can't be served now, in pools where requests wait "
+                        "(routing policy `late-gain`).",
                     ),
                 )
             ),

@@ -79,6 +79,13 @@ class LateGain:
     def left(self, request_id: str) -> bool:
         return self._queue.remove(request_id)
 
+    def hopeless(self) -> list[str]:
+        queue = self._queue
+        return [*queue.aside, *[request.id for request in queue.late if request.id in queue]]
+
+    def weakest(self, now_s: float) -> str:
+        return self._queue.weakest(self._outlook.table, now_s).id
+
     def bind(self, fleet: FleetView) -> Iterator[Binding]:
         if not len(self):
             return

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from proserve_core.routing.accept_set import accept_set
-from proserve_core.routing.gain_left import TPOT_SHARE, Column
+from proserve_core.routing.gain_left import TPOT_SHARE, Column, gain_left
 from proserve_core.routing.request_worth import SHARE, STEP, Coefficients, WorthColumns, demand, worth_of
 from proserve_core.routing.state import RoutingRequest
 
@@ -36,6 +36,8 @@ class WaitingQueue:
         """Requests that can bring nothing any more, by id, in the order in which that was found."""
         self.order: list[RoutingRequest] = []
         """Of the last ranking, then who arrived since; those that left since are still in it."""
+        self.late: list[RoutingRequest] = []
+        """Who would be too late for any gain when its turn comes in that order, as of the last ranking."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -87,7 +89,7 @@ class WaitingQueue:
     def rank(self, engines: Coefficients, now_s: float) -> None:
         """Put the requests in order for a fleet with these coefficients."""
         if len(self._requests) <= 1:
-            self.order = list(self._requests)
+            self.order, self.late = list(self._requests), []
             return
         average = engines.mean(axis=1, keepdims=True)
         # What not even the engine with the most time for prefills could save is lost.
@@ -101,11 +103,31 @@ class WaitingQueue:
         catch_up_s = tpot_s - np.minimum(average[STEP, 0], TPOT_SHARE * tpot_s)
         due_in_s = (deadline_s - now_s + LATENESS_SHARE * rest * catch_up_s)[places]
         accepted = accept_set(work_s=work_s, due_in_s=due_in_s, density=density)
-        order = places[np.lexsort((-density, ~accepted))]
+        turns = np.lexsort((-density, ~accepted))
+        order = places[turns]
+        begin_s = np.cumsum(work_s[turns]) - work_s[turns]
+        at_its_turn = gain_left(
+            now_s + begin_s + needs.ready_s[order] - deadline_s[order],
+            full=full[order],
+            token_gain=token_gain[order],
+            rest=rest[order],
+            tpot_s=tpot_s[order],
+            step_s=average[STEP, 0],
+        )
+        self.late = [self._requests[place] for place in order[at_its_turn <= 0].tolist()]
         self.order = [self._requests[place] for place in order.tolist()]
         lost = [self._requests[place] for place in np.flatnonzero(needs.value <= 0).tolist()]
         for request in lost:
             self.put_aside(request)
+
+    def weakest(self, engines: Coefficients, now_s: float) -> RoutingRequest:
+        """Who brings least: somebody put aside, or the one with the least gain per second of engine time."""
+        if self.aside:
+            return next(reversed(self.aside.values()))
+        prompt, cached, *worth = self._columns[:, : len(self._requests)]
+        average = engines.mean(axis=1, keepdims=True)
+        needs = demand(WorthColumns(*worth), average, tokens=prompt - cached, cached=cached, now_s=now_s)
+        return self._requests[int(needs.density.argmin())]
 
     def put_aside(self, request: RoutingRequest) -> None:
         """A waiting request can bring nothing any more."""

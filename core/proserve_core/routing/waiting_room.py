@@ -7,7 +7,7 @@ snapshot changed, or `tick_s` has passed with requests waiting. It has no clock 
 that had its turn and whose engine failed does not wait again: it is placed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -54,6 +54,14 @@ class WaitingRoom(Protocol):
         """
         ...
 
+    def hopeless(self) -> Sequence[str]:
+        """Ids of those who wait and can't be expected to bring gain when their turn comes, as of the last `bind`."""
+        ...
+
+    def weakest(self, now_s: float) -> str:
+        """Id of the one who brings least; somebody must wait."""
+        ...
+
     def place(self, request: RoutingRequest, fleet: FleetView) -> Binding:
         """Bind a request that is not in the room at once, ahead of everybody and whether or not an engine has room."""
         ...
@@ -81,6 +89,12 @@ class ImmediateRoom:
     def bind(self, fleet: FleetView) -> Iterator[Binding]:
         while self._waiting:
             yield self.place(self._waiting.pop(next(iter(self._waiting))), fleet)
+
+    def hopeless(self) -> Sequence[str]:
+        return ()
+
+    def weakest(self, now_s: float) -> str:  # noqa: ARG002
+        return next(reversed(self._waiting))
 
     def place(self, request: RoutingRequest, fleet: FleetView) -> Binding:
         if request.prefix_blocks:

@@ -21,7 +21,7 @@ from proserve_gateway.fleet import Engine, Fleet
 from proserve_gateway.fleet_health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT
 from proserve_gateway.fleet_target import EngineTarget
 from proserve_gateway.lease import Lease, Outcome
-from proserve_gateway.pool_queue import OUTAGE_S
+from proserve_gateway.pool_queue import OUTAGE_S, WaitingLimits
 
 pytestmark = pytest.mark.looptime
 
@@ -35,9 +35,9 @@ BUSY = capacity(prefill_row(100 * SECOND, weight=100, due_s=600))
 class Pool:
     """Engines of one pool with a waiting room, on the loop's clock."""
 
-    def __init__(self, *engines: str, room: WaitingRoom | None = None) -> None:
+    def __init__(self, *engines: str, room: WaitingRoom | None = None, limits: WaitingLimits | None = None) -> None:
         self.room: WaitingRoom = LateGain() if room is None else room
-        self.fleet = Fleet(make_room=lambda _: self.room, clock=asyncio.get_running_loop().time)
+        self.fleet = Fleet(make_room=lambda _: self.room, clock=asyncio.get_running_loop().time, waiting_limits=limits)
         self.use(*engines)
 
     def use(self, *engines: str) -> None:
@@ -54,10 +54,18 @@ class Pool:
     def shows(self, name: str, snapshot: CapacitySnapshot) -> None:
         self.fleet.snapshot_arrived(self.engine(name), snapshot)
 
-    def ask(self, request: RoutingRequest, *, patience_s: float = 600.0) -> "asyncio.Task[Lease]":
+    def ask(
+        self,
+        request: RoutingRequest,
+        *,
+        patience_s: float = 600.0,
+        needs_prospect: bool = False,
+        body_bytes: int = 0,
+    ) -> "asyncio.Task[Lease]":
         queue = self.fleet.queue("chat")
         assert queue is not None
-        return asyncio.create_task(queue.lease(request, patience_s=patience_s), name=request.id)
+        waiting = queue.lease(request, patience_s=patience_s, needs_prospect=needs_prospect, body_bytes=body_bytes)
+        return asyncio.create_task(waiting, name=request.id)
 
 
 def request(name: str = "r", tokens: int = 100, *, weight: float = 1.0, ttft_s: float = 60.0) -> RoutingRequest:
@@ -161,8 +169,80 @@ async def test_request_whose_time_is_up_is_told() -> None:
     pool = Pool("a")
     pool.shows("a", BUSY)
     error = await error_of(pool.ask(request(), patience_s=3.0))
-    assert (error.status, error.code) == (504, "request_total_timeout")
+    assert (error.status, error.code) == (429, "overloaded")
+    assert "queue_time" in error.message
     assert (pool.fleet.waiting, len(pool.room)) == (0, 0)
+
+
+async def test_request_that_needs_a_prospect_is_told_when_it_has_none() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    asked = request("r", ttft_s=1.0)
+    sheds = pool.ask(asked, needs_prospect=True)
+    keeps = pool.ask(request("k", ttft_s=1.0))
+    error = await error_of(sheds)
+    waited_s = asyncio.get_running_loop().time() - asked.arrival_s
+    # Of outputs of any length with this mean, one in fifty is four times as long.
+    lasting_s = 1.0 + 4 * asked.expected_output_tokens * asked.terms.objectives.tpot_s
+    assert "no_gain" in error.message
+    assert 1.0 < waited_s < lasting_s
+    await asyncio.sleep(lasting_s)
+    assert not keeps.done()
+    keeps.cancel()
+
+
+async def test_request_whose_turn_would_come_too_late_is_told_at_once() -> None:
+    """Others bring more per second and keep the engine busy for 50 s."""
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    for number in range(50):
+        pool.ask(request(f"heavy-{number}", SECOND, weight=100))
+    await asyncio.sleep(0.1)
+    error = await error_of(pool.ask(request("light", ttft_s=1.0), needs_prospect=True))
+    assert "no_gain" in error.message
+    assert error.retry_after_s is not None
+    assert error.retry_after_s >= 1
+
+
+async def test_retry_after_is_how_long_the_queue_of_the_class_takes() -> None:
+    """One request a second gets through; forty wait."""
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    tasks = [pool.ask(request(f"r{number}", SECOND)) for number in range(60)]
+    for _ in range(20):
+        await asyncio.sleep(1)
+        pool.shows("a", IDLE)
+    left = sum(not task.done() for task in tasks)
+    error = await error_of(pool.ask(request("late"), patience_s=0.0))
+    assert error.retry_after_s == pytest.approx(left, rel=0.25)
+    for task in tasks:
+        task.cancel()
+
+
+async def test_full_room_refuses_those_who_bring_least() -> None:
+    pool = Pool("a", limits=WaitingLimits(requests=3))
+    pool.shows("a", BUSY)
+    light = [pool.ask(request(f"light-{number}")) for number in range(3)]
+    await asyncio.sleep(0.1)
+    heavy = [pool.ask(request(f"heavy-{number}", weight=4)) for number in range(2)]
+    await asyncio.sleep(0.1)
+    assert pool.fleet.waiting == 3
+    assert [task.done() for task in heavy] == [False, False]
+    refused = [await error_of(task) for task in light if task.done()]
+    assert len(refused) == 2
+    assert all("room_full" in error.message and error.status == 429 for error in refused)
+    for task in [*light, *heavy]:
+        task.cancel()
+
+
+async def test_bodies_of_those_who_wait_are_bounded() -> None:
+    pool = Pool("a", limits=WaitingLimits(body_bytes=1000))
+    pool.shows("a", BUSY)
+    tasks = [pool.ask(request(f"r{number}"), body_bytes=300) for number in range(10)]
+    await asyncio.sleep(0.1)
+    assert pool.fleet.waiting == 3
+    for task in tasks:
+        task.cancel()
 
 
 async def test_nobody_is_let_in_without_an_engine() -> None:

@@ -17,9 +17,15 @@ def test_each_field_without_effect_gives_one_line_with_its_documents() -> None:
     )
     assert unenforced(resources) == [
         "spec.headroom has no effect in this version (test#1 (PriorityClass high), test#2 (PriorityClass low))",
-        "spec.overload has no effect in this version (test#2 (PriorityClass low))",
         "spec.engine.image is for engines in a cluster: it has no effect on this machine "
         "(test#3 (EnginePool default/tiny))",
         "spec.resources.limits is for engines in a cluster: it has no effect on this machine "
         "(test#3 (EnginePool default/tiny))",
+        "spec.overload of low has no effect in pools where no request waits (tiny): "
+        "set spec.routing.policy to late-gain there",
     ]
+
+
+def test_overload_has_an_effect_where_requests_wait() -> None:
+    shedding = priority_class("low", overload={"action": "Shed"})
+    assert unenforced(parse(shedding, engine_pool(routing={"policy": "late-gain"}))) == []
