@@ -11,6 +11,7 @@ import typer
 from proserve_cli.adversary import adversary
 from proserve_cli.bench_fidelity import fidelity
 from proserve_cli.bench_memory import memory
+from proserve_cli.bench_polling import polling
 from proserve_cli.bench_route import route
 from proserve_cli.failures import failed, needs_extra
 
@@ -20,6 +21,7 @@ bench_app = typer.Typer(
 bench_app.command("adversary")(adversary)
 bench_app.command("fidelity")(fidelity)
 bench_app.command("memory")(memory)
+bench_app.command("polling")(polling)
 bench_app.command("route")(route)
 
 

@@ -194,8 +194,9 @@ def free_port() -> int:
 
 
 def resources_text(upstreams: list[int]) -> str:
-    """One class, one tenant, one pool of these servers."""
+    """One class, one tenant, one pool of these servers; without any, of engines that are named elsewhere."""
     endpoints = ", ".join(f'{{url: "http://127.0.0.1:{port}"}}' for port in upstreams)
+    source, engines = ("", f"endpoints: [{endpoints}]") if upstreams else (', uri: "generated://tiny"', "replicas: 1")
     return f"""\
 apiVersion: proserve.dev/v1alpha1
 kind: PriorityClass
@@ -220,6 +221,6 @@ apiVersion: proserve.dev/v1alpha1
 kind: EnginePool
 metadata: {{name: bench}}
 spec:
-  model: {{name: {MODEL}}}
-  endpoints: [{endpoints}]
+  model: {{name: {MODEL}{source}}}
+  {engines}
 """
