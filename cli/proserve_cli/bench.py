@@ -13,6 +13,7 @@ from proserve_cli.bench_fidelity import fidelity
 from proserve_cli.bench_memory import memory
 from proserve_cli.bench_polling import polling
 from proserve_cli.bench_route import route
+from proserve_cli.bench_soak import soak
 from proserve_cli.failures import failed, needs_extra
 
 bench_app = typer.Typer(
@@ -23,6 +24,7 @@ bench_app.command("fidelity")(fidelity)
 bench_app.command("memory")(memory)
 bench_app.command("polling")(polling)
 bench_app.command("route")(route)
+bench_app.command("soak")(soak)
 
 
 @bench_app.command("gateway")

@@ -130,6 +130,20 @@ class Answer:
                 return events
         return b""
 
+    async def pass_on(self, write: Callable[[bytes], None], is_slow: Callable[[], bool]) -> None:
+        """Give the events of a stream to `write` as they come, for as long as there is nothing else to do: until the
+        stream ends, breaks (`read` then sees to it), or its client `is_slow`."""
+        relay, leg = self._stream(), self._leg
+        if leg.events is not None or relay.failure is not None:
+            return
+
+        def take(data: bytes) -> bool:
+            if events := self._take(relay, data):
+                write(events)
+            return not (self.ended or relay.failure is not None or is_slow())
+
+        await leg.exchange.pump(take)
+
     def on_stall(self, cut: Callable[[], object]) -> None:
         """Call `cut` when the client has taken nothing of this engine's answer for too long, while it is waited for."""
         self._leg.exchange.on_stall = cut

@@ -118,9 +118,10 @@ class HttpApi:
                 return
             request.start(answer.status, headers, answer.first)
             while not answer.ended:
-                if request.paused:
+                if request.is_slow():
                     await request.drained()
-                if events := await answer.read():
+                await answer.pass_on(request.write, request.is_slow)
+                if not request.is_slow() and (events := await answer.read()):
                     request.write(events)
             request.end()
         finally:

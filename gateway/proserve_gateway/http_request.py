@@ -170,8 +170,7 @@ class HttpRequest:
         head = self._head(status, headers, b"" if self._old else b"transfer-encoding: chunked\r\n")
         self._connection.send(head + self._framed(data) if data else head)
 
-    @property
-    def paused(self) -> bool:
+    def is_slow(self) -> bool:
         """The client is slower than its answer: await `drained` before the next piece."""
         return self._connection.paused
 

@@ -79,6 +79,7 @@ class Exchange:
         "_chunks",
         "_connection",
         "_loop",
+        "_pump",
         "_silent_s",
         "_waiter",
         "complete",
@@ -102,6 +103,8 @@ class Exchange:
         self._connection: Connection | None = connection
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
+        self._pump: Callable[[bytes], bool] | None = None
+        """Gets what comes at once, and says whether it wants more like this."""
         self._chunks: list[bytes] = []
         self._buffered = 0
         self.status = 0
@@ -138,17 +141,36 @@ class Exchange:
         """
         while True:
             if self._chunks:
-                data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-                self._chunks.clear()
-                self._buffered = 0
-                if self.paused:
-                    self._resume()
-                return data
+                return self._buffer()
             if self.failure is not None:
                 raise self.failure
             if self.complete:
                 return b""
             await self._wait()
+
+    async def pump(self, take: Callable[[bytes], bool]) -> None:
+        """Give what comes to `take` as it comes, until that returns False or nothing comes any more: `read` says why.
+
+        A stream's task is not woken for each of its chunks, which costs about as much as all else that is done to one.
+        """
+        while self._chunks:
+            if not take(self._buffer()):
+                return
+        if self.failure is None and not self.complete:
+            self._pump = take
+            try:
+                await self._wait()
+            finally:
+                self._pump = None
+
+    def _buffer(self) -> bytes:
+        """Take everything that has come."""
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        if self.paused:
+            self._resume()
+        return data
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """The whole body.
@@ -201,9 +223,19 @@ class Exchange:
     # What the connection reports.
 
     def wake(self) -> None:
+        """Something has come, or nothing will any more."""
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is None or waiter.done():
+            return
+        if self._pump is not None and self._chunks:
+            try:
+                wants_more = self._pump(self._buffer())
+            except Exception as error:  # noqa: BLE001 - raised where the stream is awaited
+                waiter.set_exception(error)
+                return
+            if wants_more and not self.complete and self.failure is None:
+                return
+        waiter.set_result(None)
 
     def add_body(self, data: bytes) -> int:
         """Bytes that wait for the reader now."""

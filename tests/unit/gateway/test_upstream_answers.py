@@ -227,3 +227,66 @@ async def test_answer_beyond_the_size_limit_is_refused() -> None:
         exchange = await engine.ask()
         with pytest.raises(UpstreamError, match="larger than 1000 bytes"):
             await exchange.read_all(1000)
+
+
+async def test_pumped_answer_is_given_as_it_comes_until_enough() -> None:
+    release = asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        for piece in (b"one", b"two", b"end"):
+            writer.write(b"3\r\n%s\r\n" % piece if piece != b"one" else CHUNKED + b"3\r\none\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        await release.wait()
+        writer.write(b"4\r\nmore\r\n0\r\n\r\n")
+
+    async with serving(handler) as (engine, _):
+        exchange = await engine.ask()
+        taken = bytearray()
+
+        def take(data: bytes) -> bool:
+            taken.extend(data)
+            return not taken.endswith(b"end")
+
+        await exchange.pump(take)
+        assert taken == b"onetwoend"
+        release.set()
+        assert await exchange.read() == b"more"
+        await exchange.pump(take)
+        assert await exchange.read() == b""
+
+
+async def test_pumped_answer_that_breaks_is_told_by_the_next_read() -> None:
+    taken: list[bytes] = []
+
+    async with serving(answering(CHUNKED + b"5\r\nfirst\r\n")) as (engine, _):
+        exchange = await engine.ask()
+
+        def take(data: bytes) -> bool:
+            taken.append(data)
+            return True
+
+        await exchange.pump(take)
+        assert taken == [b"first"]
+        with pytest.raises(UpstreamError) as caught:
+            await exchange.read()
+        assert caught.value.kind is FailureKind.TRUNCATED
+
+
+async def test_fault_of_whoever_is_pumped_to_reaches_the_waiting_task() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(CHUNKED)
+        await asyncio.sleep(0.02)
+        writer.write(b"1\r\na\r\n")
+        await asyncio.sleep(10)
+
+    def take(_: bytes) -> bool:
+        raise LookupError("a fault")
+
+    async with serving(handler) as (engine, _):
+        exchange = await engine.ask()
+        with pytest.raises(LookupError, match="a fault"):
+            await asyncio.wait_for(exchange.pump(take), 5)
+        exchange.abort()
