@@ -8,7 +8,7 @@ configuration serves on. Of all Secrets of a namespace only those that are named
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from kubernetes.aio.client import ApiClient
@@ -74,6 +74,11 @@ class KubernetesSource:
         finally:
             if self._api is None:
                 await api.close()
+
+    @property
+    def secrets_kept(self) -> Collection[tuple[str, str]]:
+        """Namespace and name of each Secret in memory."""
+        return self._objects.get("Secret", {}).keys()
 
     def _watched(self) -> Iterator[tuple[str, str | None, str, dict[str, str]]]:
         """Kind, namespace, path and selectors of each watch."""

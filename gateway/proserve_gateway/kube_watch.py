@@ -97,22 +97,33 @@ class KubeWatch:
         self._follower = follower
         self._query = dict(query or {})
         self._version = ""
+        self._failures = 0
+        """In a row."""
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        pause_s = FIRST_PAUSE_S
         while True:
             try:
                 if not self._version:
                     await self._list()
-                pause_s = FIRST_PAUSE_S
                 await self._watch()
             except Expired:
                 self._version = ""
             except (ClusterError, aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
-                logger.warning("%s is not followed: %r; tried again in %.1f s", self._path, error, pause_s)
-                await asyncio.sleep(pause_s * (0.75 + 0.5 * random.random()))
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                await self._failed(error)
+
+    async def _failed(self, error: Exception) -> None:
+        """Pause, longer with each failure; only the first is worth a line."""
+        self._failures += 1
+        if self._failures == 1:
+            logger.warning("%s is not followed: %s: %s", self._path, type(error).__name__, error)
+        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16), LONGEST_PAUSE_S)
+        await asyncio.sleep(pause_s * (0.75 + 0.5 * random.random()))
+
+    def _succeeded(self) -> None:
+        if self._failures:
+            logger.info("%s is followed again", self._path)
+        self._failures = 0
 
     async def _list(self) -> None:
         objects: list[Object] = []
@@ -149,6 +160,7 @@ class KubeWatch:
                 raise Expired
             if reply.status != 200:
                 raise ClusterError(_message(await reply.read(), reply.status))
+            self._succeeded()
             buffer = bytearray()
             async for chunk in reply.response.content.iter_any():
                 buffer += chunk
