@@ -22,6 +22,7 @@ from proserve_cli.gain import gain
 from proserve_cli.gateway_command import gateway
 from proserve_cli.logs import TEXT_LINE
 from proserve_cli.operator_command import operator
+from proserve_cli.replay import replay
 from proserve_cli.report import report_app
 from proserve_cli.simulate import simulate
 from proserve_cli.status import status
@@ -45,6 +46,7 @@ app.command()(bound)
 app.command()(status)
 app.command()(gain)
 app.command()(explain)
+app.command()(replay)
 app.add_typer(engine_app)
 app.add_typer(bench_app)
 app.add_typer(report_app)

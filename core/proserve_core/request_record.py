@@ -116,7 +116,7 @@ class RecordedFleet(msgspec.Struct, frozen=True, kw_only=True):
     """Those that publish their capacity."""
 
 
-class RecordLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RecordLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One line of a record file: a request that has ended, or the fleet."""
 
     request: RequestRecord | None = None
