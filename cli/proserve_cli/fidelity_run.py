@@ -26,11 +26,11 @@ from proserve_cli.signals import StopSignals
 from proserve_core.batching import EngineLimits
 from proserve_core.blocks.settings import KvOffload
 from proserve_core.capacity import decode_snapshot
+from proserve_core.kv_host import host_of
 from proserve_core.latency import LatencyModel
 from proserve_core.latency.calibrations import load_calibration
 from proserve_core.objectives import PriorityClass, ServiceObjectives
 from proserve_core.pools import EnginePool, EngineSettings, ModelOrigin, ModelSource, PoolModel
-from proserve_core.replica_kv import host_of
 from proserve_lab.fidelity import (
     agreements,
     calibrate,

@@ -11,9 +11,9 @@ from proserve_cli.fidelity_counts import KvCounts, metrics_of, simulated_counts,
 from proserve_cli.local_engines import EngineSpec
 from proserve_core.batching import EngineLimits
 from proserve_core.batching.registry import make_policy
+from proserve_core.kv_host import KvHost
 from proserve_core.latency import LatencyModel
 from proserve_core.latency.step_log import LoggedStep, decode_steps
-from proserve_core.replica_kv import KvHost
 from proserve_lab.fidelity import simulated_gain, simulated_request
 from proserve_lab.machine_speed import MachineSpeed, TimedReplica
 from proserve_lab.replay import ReplayRecord, ReplayRequest, replay

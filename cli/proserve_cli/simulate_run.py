@@ -13,8 +13,8 @@ from proserve_cli.failures import failed, wrong_usage
 from proserve_cli.trace_workload import WorkloadOptions, load_engine, load_prefixes, load_workload
 from proserve_core.batching.registry import PolicyError, make_policy
 from proserve_core.blocks.settings import kv_offload
+from proserve_core.kv_host import host_of
 from proserve_core.replica import Replica
-from proserve_core.replica_kv import host_of
 from proserve_core.routing.registry import make_room
 from proserve_lab.simulation.result import SimulationResult, summarise, write_token_log
 from proserve_lab.simulation.run import simulate as run_simulation

@@ -22,13 +22,11 @@ from proserve_core.batching.state import BatchPlan, EngineLimits, EngineState, R
 from proserve_core.capacity import MAX_ROWS, CapacitySnapshot
 from proserve_core.capacity_rows import class_totals, request_row
 from proserve_core.clues import NO_CLUES, LengthClues
+from proserve_core.kv_host import KvHost, StepCopies
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import ServiceTerms
-from proserve_core.replica_kv import HostTier, KvHost, StepCopies
-
-
-class PlanError(RuntimeError):
-    """A policy planned what the engine cannot do: a bug in the policy."""
+from proserve_core.plan_check import CheckedStep, PlanError, check_plan
+from proserve_core.replica_kv import HostTier
 
 
 class SubmitError(ValueError):
@@ -52,18 +50,6 @@ class Emission(msgspec.Struct, frozen=True, gc=False):
     token: int
     """1-based index in the output."""
     finished: bool
-
-
-class _CheckedStep(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plan that is in order does."""
-
-    alone_s: float
-    """Its duration without copies."""
-    free_blocks: int
-    """After its preemptions and allocations."""
-    admitted: list[RequestState]
-    growing: list[tuple[RequestState, int]]
-    """Who takes how many blocks more."""
 
 
 class Replica:
@@ -241,8 +227,7 @@ class Replica:
         self._changes += 1
         duration_s, copies = step.alone_s, None
         if host is not None:
-            copies = host.begin(plan, step.growing, alone_s=duration_s)
-            duration_s = host.step_s(copies, duration_s) if plan.entries else host.next_end_s - now_s
+            copies, duration_s = host.begin(plan, step.growing, alone_s=duration_s)
             plan = msgspec.structs.replace(plan, predicted_s=duration_s)
         self._step = StartedStep(plan=plan, started_s=now_s, duration_s=duration_s, copies=copies)
         return self._step
@@ -317,65 +302,18 @@ class Replica:
             rows_truncated=len(requests) > MAX_ROWS,
         )
 
-    def _check(self, plan: BatchPlan) -> _CheckedStep:
-        """What the plan does to requests and blocks; raises PlanError, and changes nothing."""
-        limits, requests = self.limits, self._table.by_id
-        block_size, free = limits.block_size, self._free_blocks
-        for request_id in plan.preempt:
-            victim = requests.get(request_id)
-            if victim is None or not victim.resident:
-                raise self._plan_error(f"preempts {request_id!r}, which is not resident")
-            free += victim.blocks - victim.copying_blocks
-        preempted = set(plan.preempt)
-        if len(preempted) < len(plan.preempt):
-            raise self._plan_error("preempts a request twice")
-        if not plan.entries and (self._host is None or not self._host.arriving_blocks):
-            raise self._plan_error(f"runs nothing although {len(requests)} requests are in the engine")
-        seen: set[str] = set()
-        admitted: list[RequestState] = []
-        growing: list[tuple[RequestState, int]] = []
-        new_tokens = attention = context = 0
-        # One pass with bare arithmetic: this runs for every token of every request.
-        for entry in plan.entries:
-            request_id, tokens = entry.id, entry.tokens
-            request = requests.get(request_id)
-            if request is None or request_id in seen or request_id in preempted:
-                problem = (
-                    "is unknown" if request is None else "is there twice" if request_id in seen else "is preempted"
-                )
-                raise self._plan_error(f"runs {request_id!r}, which {problem}")
-            seen.add(request_id)
-            computed, emitted = request.computed_tokens, request.emitted_tokens
-            pending = request.prompt_tokens + emitted - computed
-            if not 1 <= tokens <= pending:
-                raise self._plan_error(f"gives {request_id!r} {tokens} tokens, it has {pending} to compute")
-            if not request.resident:
-                admitted.append(request)
-            if pending == 1 and emitted:
-                context += computed
-            else:
-                attention += tokens * (tokens + 2 * computed)
-            new_tokens += tokens
-            need = -(-(computed + tokens) // block_size) - request.blocks
-            if need > 0:
-                free -= need
-                growing.append((request, need))
-        residents = len(self._table.residents) - len(preempted) + len(admitted)
-        if free < 0:
-            raise self._plan_error(f"needs {-free} blocks more than are free (limit blocks={limits.blocks})")
-        if residents > limits.max_sequences:
-            raise self._plan_error(f"makes {residents} requests resident (limit max_sequences={limits.max_sequences})")
-        if new_tokens > limits.max_step_tokens:
-            raise self._plan_error(f"has {new_tokens} tokens (limit max_step_tokens={limits.max_step_tokens})")
-        return _CheckedStep(
-            alone_s=self.latency.sums_s(new_tokens, attention, context, len(plan.entries)) if plan.entries else 0.0,
-            free_blocks=free,
-            admitted=admitted,
-            growing=growing,
-        )
-
-    def _plan_error(self, what: str) -> PlanError:
-        return PlanError(f"batching policy {self._policy_name!r}: the plan {what}")
+    def _check(self, plan: BatchPlan) -> CheckedStep:
+        try:
+            return check_plan(
+                plan,
+                table=self._table,
+                limits=self.limits,
+                free_blocks=self._free_blocks,
+                latency=self.latency,
+                idles=self._host is not None and self._host.arriving_blocks > 0,
+            )
+        except PlanError as error:
+            raise PlanError(f"batching policy {self._policy_name!r}: the plan {error}") from error
 
     def _preempt(self, request_ids: Sequence[str]) -> None:
         for request_id in request_ids:

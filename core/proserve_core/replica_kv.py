@@ -1,88 +1,29 @@
 """The host memory behind a replica's KV blocks: what of a preempted request is kept there, and how it comes back.
 
-The plans are those of a real engine, made by the same objects (`blocks.ahead`, `blocks.returns`, `blocks.worth`) in the
-order of docs/blocks.md, "In a step". Only the copies are modelled:
-
-- One link each way. Copies ahead run one after the other behind the steps; those of a step that restores begin when its
-  restores are done, and who is under way meanwhile goes on at the pace of a link that is busy both ways.
-- A step waits for its restores as `Overlap` says, for flushes (`OnPreempt`) before it computes, and for `CALL_S` per
-  copy that begins with it: work on the engine's thread.
-- Copies don't fail. If all blocks are held by copies, the engine waits for the next of them to end.
+The plans are those of a real engine, made by the same objects (`blocks.ahead`, `blocks.returns`, `blocks.way_back`,
+`blocks.worth`) in the order of docs/blocks.md, "In a step". Only the copies are modelled (`replica_link`).
 """
 
-from collections import deque
 from collections.abc import Sequence
 
 import msgspec
 
+from proserve_core.batching.plan_work import plan_work
 from proserve_core.batching.request_table import RequestTable
 from proserve_core.batching.state import BatchPlan, EngineLimits, PlanEntry, RequestState, Restore
-from proserve_core.blocks.ahead import CALL_S, CopyAhead, Resident
+from proserve_core.blocks.ahead import CopyAhead, Resident
+from proserve_core.blocks.gain_budget import Return, gain_budget
 from proserve_core.blocks.holding import Copy
-from proserve_core.blocks.kv_layout import KV_LAYOUTS, KvLayout
 from proserve_core.blocks.ledger import BlockLedger
 from proserve_core.blocks.offload import copy_worth
 from proserve_core.blocks.restore import Overlap, Restorable, ResumeModel
-from proserve_core.blocks.returns import AdaptiveRule, ReturnBudget, shortest
-from proserve_core.blocks.settings import KvOffload, Offload
-from proserve_core.blocks.transfer import TRANSFERS, CopyCosts, Direction, TransferModel
-from proserve_core.blocks.worth import gain_left
-from proserve_core.latency import LatencyModel, StepWork
-from proserve_core.latency.calibrations import Calibration
-
-
-class KvHost(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replica's host memory is like."""
-
-    settings: KvOffload
-    transfer: TransferModel
-    layout: KvLayout
-    adaptive: AdaptiveRule = shortest
-    """The adaptive budget's rule."""
-
-
-def host_of(calibration: Calibration, settings: KvOffload | None) -> KvHost | None:
-    """Host memory with these settings behind a calibrated engine; None without settings.
-
-    Raises:
-        KvOffloadError: it has no room for a block.
-    """
-    if settings is None:
-        return None
-    layout = KV_LAYOUTS[calibration.model]
-    settings.host_blocks(block_bytes=layout.block_bytes(calibration.block_size))
-    return KvHost(settings=settings, transfer=TRANSFERS[calibration.gpu], layout=layout)
-
-
-class StepCopies(msgspec.Struct, frozen=True, kw_only=True):
-    """The copies of one step. Blocks by request."""
-
-    restored: tuple[tuple[str, int], ...]
-    flushed: tuple[tuple[str, int], ...]
-    """To the host before the step computes."""
-    offloaded: tuple[tuple[str, int], ...]
-    """To the host behind steps, from this one on."""
-    evicted: tuple[tuple[str, int], ...]
-    both_ways: bool
-    """The restores share the link with copies to the host."""
-
-
-class CopyTotals(msgspec.Struct, kw_only=True):
-    """What the copies did so far. Blocks count when they arrive."""
-
-    offloaded_blocks: int = 0
-    restored_blocks: int = 0
-    restores: int = 0
-    """Preempted requests that came back with blocks from the host."""
-    recomputed_tokens: int = 0
-    """Tokens of preempted requests that were computed again."""
-    evicted_blocks: int = 0
-    offload_hidden_s: float = 0.0
-    """Time of copies behind compute."""
-    offload_exposed_s: float = 0.0
-    """Time for which steps waited for them."""
-    restore_hidden_s: float = 0.0
-    restore_exposed_s: float = 0.0
+from proserve_core.blocks.returns import ReturnBudget
+from proserve_core.blocks.settings import Offload
+from proserve_core.blocks.way_back import flush_pays, way_back
+from proserve_core.blocks.worth import gain_left, likely_tokens
+from proserve_core.kv_host import CopyTotals, KvHost, StepCopies
+from proserve_core.latency import LatencyModel
+from proserve_core.replica_link import ReplicaLink, WaitTimes
 
 
 class HostTier:
@@ -98,14 +39,26 @@ class HostTier:
         self._table = table
         self._limits = limits
         self._latency = latency
-        self._overlap = Overlap(reload=host.settings.reload, layers=host.layout.layers)
-        self._offload = self._costs(Direction.OFFLOAD)
+        self._link = ReplicaLink(
+            host.transfer,
+            block_bytes=self.block_bytes,
+            overlap=Overlap(reload=host.settings.reload, layers=host.layout.layers),
+            host_s=latency.host_s,
+        )
+        self._flushes = host.settings.offload is Offload.ON_PREEMPT or (
+            host.settings.offload is Offload.ASYNC
+            and flush_pays(
+                latency=latency,
+                block_size=limits.block_size,
+                offload=self._link.offload,
+                restore=self._link.restore,
+            )
+        )
+        """What a victim has not on the host is copied when it is preempted."""
         self._ahead = CopyAhead(limits.block_size)
         self._budget = ReturnBudget(
             host.settings.copy_budget, copy_blocks=host.settings.copy_blocks, adaptive=host.adaptive
         )
-        self._under_way: deque[tuple[float, Copy]] = deque()
-        """Copies to the host and when they end, in this order."""
         self._kept: set[str] = set()
         """Who waits and has blocks on the host."""
         self._lost_tokens: dict[str, int] = {}
@@ -113,6 +66,8 @@ class HostTier:
         self._restoring: list[Copy] = []
         self._flushed: list[tuple[str, int]] = []
         self._evicted: list[tuple[str, int]] = []
+        self._waits = WaitTimes(0.0, 0.0, 0.0)
+        """Of the step that runs."""
         self._now_s = 0.0
 
     @property
@@ -120,20 +75,21 @@ class HostTier:
         """How blocks come back in a step that begins now."""
         return ResumeModel(
             block_size=self._limits.block_size,
-            costs=self._costs(Direction.RESTORE, both_busy=bool(self._under_way)),
+            costs=self._link.restore_costs(both_ways=self._link.busy),
             latency=self._latency,
-            overlap=self._overlap,
+            overlap=self._link.overlap,
+            flush_block_s=self._link.offload.block_s,
         )
 
     @property
     def arriving_blocks(self) -> int:
         """Blocks on their way to the host."""
-        return sum(copy.blocks for _, copy in self._under_way)
+        return self._link.arriving_blocks
 
     @property
     def next_end_s(self) -> float:
         """When the next copy to the host ends; some are on their way."""
-        return self._under_way[0][0]
+        return self._link.next_end_s
 
     def arrived(self, request_id: str) -> None:
         """The replica took a request."""
@@ -144,10 +100,10 @@ class HostTier:
         self._now_s = now_s
         self._flushed, self._evicted = [], []
         released = 0
-        while self._under_way and self._under_way[0][0] <= now_s:
-            _, copy = self._under_way.popleft()
+        for copy, took_s in self._link.ended(now_s):
             released += self.ledger.finish_offload(copy)
             self.totals.offloaded_blocks += copy.blocks
+            self.totals.offload_hidden_s += took_s
             request = self._table.by_id.get(copy.request_id)
             if request is not None:
                 request.copying_blocks = 0
@@ -161,13 +117,14 @@ class HostTier:
         if not back:
             return plan
         requests, size = self._table.by_id, self._limits.block_size
-        states = [requests[entry.id] for entry in back]
         returns = [
-            self._restorable(state, state.computed_tokens + entry.tokens)
-            for state, entry in zip(states, back, strict=True)
+            self._restorable(requests[entry.id], requests[entry.id].computed_tokens + entry.tokens) for entry in back
         ]
         model = self.resume
-        self._budget.plan(returns, base=self._base(plan), model=model)
+        if self._host.by_gain:
+            plan, returns = self._by_gain(plan, returns, model)
+            back = [entry for entry in plan.entries if entry.id in self._kept]
+        self._budget.plan(returns, base=plan_work(plan, requests, without=self._kept), model=model)
         spare = max(0, self._limits.max_step_tokens - sum(entry.tokens for entry in plan.entries))
         chunks: dict[str, int] = {}
         restores: list[Restore] = []
@@ -178,7 +135,6 @@ class HostTier:
             spare -= chunk - entry.tokens
             chunks[entry.id] = chunk
             requests[entry.id].computed_tokens = blocks * size
-            requests[entry.id].copied_blocks = self.ledger.holding(entry.id).usable
             # Nothing of this step evicts them: what the request starts from is settled.
             self.ledger.set_worth(entry.id, float("inf"))
             if blocks:
@@ -189,11 +145,39 @@ class HostTier:
             restores=tuple(restores),
         )
 
+    def _by_gain(
+        self, plan: BatchPlan, returns: list[Restorable], model: ResumeModel
+    ) -> tuple[BatchPlan, list[Restorable]]:
+        """Leave out of the plan who had better come back later."""
+        requests = self._table.by_id
+        beside = (requests[entry.id] for entry in plan.entries if entry.id not in self._kept)
+        found = gain_budget(
+            # Who comes back brings all its tokens to come, the others one each.
+            [
+                Return(request=each, gain=self._gain(state) * likely_tokens(state))
+                for each in returns
+                for state in (requests[each.request_id],)
+            ],
+            model=model,
+            base=plan_work(plan, requests, without=self._kept),
+            base_gain=sum(map(self._gain, beside)),
+        )
+        wait = {each.request_id for each in returns} - found.blocks.keys()
+        if not wait:
+            return plan, returns
+        left = msgspec.structs.replace(
+            plan,
+            entries=tuple(entry for entry in plan.entries if entry.id not in wait),
+            order=tuple(request_id for request_id in plan.order if request_id not in wait),
+        )
+        return left, [each for each in returns if each.request_id not in wait]
+
     def preempt(self, request: RequestState, lost_tokens: int) -> None:
         """The request loses its device blocks, with `lost_tokens` computed tokens in them."""
         request_id = request.id
         holding = self.ledger.holding(request_id)
-        if holding.uncopied and holding.offload is None and self._flushes(request, lost_tokens):
+        wanted = self._host.settings.offload is Offload.ON_PREEMPT or self._gain(request) > 0
+        if holding.uncopied and holding.offload is None and self._flushes and wanted:
             self._weigh_if_short(holding.uncopied)
             copy = self._start_offload(request_id, holding.uncopied)
             if copy is not None:
@@ -207,11 +191,17 @@ class HostTier:
         request.copying_blocks = 0
         self._show(request)
 
-    def begin(self, plan: BatchPlan, growing: Sequence[tuple[RequestState, int]], *, alone_s: float) -> StepCopies:
-        """The step starts, which would take `alone_s` without copies: take its blocks and begin its copies."""
+    def begin(
+        self, plan: BatchPlan, growing: Sequence[tuple[RequestState, int]], *, alone_s: float
+    ) -> tuple[StepCopies, float]:
+        """The step starts, which would take `alone_s` without copies: take its blocks and begin its copies.
+
+        Returns:
+            The copies, and the duration of the step with them; of one that runs nobody, until the next copy ends.
+        """
         restored = {restore.id: restore.blocks for restore in plan.restores}
-        both_ways = bool(self._under_way and restored)
-        restore_s = self.resume.costs.copy_s(sum(restored.values()))
+        both_ways = bool(restored) and self._link.busy
+        restore_s = self._link.restore_costs(both_ways=both_ways).copy_s(sum(restored.values()))
         for request_id, blocks in restored.items():
             self._restoring.append(self.ledger.start_restore(request_id, blocks))
         for request, blocks in growing:
@@ -220,7 +210,7 @@ class HostTier:
             if entry.id in self._lost_tokens:
                 self._returned(entry.id, restored.get(entry.id, 0))
         if restored:
-            self._delay(restore_s)
+            self._link.share(self._now_s, restore_s)
         offloaded: list[tuple[str, int]] = []
         if self._host.settings.offload is Offload.ASYNC:
             offloaded = self._copy_ahead(plan, self._now_s + restore_s)
@@ -231,32 +221,27 @@ class HostTier:
             evicted=tuple(self._evicted),
             both_ways=both_ways,
         )
-        self._count_time(copies, restore_s, alone_s)
-        return copies
-
-    def step_s(self, copies: StepCopies, alone_s: float) -> float:
-        """Duration of a step with these copies that would take `alone_s` without them."""
-        if copies.restored:
-            host_s = self._latency.host_s
-            costs = self._costs(Direction.RESTORE, both_busy=copies.both_ways)
-            restore_s = costs.copy_s(sum(blocks for _, blocks in copies.restored))
-            alone_s = host_s + self._overlap.both_s(restore_s, alone_s - host_s)
-        flushed_s = sum(self._offload.copy_s(blocks) for _, blocks in copies.flushed)
-        return flushed_s + alone_s + CALL_S * (len(copies.flushed) + len(copies.offloaded))
+        self._waits = waits = self._link.waits(copies, alone_s)
+        if not plan.entries:
+            return copies, self._link.next_end_s - self._now_s
+        return copies, alone_s + waits.offload_s + waits.restore_s
 
     def end_step(self) -> None:
         """The step is over, and so are its restores."""
         for copy in self._restoring:
             self.ledger.finish_restore(copy)
             self.totals.restored_blocks += copy.blocks
+            self._show(self._table.by_id[copy.request_id])
         self._restoring = []
+        totals, waits = self.totals, self._waits
+        totals.offload_exposed_s += waits.offload_s
+        totals.restore_exposed_s += waits.restore_s
+        totals.restore_hidden_s += waits.restore_hidden_s
 
     def computed(self, request_id: str, tokens: int) -> None:
         """The request's first `tokens` tokens are computed."""
-        blocks = tokens // self._limits.block_size
-        self.ledger.complete(request_id, blocks)
-        if self._host.settings.offload is Offload.ON_PREEMPT:
-            self._table.by_id[request_id].copied_blocks = blocks
+        self.ledger.complete(request_id, tokens // self._limits.block_size)
+        self._show(self._table.by_id[request_id])
 
     def ended(self, request_id: str) -> int:
         """The request is gone. Returns the device blocks that are free now."""
@@ -264,25 +249,17 @@ class HostTier:
         self._lost_tokens.pop(request_id, None)
         return self.ledger.abort(request_id)
 
-    def _flushes(self, request: RequestState, lost_tokens: int) -> bool:
-        """Whether what the request has not yet on the host is copied while the step waits."""
-        when = self._host.settings.offload
-        if when is Offload.ASYNC:
-            return self._ahead.rest_pays(
-                gain=gain_left(request, now_s=self._now_s, step_s=self._ahead.step_s),
-                context=lost_tokens,
-                latency=self._latency,
-                offload=self._offload,
-                restore=self._costs(Direction.RESTORE),
-            )
-        return when is Offload.ON_PREEMPT
+    def _gain(self, request: RequestState) -> float:
+        """Per token that it can still bring."""
+        return gain_left(request, now_s=self._now_s, step_s=self._ahead.step_s)
 
     def _show(self, request: RequestState) -> None:
         """Tell policies what the host has of a request."""
         if request.resident:
-            request.copied_blocks = self.ledger.holding(request.id).usable
+            back = way_back(self.ledger.holding(request.id), flushes=self._flushes)
+            request.copied_blocks, request.flush_blocks = back
             return
-        request.copied_blocks = 0
+        request.copied_blocks = request.flush_blocks = 0
         usable = self._restorable(request, request.total_tokens).usable(self._limits.block_size)
         request.host_tokens = request.computed_tokens = self._budget.most(usable) * self._limits.block_size
         (self._kept.add if usable else self._kept.discard)(request.id)
@@ -290,21 +267,6 @@ class HostTier:
 
     def _restorable(self, request: RequestState, tokens: int) -> Restorable:
         return Restorable(request_id=request.id, tokens=tokens, host_blocks=self.ledger.holding(request.id).usable)
-
-    def _base(self, plan: BatchPlan) -> StepWork:
-        """What the plan runs beside those that it brings back."""
-        tokens = attention = context = sequences = 0
-        for entry in plan.entries:
-            request = self._table.by_id.get(entry.id)
-            if request is None or entry.id in self._kept:
-                continue
-            sequences += 1
-            tokens += entry.tokens
-            if request.is_decode:
-                context += request.computed_tokens
-            else:
-                attention += entry.tokens * (entry.tokens + 2 * request.computed_tokens)
-        return StepWork(new_tokens=tokens, attention=attention, decode_context=context, sequences=sequences)
 
     def _returned(self, request_id: str, blocks: int) -> None:
         lost = self._lost_tokens.pop(request_id)
@@ -340,8 +302,8 @@ class HostTier:
             residents,
             free_blocks=ledger.free_device,
             latency=self._latency,
-            offload=self._offload,
-            restore=self._costs(Direction.RESTORE),
+            offload=self._link.offload,
+            restore=self._link.restore,
             under_way=self.arriving_blocks,
             next_evicted=None if evicted is None else evicted.request_id,
         )
@@ -351,9 +313,9 @@ class HostTier:
             copy = self._start_offload(offload.request_id, offload.blocks)
             if copy is None:
                 continue
-            begin_s = max(start_s, self._under_way[-1][0] if self._under_way else 0.0)
-            self._under_way.append((begin_s + self._offload.copy_s(copy.blocks), copy))
+            self._link.begin(copy, start_s)
             requests[copy.request_id].copying_blocks = copy.blocks
+            self._show(requests[copy.request_id])
             begun.append((copy.request_id, copy.blocks))
         return begun
 
@@ -372,27 +334,5 @@ class HostTier:
         for request in self._table.by_id.values():
             holding = self.ledger.holding(request.id)
             if holding.worth < float("inf") or holding.device:
-                gain = gain_left(request, now_s=self._now_s, step_s=self._ahead.step_s)
                 probability = self._ahead.probability.get(request.id, 1.0) if request.resident else 1.0
-                self.ledger.set_worth(request.id, copy_worth(gain, probability))
-
-    def _delay(self, restore_s: float) -> None:
-        """Copies under way share the link with restores that take `restore_s`."""
-        if not self._under_way:
-            return
-        factor = self._host.transfer.both_busy
-        left_s = self._under_way[-1][0] - self._now_s
-        delay_s = min(restore_s, left_s * factor) * (1 - 1 / factor)
-        self._under_way = deque((end_s + delay_s, copy) for end_s, copy in self._under_way)
-
-    def _count_time(self, copies: StepCopies, restore_s: float, alone_s: float) -> None:
-        totals, forward_s = self.totals, alone_s - self._latency.host_s
-        exposed_s = self._overlap.both_s(restore_s, forward_s) - forward_s
-        totals.restore_exposed_s += exposed_s
-        totals.restore_hidden_s += max(0.0, restore_s - exposed_s)
-        totals.offload_exposed_s += sum(self._offload.copy_s(blocks) for _, blocks in copies.flushed)
-        totals.offload_exposed_s += CALL_S * (len(copies.flushed) + len(copies.offloaded))
-        totals.offload_hidden_s += sum(self._offload.copy_s(blocks) for _, blocks in copies.offloaded)
-
-    def _costs(self, direction: Direction, *, both_busy: bool = False) -> CopyCosts:
-        return self._host.transfer.costs(direction, block_bytes=self.block_bytes, both_busy=both_busy)
+                self.ledger.set_worth(request.id, copy_worth(self._gain(request), probability))

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="the engine environment is missing: make engine")
 
+import itertools
 from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
@@ -227,6 +228,80 @@ def test_what_a_spent_budget_leaves_is_computed_in_the_step_that_was_planned(
     engine.run()
     assert engine.wrong_outputs() == {}
     check_that_nothing_is_left(engine)
+
+
+@every_scheduler
+def test_a_spent_budget_takes_no_tokens_that_are_planned_for_others(
+    scheduler: type, depth: int, tiny_model: str
+) -> None:
+    engine = Engine(
+        scheduler,
+        model=tiny_model,
+        kv=kv(200, offload=Offload.ON_PREEMPT, copy_budget=CopyBudget.FIXED, copy_blocks=2),
+        blocks=100,
+        # Once the first one's blocks are back, the second one needs 32 tokens more than were planned for it.
+        step_tokens=260,
+        depth=depth,
+        prefix_caching=False,
+    )
+    chosen = engine.scheduler._proserve.adapter._policy = ChosenPolicy()
+    for number, name in enumerate(("first", "second", "filler")):
+        engine.submit(name, prompt=[number] * 80, output=40, facts=HIGH)
+    for _ in range(3):
+        engine.step()
+    chosen.preempt("first")
+    chosen.preempt("second")
+    for _ in range(4):
+        engine.step()
+    engine.submit("third", prompt=[3] * 500, output=4, facts=HIGH)
+    chosen.paused.clear()
+    scheduled = engine.step()
+    planned = {entry.id: entry.tokens for entry in engine.scheduler._proserve.adapter.plan.entries}
+    assert sum(planned.values()) == 260
+    assert scheduled == planned
+    engine.run()
+    assert engine.wrong_outputs() == {}
+    check_that_nothing_is_left(engine)
+
+
+def test_the_time_to_begin_copies_ahead_counts_as_waited_for(tiny_model: str) -> None:
+    engine = engine_with(kv(200), ProServeScheduler, model=tiny_model, seed=0, blocks=34, sequences=8)
+    ticks = itertools.count()
+    engine.scheduler._kv._offloading._clock = lambda: next(ticks) * 1e-3
+    begun = 0
+
+    def look(output: Any) -> None:
+        nonlocal begun
+        copies = output.kv_connector_metadata.copies
+        begun += len(copies.flushes) + len(copies.offloads)
+
+    engine.on_schedule = look
+    submit_many(engine)
+    engine.run()
+    assert begun > 0
+    assert count(engine.scheduler, "copy_exposed_seconds_total", direction="offload") >= begun * 1e-3
+
+
+def test_who_loses_host_blocks_to_others_is_told_so_at_once(tiny_model: str) -> None:
+    engine = engine_with(
+        kv(6, offload=Offload.ON_PREEMPT), ProServeScheduler, model=tiny_model, seed=0, blocks=34, sequences=8,
+        prefix_caching=False,
+    )  # fmt: skip
+    states, copies = engine.scheduler._proserve.adapter.tracker.states, engine.scheduler._kv.copies
+    checked = 0
+
+    def look(_: Any) -> None:
+        nonlocal checked
+        for state in states.values():
+            if not state.resident and state.host_tokens:
+                checked += 1
+                assert state.host_tokens <= BLOCK * copies.holding(state.id).usable
+
+    engine.on_schedule = look
+    submit_many(engine)
+    engine.run()
+    assert checked > 0
+    assert count(engine.scheduler, "evicted_blocks_total") > 0
 
 
 def test_snapshots_say_how_much_room_the_host_has(tiny_model: str) -> None:

@@ -151,14 +151,15 @@ class RequestColumns:
 
     @cached_property
     def return_s(self) -> Column:
-        """Of each resident: engine time to bring it back if it lost its blocks, those on the host restored."""
+        """Of each resident: engine time to bring it back if it lost its blocks, flush and restore included."""
         residents = self._table.residents
         context = self.computed[: self.residents]
         copied = np.array([request.copied_blocks for request in residents], dtype=np.float64)
         copied_s, restored = 0.0 * copied, 0.0 * copied
         if self._resume is not None:
+            flushed = np.array([request.flush_blocks for request in residents], dtype=np.float64)
             restored = np.minimum(copied * self._resume.block_size, context)
-            copied_s = copied * self._resume.costs.block_s
+            copied_s = copied * self._resume.costs.block_s + flushed * self._resume.flush_block_s
         latency, rest = self._latency, context - restored
         attention = rest * (rest + 2 * restored)
         again_s: Column = latency.linear_token_s * rest + latency.attention_s * attention + latency.sequence_s

@@ -42,6 +42,8 @@ class RequestState(msgspec.Struct, kw_only=True, gc=False):
     """Those of them that a copy to the host reads: a preemption frees them only when the copy ends."""
     copied_blocks: int = 0
     """Those, from the first on, that would come back from the host if it were preempted. Only of residents."""
+    flush_blocks: int = 0
+    """The last so many of `copied_blocks` would first be copied to the host, and the step wait for that."""
     resident: bool = False
     """Admitted to the engine's running set (holds a sequence slot)."""
     preemptions: int = 0

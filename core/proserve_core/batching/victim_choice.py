@@ -3,8 +3,8 @@
 `blocks.victims` has the rule. What a resident would still bring after a preemption is its recoverable gain with the
 time that it takes to be back added to its lateness, the same by which it competes as a waiting request afterwards;
 `price` is the gain per engine second of the densest prompt that waits, 0 if there is none: where blocks are short, it
-may not be time that is. Equal losses, mostly none at all: the hopeless go first, then who is back soonest. Measured
-beside the order's tail: docs/blocks.md.
+may not be time that is. Equal losses, mostly none at all: the hopeless go first, then the order's tail. Measured beside
+who is back soonest, and beside the tail whatever it loses: docs/blocks.md.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ class VictimChoice:
             if newcomer.resident or whatever or not kept
         ]
         # The last ones are taken first.
-        candidates.sort(key=lambda candidate: (candidate.value <= 0, -candidate.return_s))
+        candidates.sort(key=lambda candidate: candidate.value <= 0)
         found = choose_victims(candidates, blocks=blocks, price=self._price)
         if found is None or (found.loss > self._worth.value[self._columns.place(newcomer.id)] and not whatever):
             return ()

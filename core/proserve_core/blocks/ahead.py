@@ -137,18 +137,6 @@ class CopyAhead:
             hidden_s=self.step_s - offload.copy_s(under_way),
         )
 
-    def rest_pays(
-        self, *, gain: float, context: int, latency: LatencyModel, offload: CopyCosts, restore: CopyCosts
-    ) -> bool:
-        """Whether a step should wait for the copy of what a request, which loses its blocks, has not on the host.
-
-        Args:
-            gain: that a token of the request can still bring.
-            context: tokens that it has computed.
-        """
-        blocks = max(1.0, context / self._block_size)
-        return gain > 0 and offload.block_s + restore.block_s < latency.prefill_s(context) / blocks
-
     def _saving_s(self, context: int, latency: LatencyModel, offload: CopyCosts, restore: CopyCosts) -> float:
         """Engine seconds that a block on the host saves a request of `context` tokens that is preempted.
 

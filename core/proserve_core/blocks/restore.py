@@ -62,6 +62,8 @@ class ResumeModel(msgspec.Struct, frozen=True, kw_only=True):
     """Of restoring, in the engine's way of copying; `block_s` is above 0."""
     latency: LatencyModel
     overlap: Overlap
+    flush_block_s: float = 0.0
+    """Seconds that a step waits per block of a victim that is not on the host yet."""
 
     def step_s(self, blocks: int, alone_s: float) -> float:
         """Duration of a step that restores `blocks` blocks and would take `alone_s` without them."""

@@ -5,9 +5,14 @@ preset, as the step-latency fit does it (`latency.online`): two unknowns, non-ne
 The pull decides what the copies leave open: if all have the same size per call, the two terms can't be told apart, and
 their ratio stays that of the preset. A copy whose log ratio to the prediction is far beyond the running scale is a
 hiccup and is not learned from, but it widens the scale, so that a link that stays slow is learned after some copies.
+
+How much slower copies are beside those of the other way is learned once the direction is known: the mean log ratio of
+such copies to what they would take alone. Before that they teach the direction, by the factor believed so far.
 """
 
 import math
+
+import msgspec
 
 from proserve_core.blocks.transfer import Direction, LinkModel, TransferModel
 from proserve_core.latency.nnls import nnls
@@ -23,6 +28,8 @@ SCALE_START = 1.0
 """Running scale of log ratios before the first copy: the preset may be another machine's."""
 SCALE_LEAST = 0.02
 REJECT_BEYOND = 5.0
+MOST_BOTH_BUSY = 4.0
+"""Directions that share one bus slow each other down by 2; beyond twice that it was something else."""
 LEAST_CALL_S = 1e-9
 LEAST_BYTE_S = 1e-15
 """Units where the preset has 0; far below any real link."""
@@ -81,6 +88,7 @@ class OnlineTransfer:
         self.rejected = 0
         """Copies not learned from: outliers, and those without bytes or a usable time."""
         self._fits = {direction: _LinkFit(preset.link(direction)) for direction in Direction}
+        self._log_both_busy = math.log(preset.both_busy)
 
     def observe(
         self, direction: Direction, *, size: int, calls: int, measured_s: float, both_busy: bool = False
@@ -96,15 +104,21 @@ class OnlineTransfer:
         if size <= 0 or calls <= 0 or not 0 < measured_s < math.inf:
             self.rejected += 1
             return
-        alone_s = measured_s / (self.model.both_busy if both_busy else 1.0)
         fit = self._fits[direction]
-        if not fit.learn(max(self.model.link(direction).copy_s(size, calls), LEAST_CALL_S), size, calls, alone_s):
+        predicted_s = max(self.model.link(direction).copy_s(size, calls), LEAST_CALL_S)
+        if both_busy and fit.learned >= LEAST_COPIES:
+            self._learn_both_busy(measured_s / predicted_s)
+            return
+        alone_s = measured_s / (self.model.both_busy if both_busy else 1.0)
+        if not fit.learn(predicted_s, size, calls, alone_s):
             self.rejected += 1
         elif fit.learned >= LEAST_COPIES:
             link = fit.solve()
-            offload = direction is Direction.OFFLOAD
-            self.model = TransferModel(
-                offload=link if offload else self.model.offload,
-                restore=self.model.restore if offload else link,
-                both_busy=self.model.both_busy,
-            )
+            self.model = msgspec.structs.replace(self.model, **{direction.value: link})
+
+    def _learn_both_busy(self, ratio: float) -> None:
+        if not 1 / MOST_BOTH_BUSY <= ratio <= MOST_BOTH_BUSY:
+            self.rejected += 1
+            return
+        self._log_both_busy += (1 - FORGETTING) * (math.log(ratio) - self._log_both_busy)
+        self.model = msgspec.structs.replace(self.model, both_busy=max(1.0, math.exp(self._log_both_busy)))

@@ -19,5 +19,10 @@ def gain_left(state: RequestState, *, now_s: float, step_s: float) -> float:
         step_s: time between its tokens while it runs.
     """
     late_s = now_s - state.next_deadline_s()
-    caught_up_s = max(0.0, state.terms.objectives.tpot_s - step_s) * max(state.emitted_tokens, LEAST_OUTPUT)
+    caught_up_s = max(0.0, state.terms.objectives.tpot_s - step_s) * likely_tokens(state)
     return state.next_token_gain() if late_s <= caught_up_s else 0.0
+
+
+def likely_tokens(state: RequestState) -> int:
+    """Output tokens that the request is taken to have before it."""
+    return max(state.emitted_tokens, LEAST_OUTPUT)

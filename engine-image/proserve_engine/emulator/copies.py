@@ -5,7 +5,8 @@ from copy import copy
 from prometheus_client import CollectorRegistry, generate_latest
 
 from proserve_core.blocks import Direction
-from proserve_core.replica_kv import CopyTotals, HostTier
+from proserve_core.kv_host import CopyTotals
+from proserve_core.replica_kv import HostTier
 from proserve_engine.kv.counters import CopyCounters
 
 

@@ -16,10 +16,10 @@ import uvicorn
 from proserve_core.batching.registry import make_policy
 from proserve_core.blocks import LinkModel
 from proserve_core.blocks.settings import KvOffload
+from proserve_core.kv_host import KvHost, host_of
 from proserve_core.latency import LatencyModel
 from proserve_core.latency.calibrations import Calibration, load_calibration
 from proserve_core.replica import Replica
-from proserve_core.replica_kv import KvHost, host_of
 from proserve_engine.access import EngineAccess, keys_from
 from proserve_engine.emulator.app import EmulatorApp
 from proserve_engine.emulator.clockwork import Clockwork

@@ -43,7 +43,7 @@ class Source(NamedTuple):
 class EndedCopy:
     """A copy that is over."""
 
-    __slots__ = ("blocks", "copy_s", "direction", "intact", "request_id")
+    __slots__ = ("blocks", "both_busy", "copy_s", "direction", "intact", "request_id")
 
     def __init__(self, job: "_Job", result: CopyResult) -> None:
         self.request_id = job.copy.request_id
@@ -51,12 +51,14 @@ class EndedCopy:
         self.blocks = job.job.device
         self.intact = result.intact
         self.copy_s = result.copy_s
+        self.both_busy = job.both_busy
+        """Copies ran the other way meanwhile, as far as is known here."""
 
 
 class _Job:
     """A copy under way."""
 
-    __slots__ = ("copy", "hashes", "holding", "job", "pinned", "result", "row")
+    __slots__ = ("behind", "both_busy", "copy", "hashes", "holding", "job", "pinned", "result", "row")
 
     def __init__(
         self,
@@ -73,7 +75,9 @@ class _Job:
         self.holding = holding
         self.row = row
         """Whose host blocks it reads or writes."""
-        self.pinned = pinned
+        self.pinned = self.behind = pinned
+        """Nobody waits for it."""
+        self.both_busy = False
         self.hashes = hashes
         """Of the blocks that it writes to the host."""
         self.result: CopyResult | None = None
@@ -95,6 +99,7 @@ class Copies:
         """Host blocks that hold a copy, by who has them, from the first on."""
         self._prefixes = HostPrefixes()
         self._jobs: dict[int, _Job] = {}
+        self._shortened: set[str] = set()
         self._pool = pool
         self._workers = workers
 
@@ -102,6 +107,16 @@ class Copies:
     def under_way(self) -> int:
         """Copies that have not ended."""
         return len(self._jobs)
+
+    @property
+    def sending(self) -> bool:
+        """Whether copies to the host are under way for which nobody waits."""
+        return any(job.behind for job in self._jobs.values())
+
+    def take_shortened(self) -> set[str]:
+        """Who has lost host blocks since the last call."""
+        shortened, self._shortened = self._shortened, set()
+        return shortened
 
     @property
     def draining(self) -> bool:
@@ -154,7 +169,12 @@ class Copies:
             self._pool.pin(source)
         holding = self.ledger.holding(request_id)
         job = CopyJob(number=copy.number, device=source, host=host)
-        self._jobs[copy.number] = _Job(copy, job, holding, holding, pinned=pin, hashes=hashes[copy.first : end])
+        sent = _Job(copy, job, holding, holding, pinned=pin, hashes=hashes[copy.first : end])
+        if pin:
+            for other in self._jobs.values():
+                if other.copy.direction is Direction.RESTORE:
+                    other.both_busy = sent.both_busy = True
+        self._jobs[copy.number] = sent
         return job
 
     def restore(
@@ -174,7 +194,9 @@ class Copies:
         end = copy.first + copy.blocks
         host = tuple(self._rows[row][copy.first : end])
         job = CopyJob(number=copy.number, device=tuple(device[copy.first : end]), host=host)
-        self._jobs[copy.number] = _Job(copy, job, holding, row)
+        back = _Job(copy, job, holding, row)
+        back.both_busy = self.sending
+        self._jobs[copy.number] = back
         return job
 
     def preempt(self, request_id: str) -> None:
@@ -259,6 +281,8 @@ class Copies:
         """Give back what the ledger has taken from the end of the row."""
         self._prefixes.cut(row, row.usable)
         ids = self._rows.get(row, [])
+        if len(ids) > row.ready:
+            self._shortened.add(row.request_id)
         self._release(ids[row.ready :])
         del ids[row.ready :]
         if not ids:

@@ -16,7 +16,9 @@ class CopyCounters:
         self._blocks = counter("copied_blocks", "KV blocks that arrived, to the host or back", both)
         self._bytes = counter("copied_bytes", "Their bytes, of all workers", both)
         self._hidden_s = counter("copy_hidden_seconds", "Time of copies while the engine computed", both)
-        self._exposed_s = counter("copy_exposed_seconds", "Time for which steps waited for copies", both)
+        self._exposed_s = counter(
+            "copy_exposed_seconds", "Time for which steps waited for copies, and for the engine to begin them", both
+        )
         self._failures = counter(
             "copy_failures", "Copies that failed or arrived damaged; nothing of them is used", both
         )

@@ -21,9 +21,9 @@ class MeasuredLink:
         self._counters = counters
         self._block_bytes = block_bytes
 
-    def costs(self, direction: Direction) -> CopyCosts:
-        """Of copies, as far as is known."""
-        return self._transfer.model.costs(direction, block_bytes=self._block_bytes)
+    def costs(self, direction: Direction, *, both_busy: bool = False) -> CopyCosts:
+        """Of copies, as far as is known; `both_busy`: while copies run the other way."""
+        return self._transfer.model.costs(direction, block_bytes=self._block_bytes, both_busy=both_busy)
 
     def ended(self, copies: Sequence[EndedCopy], report: CopyReport) -> None:
         """Take in the copies that ended with `report`."""
@@ -40,13 +40,15 @@ class MeasuredLink:
             self._counters.arrived(direction, blocks=blocks, size=blocks * self._block_bytes)
             copy_s += copy.copy_s
             size += blocks * self._block_bytes
-            if direction is Direction.OFFLOAD:
+            # For how much of one to the host a restore ran beside it is not known.
+            if direction is Direction.OFFLOAD and not copy.both_busy:
                 self._observe(direction, blocks * self._block_bytes, copy.copy_s)
         if direction is Direction.RESTORE:
             # All restores of a step are one copy.
-            self._observe(direction, size, copy_s)
+            both_busy = any(copy.both_busy for copy in ended)
+            self._observe(direction, size, copy_s, both_busy=both_busy)
         self._counters.took(direction, copy_s=copy_s, exposed_s=exposed_s)
 
-    def _observe(self, direction: Direction, size: int, copy_s: float) -> None:
+    def _observe(self, direction: Direction, size: int, copy_s: float, *, both_busy: bool = False) -> None:
         if size and copy_s > 0:
-            self._transfer.observe(direction, size=size, calls=1, measured_s=copy_s)
+            self._transfer.observe(direction, size=size, calls=1, measured_s=copy_s, both_busy=both_busy)

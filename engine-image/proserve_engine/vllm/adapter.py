@@ -59,6 +59,10 @@ class Adapter:
         self._block_pool = scheduler.kv_cache_manager.block_pool
         self._watermark_blocks = scheduler.kv_cache_manager.watermark_blocks
         self._caps: dict[str, int] | None = None
+        self._spare_tokens = 0
+        """Of the present step, beyond the plan's."""
+        self._added: dict[str, int] = {}
+        """Who gets how many of them."""
         self._reserves_whole_sequence: bool = scheduler.scheduler_reserve_full_isl
         self.preemptions = 0
         """Since the engine started, whoever decided."""
@@ -141,8 +145,12 @@ class Adapter:
         if state.resident:
             return cap
         # The prefix cache may give back more than the planner knew: the blocks reckoned with reach to the planned end.
-        # The host may give back less, as its budget decides in this step: the rest is computed in the same one.
+        # The host may give back less, as its budget decides in this step: the rest is computed in the same one, as far
+        # as the step has tokens that are not planned for others.
         missing = min(state.computed_tokens - computed_tokens, state.host_tokens)
+        if missing > 0:
+            added = self._added.setdefault(request_id, min(missing, self._spare_tokens - sum(self._added.values())))
+            missing = min(missing, added)
         return max(1, cap + missing)
 
     def arrived(self, request: Any) -> None:
@@ -182,6 +190,8 @@ class Adapter:
         if scheduler.num_spec_tokens:
             # A decode with drafts is one unit: it runs whole or not at all.
             caps |= {i: self._limits.max_step_tokens for i in caps if states[i].is_decode}
+        self._spare_tokens = max(0, self._limits.max_step_tokens - sum(entry.tokens for entry in plan.entries))
+        self._added = {}
         self._caps = caps
         self._order_running(plan, residents, caps)
         if plan.preempt:

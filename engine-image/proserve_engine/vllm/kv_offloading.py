@@ -7,6 +7,7 @@ from typing import Any
 from proserve_core.blocks import Direction, copy_worth
 from proserve_core.blocks.ahead import CopyAhead, Resident
 from proserve_core.blocks.settings import KvOffload, Offload
+from proserve_core.blocks.way_back import WayBack, flush_pays, way_back
 from proserve_core.blocks.worth import gain_left
 from proserve_core.latency import LatencyModel
 from proserve_engine.kv.copies import Copies
@@ -50,8 +51,8 @@ class Offloading:
         self._shared = shared
         self._clock = clock
         self._ahead = CopyAhead(block_size)
-        self._latency: LatencyModel | None = None
-        """Of the last step; None before the first one, when nobody can be preempted."""
+        self._rest_pays = False
+        """The step waits for a copy of what its victims have not on the host; known from the first step on."""
         self._flushes: list[CopyJob] = []
 
     def preempting(self, request: Any, *, discarding: bool) -> None:
@@ -68,32 +69,27 @@ class Offloading:
         self._ahead.preempted(len(device))
         self._copies.preempt(request_id)
 
-    def copied_blocks(self, request: Any) -> tuple[int, int]:
-        """Blocks that would come back if the request were preempted, and those that a copy reads until it ends."""
+    def way_back(self, request: Any) -> tuple[WayBack, int]:
+        """What would come back if the request were preempted, and blocks that a copy reads until it ends."""
         holding = self._copies.holding(request.request_id)
         if holding.restore is not None:
             # It would lose them.
-            return 0, 0
-        if self._when is Offload.ON_PREEMPT and not self.refused:
-            return self._admissions.computed_tokens(request) // self._block_size, 0
-        return holding.usable, holding.offloading
+            return WayBack(0, 0), 0
+        self._complete(request)
+        return way_back(holding, flushes=self._flushes_rests), holding.offloading
+
+    @property
+    def _flushes_rests(self) -> bool:
+        if self.refused or self._when is Offload.OFF:
+            return False
+        return self._when is Offload.ON_PREEMPT or self._rest_pays
 
     def _flushes_rest(self, request: Any) -> bool:
         """Whether the step waits for a copy of what the request, which loses its blocks, has not yet on the host."""
-        if self.refused or self._when is not Offload.ASYNC:
-            return not self.refused and self._when is Offload.ON_PREEMPT
+        if not self._flushes_rests or self._when is Offload.ON_PREEMPT:
+            return self._flushes_rests
         state = self._adapter.tracker.states.get(request.request_id)
-        return (
-            state is not None
-            and self._latency is not None
-            and self._ahead.rest_pays(
-                gain=gain_left(state, now_s=self._clock(), step_s=self._ahead.step_s),
-                context=request.num_computed_tokens,
-                latency=self._latency,
-                offload=self._link.costs(Direction.OFFLOAD),
-                restore=self._link.costs(Direction.RESTORE),
-            )
-        )
+        return state is not None and gain_left(state, now_s=self._clock(), step_s=self._ahead.step_s) > 0
 
     def take(self, scheduled: dict[str, int], latency: LatencyModel) -> tuple[list[CopyJob], list[CopyJob]]:
         """The copies that begin with the step that vLLM has put together: those it waits for, and those behind it.
@@ -101,7 +97,12 @@ class Offloading:
         Args:
             scheduled: tokens of each request in it.
         """
-        self._latency = latency
+        self._rest_pays = flush_pays(
+            latency=latency,
+            block_size=self._block_size,
+            offload=self._link.costs(Direction.OFFLOAD),
+            restore=self._link.costs(Direction.RESTORE),
+        )
         flushes, self._flushes = self._flushes, []
         ahead = self._copy_ahead(scheduled, latency) if self._when is Offload.ASYNC and not self.refused else []
         return flushes, ahead
@@ -150,10 +151,11 @@ class Offloading:
         return jobs
 
     def _offload(self, request: Any, device: Sequence[int], *, blocks: int, pin: bool) -> list[CopyJob]:
-        evicted = self._copies.ledger.evicted
+        began_s, evicted = self._clock(), self._copies.ledger.evicted
         hashes: Sequence[Hashable] = request.block_hashes if self._shared else ()
         job = self._copies.offload(request.request_id, device, blocks=blocks, pin=pin, hashes=hashes)
         self._counters.evicted_blocks.inc(self._copies.ledger.evicted - evicted)
+        self._counters.took(Direction.OFFLOAD, copy_s=0.0, exposed_s=self._clock() - began_s)
         return [] if job is None else [job]
 
     def _weigh_if_short(self, blocks: int) -> None:

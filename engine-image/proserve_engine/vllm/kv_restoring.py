@@ -9,10 +9,11 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from proserve_core.batching import BatchPlan
+from proserve_core.batching.plan_work import plan_work
 from proserve_core.blocks import Direction, Overlap, Restorable, ResumeModel
 from proserve_core.blocks.returns import ReturnBudget
 from proserve_core.blocks.settings import CopyBudget, KvOffload
-from proserve_core.latency import LatencyModel, StepWork
+from proserve_core.latency import LatencyModel
 from proserve_engine.kv.copies import Copies, Source
 from proserve_engine.kv.counters import CopyCounters
 from proserve_engine.kv.link import MeasuredLink
@@ -66,30 +67,23 @@ class Restoring:
             return
         states, requests = self._adapter.tracker.states, self._scheduler.requests
         returns: list[Restorable] = []
-        tokens = attention = context = sequences = 0
         for entry in plan.entries:
             state = states[entry.id]
             if not state.resident and (source := self._source(requests[entry.id])).blocks:
                 local = self._adapter.device_prefix(requests[entry.id])
                 returns.append(self._restorable(entry.id, state.computed_tokens + entry.tokens, local, source))
-                continue
-            sequences += 1
-            tokens += entry.tokens
-            if state.is_decode:
-                context += state.computed_tokens
-            else:
-                attention += entry.tokens * (entry.tokens + 2 * state.computed_tokens)
         if returns:
-            base = StepWork(new_tokens=tokens, attention=attention, decode_context=context, sequences=sequences)
+            base = plan_work(plan, states, without={entry.request_id for entry in returns})
             self._budget.plan(returns, base=base, model=self.resume_model())
 
     def resume_model(self) -> ResumeModel:
         """How blocks come back, as far as is known."""
         return ResumeModel(
             block_size=self._block_size,
-            costs=self._link.costs(Direction.RESTORE),
+            costs=self._link.costs(Direction.RESTORE, both_busy=self._copies.sending),
             latency=self._latency,
             overlap=self._overlap,
+            flush_block_s=self._link.costs(Direction.OFFLOAD).block_s,
         )
 
     def prefix_tokens(self, request: Any, local_tokens: int) -> int:

@@ -6,12 +6,13 @@ copy that fails or arrives damaged is found out in the step that used it; `kv_un
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from proserve_core.batching import BatchPlan
 from proserve_core.blocks import Direction, ResumeModel, TransferModel
 from proserve_core.blocks.settings import KvOffload
+from proserve_core.blocks.way_back import WayBack
 from proserve_core.latency import LatencyModel
 from proserve_engine.kv.copies import Copies
 from proserve_engine.kv.counters import CopyCounters
@@ -118,9 +119,9 @@ class KvScheduling:
         """Tokens that the request would start from if all came back that may: for who plans."""
         return self._restoring.prefix_tokens(request, local_tokens)
 
-    def copied_blocks(self, request: Any) -> tuple[int, int]:
-        """Blocks of a resident that would come back if it were preempted, and those that a copy reads."""
-        return self._offloading.copied_blocks(request)
+    def way_back(self, request: Any) -> tuple[WayBack, int]:
+        """What of a resident's blocks would come back if it were preempted, and blocks that a copy reads."""
+        return self._offloading.way_back(request)
 
     def resume_model(self) -> ResumeModel:
         """How blocks come back, as far as is known."""
@@ -149,6 +150,7 @@ class KvScheduling:
     def step(self, output: Any) -> StepCopies:
         """The copies that begin with the step that vLLM has put together."""
         flushes, offloads = self._offloading.take(output.num_scheduled_tokens, self._latency)
+        self._look_again(self.copies.take_shortened())
         return StepCopies(
             flushes=tuple(flushes),
             offloads=tuple(offloads),
@@ -167,10 +169,8 @@ class KvScheduling:
             self._discarding = True
             undo(self._scheduler, self._admissions)
             self._discarding = False
-        for request_id in {copy.request_id for copy in ended if copy.direction is Direction.OFFLOAD}:
-            request = self._scheduler.requests.get(request_id)
-            if request is not None:
-                self._adapter.tracker.look_again(request)
+        sent = {copy.request_id for copy in ended if copy.direction is Direction.OFFLOAD}
+        self._look_again(sent | self.copies.take_shortened())
         self._count_host_blocks()
 
     def discard(self) -> None:
@@ -182,6 +182,13 @@ class KvScheduling:
     def keep(self) -> None:
         """End of `discard`."""
         self._discarding = False
+
+    def _look_again(self, request_ids: Iterable[str]) -> None:
+        """The host has more or less of these requests."""
+        for request_id in request_ids:
+            request = self._scheduler.requests.get(request_id)
+            if request is not None:
+                self._adapter.tracker.look_again(request)
 
     def _count_host_blocks(self) -> None:
         self._counters.free_host_blocks.set(self.copies.ledger.free_host)

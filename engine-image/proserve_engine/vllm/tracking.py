@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from proserve_core.batching import RequestState
 from proserve_core.batching.request_table import RequestTable
+from proserve_core.blocks.way_back import WayBack
 from proserve_core.clues import LengthClues
 from proserve_core.facts import FactsError, RequestFacts, decode_facts, default_terms
 
@@ -31,7 +32,7 @@ class HostBlocks(Protocol):
     def prefix_tokens(self, request: Any, local_tokens: int) -> int:
         """Tokens that a waiting request would start from, given those that the device has."""
 
-    def copied_blocks(self, request: Any) -> tuple[int, int]:
+    def way_back(self, request: Any) -> tuple[WayBack, int]:
         """Of a resident: blocks that would come back if it were preempted, and blocks that a copy reads."""
 
 
@@ -124,7 +125,7 @@ class Tracker:
             return
         state.resident = False
         state.preemptions += 1
-        state.blocks = state.copied_blocks = state.copying_blocks = 0
+        state.blocks = state.copied_blocks = state.flush_blocks = state.copying_blocks = 0
         state.emitted_tokens = request.num_output_tokens
         state.computed_tokens, state.host_tokens = self._start(request)
         self.table.update(state)
@@ -165,7 +166,8 @@ class Tracker:
             state.emitted_tokens = emitted
             state.blocks = -(-computed // block_size)
             if host is not None:
-                state.copied_blocks, state.copying_blocks = host.copied_blocks(request)
+                back, state.copying_blocks = host.way_back(request)
+                state.copied_blocks, state.flush_blocks = back
             in_flight = request.num_output_placeholders
             if in_flight:
                 # Under asynchronous scheduling these count as emitted: the next step makes the one after them.

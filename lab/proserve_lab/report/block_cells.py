@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from proserve_core.batching import EngineLimits
-from proserve_core.blocks import KV_LAYOUTS
+from proserve_core.blocks import KV_LAYOUTS, LinkModel
 from proserve_core.blocks.returns import AdaptiveRule, ranked, shortest
 from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
-from proserve_core.replica_kv import KvHost, host_of
+from proserve_core.kv_host import KvHost, host_of
 from proserve_lab.report.cells import OURS, Cell
 from proserve_lab.report.scenarios import BASE, calibration_of, requests_of
 from proserve_lab.simulation.workload import SimulatedRequest
@@ -33,7 +33,9 @@ DEVICE_TIMES = 4.0
 """Host memory over the device's KV memory in the ablation, as xLLM's documentation has it."""
 SWEEP = (0.0625, 0.125, 0.25, 0.5, 1.0)
 """The same, where it is varied."""
-FULL, RECOMPUTE, BY_RANK = "full", "recompute", "adaptive by rank"
+LINKS = (15e9, 5e9)
+"""Bytes per second of slower links: the paper's engine reaches 15 to 18 GB/s."""
+FULL, RECOMPUTE, NO_ASYNC = "full", "recompute", "no async"
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,20 +44,32 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     offload: Offload = Offload.ASYNC
     copy_budget: CopyBudget = CopyBudget.ADAPTIVE
     adaptive: AdaptiveRule = shortest
+    by_gain: bool = False
+    """Who comes back is chosen by gain, too."""
+    link: float = 0.0
+    """Bytes per second each way; 0: the GPU's."""
     device_times: float = DEVICE_TIMES
+
+
+def on_link(variant: str, link: float) -> str:
+    """Name of a variant on a slower link."""
+    return f"{variant}, {link / 1e9:g} GB/s"
 
 
 VARIANTS: dict[str, Variant | None] = {
     FULL: Variant(),
     RECOMPUTE: None,
-    "no async": Variant(offload=Offload.ON_PREEMPT),
+    NO_ASYNC: Variant(offload=Offload.ON_PREEMPT),
     "fixed budget": Variant(copy_budget=CopyBudget.FIXED),
     "unlimited": Variant(copy_budget=CopyBudget.UNLIMITED),
-    BY_RANK: Variant(adaptive=ranked),
+    "adaptive by rank": Variant(adaptive=ranked),
+    "adaptive by gain": Variant(by_gain=True),
+    **{on_link(FULL, link): Variant(link=link) for link in LINKS},
+    **{on_link(NO_ASYNC, link): Variant(link=link, offload=Offload.ON_PREEMPT) for link in LINKS},
     **{f"host {times:g}x": Variant(device_times=times) for times in SWEEP},
 }
 """None: nothing is kept."""
-ABLATION = tuple(name for name in VARIANTS if not name.startswith("host"))
+ABLATION = (FULL, RECOMPUTE, NO_ASYNC, "fixed budget", "unlimited", "adaptive by rank", "adaptive by gain")
 
 
 def block_cells() -> list[Cell]:
@@ -67,6 +81,7 @@ def block_cells() -> list[Cell]:
         *_ablation("a100", first),
         *_sweep(),
         *_ablation("a100", second),
+        *_links(),
     ]
 
 
@@ -84,6 +99,15 @@ def _sweep() -> Iterator[Cell]:
                 yield Cell(
                     scenario="h100", workload=workload, load=LOADS["medium"], policy=policy, variant=f"host {times:g}x"
                 )
+
+
+def _links() -> Iterator[Cell]:
+    for workload in ROWS:
+        for policy in POLICIES:
+            for link in LINKS:
+                for variant in (FULL, NO_ASYNC):
+                    name = on_link(variant, link)
+                    yield Cell(scenario="h100", workload=workload, load=LOADS["medium"], policy=policy, variant=name)
 
 
 def requests_for(cell: Cell) -> tuple[SimulatedRequest, ...]:
@@ -123,4 +147,10 @@ def kv_host_of(cell: Cell) -> KvHost | None:
     host_bytes = int(variant.device_times * short_limits(cell).blocks) * block_bytes
     settings = KvOffload(host_memory=str(host_bytes), offload=variant.offload, copy_budget=variant.copy_budget)
     host = host_of(calibration, settings)
-    return host and msgspec.structs.replace(host, adaptive=variant.adaptive)
+    if host is None:
+        return None
+    transfer = host.transfer
+    if variant.link:
+        link = LinkModel(call_s=transfer.offload.call_s, byte_s=1 / variant.link)
+        transfer = msgspec.structs.replace(transfer, offload=link, restore=link)
+    return msgspec.structs.replace(host, adaptive=variant.adaptive, by_gain=variant.by_gain, transfer=transfer)

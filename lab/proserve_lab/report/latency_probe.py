@@ -9,6 +9,7 @@ from collections import deque
 import msgspec
 
 from proserve_core.batching import BatchingPolicy, BatchPlan, EngineState, RequestState
+from proserve_core.batching.plan_work import plan_work
 from proserve_core.batching.protocol import ObservesProgress
 from proserve_core.latency import LatencyModel, StepWork
 from proserve_core.latency.errors import ErrorStats, Stratum, error_stats, stratum_of
@@ -39,7 +40,11 @@ class LatencyProbe:
     def plan(self, state: EngineState) -> BatchPlan:
         self._learn(state)
         plan = self._policy.plan(state)
-        self._running = (state.now_s, _work(plan, state), frozenset(entry.id for entry in plan.entries))
+        self._running = (
+            state.now_s,
+            plan_work(plan, state.requests.by_id),
+            frozenset(entry.id for entry in plan.entries),
+        )
         return plan
 
     def ended(self, request: RequestState, *, finished: bool) -> None:
@@ -66,17 +71,3 @@ class LatencyProbe:
             pairs = self._kept.setdefault(stratum_of(work), deque(maxlen=WINDOW))
             pairs.append((self._start.step_s(work), measured_s))
             self._online.observe(work, measured_s)
-
-
-def _work(plan: BatchPlan, state: EngineState) -> StepWork:
-    """What a plan's step computes."""
-    new_tokens = context = 0
-    attention = 0.0
-    for entry in plan.entries:
-        request = state.requests.by_id[entry.id]
-        new_tokens += entry.tokens
-        if request.is_decode:
-            context += request.computed_tokens
-        else:
-            attention += entry.tokens * (entry.tokens + 2 * request.computed_tokens)
-    return StepWork(new_tokens=new_tokens, attention=attention, decode_context=context, sequences=len(plan.entries))

@@ -30,7 +30,7 @@ def block_fingerprint(cell: Cell) -> str:
     host = kv_host_of(cell)
     engine = (short_limits(cell), calibration_of(cell.scenario).latency, host and (host.settings, host.transfer))
     inputs = msgspec.json.encode((requests_for(cell), *engine))
-    rule = host and host.adaptive.__name__
+    rule = host and (host.adaptive.__name__, host.by_gain)
     parts = (str(LAYOUT), str(rule), hashlib.sha256(inputs).hexdigest(), _code(cell.policy))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -79,7 +79,9 @@ def _code(policy: str) -> str:
         (
             "proserve_lab.simulation.run",
             "proserve_core.replica",
+            "proserve_core.kv_host",
             "proserve_core.replica_kv",
+            "proserve_core.replica_link",
             type(make_policy(policy)).__module__,
             *blocks,
         )

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from proserve_core.batching import EngineLimits
 from proserve_core.blocks import Direction, Overlap
 from proserve_core.blocks.ahead import CALL_S
+from proserve_core.kv_host import KvHost, StepCopies
 from proserve_core.latency import LatencyModel
-from proserve_core.replica_kv import KvHost, StepCopies
 
 
 class HostError(RuntimeError):

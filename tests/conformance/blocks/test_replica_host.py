@@ -12,9 +12,9 @@ from proserve_core.batching import EngineLimits
 from proserve_core.batching.registry import POLICIES, make_policy
 from proserve_core.blocks import KvLayout, LinkModel, Reload, TransferModel
 from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
+from proserve_core.kv_host import KvHost
 from proserve_core.objectives import ServiceTerms
 from proserve_core.replica import Replica, StartedStep
-from proserve_core.replica_kv import KvHost
 from proserve_lab.simulation.run import SimulationRun, simulate
 from proserve_lab.simulation.workload import SimulatedRequest
 

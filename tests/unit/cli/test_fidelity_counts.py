@@ -5,9 +5,9 @@ from proserve_core.batching import EngineLimits
 from proserve_core.batching.registry import make_policy
 from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
 from proserve_core.blocks.transfer import TRANSFERS
+from proserve_core.kv_host import host_of
 from proserve_core.latency.calibrations import load_calibration
 from proserve_core.replica import Replica
-from proserve_core.replica_kv import host_of
 
 METRICS = """\
 # HELP proserve_engine_preemptions_total preemptions

@@ -7,7 +7,8 @@ from proserve_core.batching import BatchPlan, EngineLimits, EngineState, PlanEnt
 from proserve_core.batching.fcfs import Fcfs
 from proserve_core.batching.protocol import BatchingPolicy
 from proserve_core.capacity import MAX_ROWS, decode_snapshot, encode_snapshot
-from proserve_core.replica import Emission, PlanError, Replica, SubmitError
+from proserve_core.plan_check import PlanError
+from proserve_core.replica import Emission, Replica, SubmitError
 
 
 class Scripted:

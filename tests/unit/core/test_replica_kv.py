@@ -8,8 +8,8 @@ from proserve_core.batching.protocol import BatchingPolicy
 from proserve_core.blocks import KvLayout, LinkModel, Reload, TransferModel
 from proserve_core.blocks.ahead import CALL_S
 from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
+from proserve_core.kv_host import KvHost
 from proserve_core.replica import Replica
-from proserve_core.replica_kv import KvHost
 
 LAYOUT = KvLayout(layers=10, kv_heads=1, head_dim=64)
 BLOCK_S = 0.002
@@ -22,15 +22,17 @@ class Scripted:
     def __init__(self, *plans: BatchPlan) -> None:
         self._plans = iter(plans)
         self.seen: list[dict[str, tuple[int, int]]] = []
+        self.residents: list[dict[str, tuple[int, int]]] = []
 
     def plan(self, state: EngineState) -> BatchPlan:
+        self.residents.append({r.id: (r.copied_blocks, r.flush_blocks) for r in state.requests if r.resident})
         self.seen.append({request.id: (request.computed_tokens, request.host_tokens) for request in state.requests})
         return next(self._plans)
 
 
 def kv_host(
     *, offload: Offload = Offload.ON_PREEMPT, reload: Reload = Reload.BLOCKING,
-    budget: CopyBudget = CopyBudget.UNLIMITED, host_blocks: int = 100, copy_blocks: int = 1,
+    budget: CopyBudget = CopyBudget.UNLIMITED, host_blocks: int = 100, copy_blocks: int = 1, by_gain: bool = False,
 ) -> KvHost:  # fmt: skip
     return KvHost(
         settings=KvOffload(
@@ -39,6 +41,7 @@ def kv_host(
         ),
         transfer=TransferModel(offload=LINK, restore=LINK, both_busy=1.5),
         layout=LAYOUT,
+        by_gain=by_gain,
     )  # fmt: skip
 
 
@@ -91,6 +94,49 @@ def test_a_flush_lengthens_the_step_and_what_comes_back_is_not_computed() -> Non
     assert durations == pytest.approx([0.074, CALL_S + 0.008 + 0.026, 0.010 + 0.008 + 0.002])
     assert replica.host is not None
     assert (replica.host.totals.restores, replica.host.totals.recomputed_tokens) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("offload", "told"), [(Offload.ASYNC, (4, 4)), (Offload.ON_PREEMPT, (4, 4)), (Offload.OFF, (0, 0))]
+)
+def test_policies_are_told_what_a_flush_will_add_and_what_it_has_to_copy(
+    offload: Offload, told: tuple[int, int]
+) -> None:
+    policy, _, _ = preempted_and_back(kv_host(offload=offload), tokens=1 if told[0] else 65)
+    assert policy.residents[1]["a"] == told
+
+
+def test_who_came_back_is_cheap_to_preempt_again_at_once() -> None:
+    policy = Scripted(
+        runs(("a", 64)), runs(("b", 16), preempt=("a",)), runs(("a", 1), ("b", 1)), runs(("b", 1), order=("b", "a"))
+    )
+    replica = make_replica(policy, kv_host())
+    submit(replica, "a", 64)
+    submit(replica, "b", 16)
+    steps(replica, 4)
+    assert policy.residents[3]["a"] == (4, 0)
+
+
+@pytest.mark.parametrize(("by_gain", "came_back"), [(False, True), (True, False)])
+def test_by_gain_who_makes_the_step_too_long_for_what_it_brings_waits(by_gain: bool, came_back: bool) -> None:
+    # Its blocks take 8 s: beside ten decodes that run anyway, that is no time for one token.
+    slow = LinkModel(call_s=0.0, byte_s=2.0 / LAYOUT.block_bytes(16))
+    host = kv_host(by_gain=by_gain)
+    host = KvHost(
+        settings=host.settings, transfer=TransferModel(offload=LINK, restore=slow), layout=LAYOUT, by_gain=by_gain
+    )
+    others = [f"other{number}" for number in range(10)]
+    policy = Scripted(
+        runs(("a", 64), *((name, 16) for name in others)),
+        runs(*((name, 1) for name in others), preempt=("a",)),
+        runs(("a", 1), *((name, 1) for name in others)),
+    )
+    replica = make_replica(policy, host)
+    for name in ("a", *others):
+        submit(replica, name, 64 if name == "a" else 16)
+    steps(replica, 3)
+    assert replica.host is not None
+    assert replica.host.totals.restores == came_back
 
 
 @pytest.mark.parametrize(("arrival_s", "kept"), [(0.0, 64), (-1000.0, 0)])
@@ -157,8 +203,11 @@ def test_copies_ahead_take_no_time_of_the_step_but_their_call() -> None:
     replica = nearly_full(Scripted(runs(("a", 240), ("b", 240)), *decodes))
     durations = steps(replica, 16)
     assert replica.host is not None
-    assert replica.host.totals.offloaded_blocks > 0
+    totals = replica.host.totals
+    assert totals.offloaded_blocks > 0
     assert max(durations[1:]) <= 0.012 + 2 * CALL_S
+    assert totals.offload_exposed_s == pytest.approx(sum(durations[1:]) - 15 * 0.012)
+    assert totals.offload_hidden_s == pytest.approx(BLOCK_S * totals.offloaded_blocks)
 
 
 def test_blocks_that_a_copy_reads_are_free_when_it_ends() -> None:

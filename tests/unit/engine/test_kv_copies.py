@@ -84,6 +84,33 @@ def test_blocks_of_a_request_that_ended_are_held_until_their_copy_ends(copies: C
     assert copies.ledger.free_host == 4
 
 
+def test_who_loses_host_blocks_is_known(copies: Copies) -> None:
+    end(copies, offload(copies, "light", (10, 11, 12), worth=1.0))
+    assert copies.take_shortened() == set()
+    offload(copies, "heavy", (20, 21), worth=5.0)
+    assert copies.take_shortened() == {"light"}
+    assert copies.take_shortened() == set()
+
+
+@pytest.mark.parametrize(("pin", "beside"), [(True, True), (False, False)])
+@pytest.mark.parametrize("first", ["to the host", "back"])
+def test_a_restore_shares_the_link_with_copies_for_which_nobody_waits(
+    copies: Copies, first: str, pin: bool, beside: bool
+) -> None:
+    end(copies, offload(copies, "back", (10,)))
+    copies.preempt("back")
+    copies.add("leaving")
+    copies.complete("leaving", 1)
+    if first == "back":
+        restore = copies.restore("back", (30,), behind=0, blocks=1)
+    copies.offload("leaving", (20,), blocks=1, pin=pin)
+    assert copies.sending == pin
+    if first == "to the host":
+        restore = copies.restore("back", (30,), behind=0, blocks=1)
+    (ended,) = copies.report(CopyReport(results={restore.number: INTACT}))
+    assert ended.both_busy == beside
+
+
 def test_a_full_host_gives_up_the_end_of_the_row_that_is_worth_least(copies: Copies) -> None:
     light = offload(copies, "light", (10, 11, 12), worth=1.0)
     end(copies, light)

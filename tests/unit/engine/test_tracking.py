@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from proserve_core.batching.request_table import EMITTED
+from proserve_core.blocks.way_back import WayBack
 from proserve_core.clues import LengthClues
 from proserve_core.facts import FactsError, encode_facts
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
@@ -218,8 +219,8 @@ class Host:
     def prefix_tokens(self, _request: Any, local_tokens: int) -> int:
         return max(32, local_tokens)
 
-    def copied_blocks(self, _request: Any) -> tuple[int, int]:
-        return 2, 1
+    def way_back(self, _request: Any) -> tuple[WayBack, int]:
+        return WayBack(3, 2), 1
 
 
 def test_what_the_host_has_shows_until_the_request_is_resident_and_then_as_what_would_come_back() -> None:
@@ -230,8 +231,8 @@ def test_what_the_host_has_shows_until_the_request_is_resident_and_then_as_what_
     state = tracked.tracker.states["r"]
     assert (state.computed_tokens, state.host_tokens) == (32, 16)
     tracked.refresh(request(num_computed_tokens=40))
-    assert (state.host_tokens, state.copied_blocks, state.copying_blocks) == (0, 2, 1)
+    assert (state.host_tokens, state.copied_blocks, state.flush_blocks, state.copying_blocks) == (0, 3, 2, 1)
     tracked.cached["r"] = 0
     tracked.tracker.preempted(request())
     assert (state.computed_tokens, state.host_tokens) == (32, 32)
-    assert (state.blocks, state.copied_blocks, state.copying_blocks) == (0, 0, 0)
+    assert (state.blocks, state.copied_blocks, state.flush_blocks, state.copying_blocks) == (0, 0, 0, 0)

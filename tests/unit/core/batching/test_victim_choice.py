@@ -9,8 +9,9 @@ from proserve_core.batching.recoverable_gain import RecoverableGain
 from proserve_core.blocks import CopyCosts, Overlap, ResumeModel
 
 RESUME = ResumeModel(
-    block_size=16, costs=CopyCosts(start_s=1e-5, block_s=4e-5), latency=H100_LLAMA_8B, overlap=Overlap(layers=32)
-)
+    block_size=16, costs=CopyCosts(start_s=1e-5, block_s=4e-5), latency=H100_LLAMA_8B, overlap=Overlap(layers=32),
+    flush_block_s=4e-5,
+)  # fmt: skip
 
 
 def state(*requests: RequestState, free_blocks: int = 0, resume: ResumeModel | None = RESUME) -> EngineState:
@@ -25,19 +26,26 @@ def plan(*requests: RequestState, free_blocks: int = 0, resume: ResumeModel | No
     return RecoverableGain().plan(state(*requests, free_blocks=free_blocks, resume=resume))
 
 
-def resident(name: str, *, copied_blocks: int = 0, weight: float = 1.0) -> RequestState:
+def resident(name: str, *, copied_blocks: int = 0, flush_blocks: int = 0, weight: float = 1.0) -> RequestState:
     """A decode of 1,600 computed tokens, all of whose blocks are full; its next token is due in 5 s."""
     request = decoding(name, prompt_tokens=1591, emitted=10, arrival_s=4.5, terms=service_terms(weight))
     assert request.computed_tokens == 1600
-    request.copied_blocks = copied_blocks
+    request.copied_blocks, request.flush_blocks = copied_blocks, flush_blocks
     return request
 
 
+@pytest.mark.parametrize("flush_blocks", [0, 50])
 @pytest.mark.parametrize("copied", ["a", "b", "c"])
-def test_of_equals_the_one_with_its_blocks_on_the_host_gives_way(copied: str) -> None:
-    residents = [resident(name, copied_blocks=100 if name == copied else 0) for name in "abc"]
+def test_of_equals_the_one_that_is_back_for_the_least_engine_time_gives_way(copied: str, flush_blocks: int) -> None:
+    residents = [resident(name, copied_blocks=100, flush_blocks=100) for name in "abc" if name != copied]
+    residents.insert("abc".index(copied), resident(copied, copied_blocks=100, flush_blocks=flush_blocks))
     first = resident("first", weight=1.1)
-    assert plan(first, *residents).preempt == (copied,)
+    assert plan(first, *residents, waiting("prompt", 4000)).preempt == (copied,)
+
+
+def test_where_engine_time_has_no_price_the_tail_of_the_order_gives_way() -> None:
+    residents = [resident(name, copied_blocks=100 * (name == "a")) for name in "abc"]
+    assert plan(resident("first", weight=1.1), *residents).preempt == ("c",)
 
 
 def test_a_heavy_request_with_copies_outlives_a_light_one_without() -> None:

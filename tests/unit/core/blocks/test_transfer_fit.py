@@ -87,6 +87,19 @@ def test_copies_beside_others_count_for_the_link_alone() -> None:
     assert online.model.offload.byte_s == pytest.approx(PRESET.offload.byte_s, rel=0.01)
 
 
+@pytest.mark.parametrize("slower", [1.0, 1.6])
+def test_copies_beside_others_teach_how_much_both_ways_slow_each_other_down(slower: float) -> None:
+    online = OnlineTransfer(PRESET)
+    feed(online, PRESET.restore, 100)
+    alone = online.model.restore
+    for size in range(1, 200):
+        hiccup = 100.0 if size % 50 == 0 else 1.0
+        measured_s = slower * hiccup * PRESET.restore.copy_s(size * MIB, 1)
+        online.observe(Direction.RESTORE, size=size * MIB, calls=1, measured_s=measured_s, both_busy=True)
+    assert online.model.both_busy == pytest.approx(slower, rel=0.05)
+    assert online.model.restore == alone
+
+
 @pytest.mark.parametrize(("size", "calls", "measured_s"), [(0, 1, 0.1), (1, 0, 0.1), (1, 1, 0.0), (1, 1, math.inf)])
 def test_a_copy_without_bytes_or_time_teaches_nothing(size: int, calls: int, measured_s: float) -> None:
     online = OnlineTransfer(PRESET)
