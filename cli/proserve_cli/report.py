@@ -6,6 +6,11 @@ from typing import Annotated
 
 import typer
 
+CarryOver = Annotated[
+    int | None,
+    typer.Option(help="Run N outdated cells, and keep the others if no figure of those has changed.", min=1),
+]
+
 report_app = typer.Typer(name="report", help="Measure, and write the documents that show it.", no_args_is_help=True)
 
 
@@ -19,10 +24,7 @@ def batching(
         typer.Option(help="Run only cells that match: scenario/workload/load/policy with * and ?. Repeatable."),
     ] = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")] = True,
-    carry_over: Annotated[
-        int | None,
-        typer.Option(help="Run N outdated cells, and keep the others if no figure of those has changed.", min=1),
-    ] = None,
+    carry_over: CarryOver = None,
 ) -> None:
     """Simulate all batching policies over traces and loads, and write batching.md with its pictures.
 
@@ -50,6 +52,7 @@ def blocks(
         typer.Option(help="Run only cells that match: GPU/workload/load/policy[part] with * and ?. Repeatable."),
     ] = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")] = True,
+    carry_over: CarryOver = None,
 ) -> None:
     """Simulate engines that are short of KV blocks, parts of the block management switched off, and write blocks.md.
 
@@ -61,7 +64,7 @@ def blocks(
         import matplotlib  # noqa: F401 - draws the pictures at the end
     from proserve_cli.report_run import report_blocks
 
-    report_blocks(folder=folder, jobs=jobs or _cores(), only=only or [], run=run)
+    report_blocks(folder=folder, jobs=jobs or _cores(), only=only or [], run=run, carry_over=carry_over)
 
 
 def _cores() -> int:

@@ -26,15 +26,13 @@ _LINE_EVERY = 20
 
 def report_batching(*, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None = None) -> None:
     """Exit code 1 when a cell fails, after all others are done; 2 for options or files that must change first."""
-    if carry_over and not run:
-        raise wrong_usage("--carry-over runs cells again: leave out --no-run")
     report = _Report(
         file="batching.jsonl", cells=all_cells(), fingerprint=fingerprint, simulate=run_cell, write=write_document
     )
     _make(report, folder=folder, jobs=jobs, only=only, run=run, carry_over=carry_over)
 
 
-def report_blocks(*, folder: Path, jobs: int, only: Sequence[str], run: bool) -> None:
+def report_blocks(*, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None = None) -> None:
     """As `report_batching`."""
     report = _Report(
         file="blocks.jsonl",
@@ -43,7 +41,7 @@ def report_blocks(*, folder: Path, jobs: int, only: Sequence[str], run: bool) ->
         simulate=run_block_cell,
         write=write_block_document,
     )
-    _make(report, folder=folder, jobs=jobs, only=only, run=run)
+    _make(report, folder=folder, jobs=jobs, only=only, run=run, carry_over=carry_over)
 
 
 class _Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,9 +55,9 @@ class _Report(msgspec.Struct, frozen=True, kw_only=True):
     write: Callable[[dict[str, CellResult], Path], Path]
 
 
-def _make(
-    report: _Report, *, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None = None
-) -> None:
+def _make(report: _Report, *, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None) -> None:
+    if carry_over and not run:
+        raise wrong_usage("--carry-over runs cells again: leave out --no-run")
     store = ResultStore(folder / report.file)
     cells = report.cells
     wanted = matching(cells, only)
@@ -67,7 +65,7 @@ def _make(
         raise wrong_usage(f"--only: no cell matches {', '.join(only)}; a cell is called {cells[0].key}")
     try:
         if carry_over:
-            _carry_over(wanted, store, count=carry_over, jobs=jobs)
+            _carry_over(report, wanted, store, count=carry_over, jobs=jobs)
         missing = missing_cells(wanted, store.load(), report.fingerprint)
         Console(stderr=True).print(
             f"{len(wanted) - len(missing)} of {len(wanted)} cells are up to date", highlight=False
@@ -88,19 +86,19 @@ def _make(
         raise _failed_cells(failures, len(wanted))
 
 
-def _carry_over(cells: Sequence[Cell], store: ResultStore, *, count: int, jobs: int) -> None:
+def _carry_over(report: _Report, cells: Sequence[Cell], store: ResultStore, *, count: int, jobs: int) -> None:
     """Make outdated results current if a sample of them comes out as before; exit code 1 if it does not."""
     results = store.load()
-    outdated = outdated_cells(cells, results)
+    outdated = outdated_cells(cells, results, report.fingerprint)
     if not outdated:
         return
-    sample = draw_sample(outdated, count)
+    sample = draw_sample(outdated, count, report.fingerprint)
     again: dict[str, CellResult] = {}
 
     def keep(result: CellResult) -> None:
         again[result.key] = result
 
-    failures = _run(sample, keep, jobs=jobs)
+    failures = _run(sample, keep, jobs=jobs, simulate=report.simulate)
     if failures:
         raise _failed_cells(failures, len(sample))
     changed = {key: found for key, result in again.items() if (found := differences(results[key], result))}
@@ -110,7 +108,8 @@ def _carry_over(cells: Sequence[Cell], store: ResultStore, *, count: int, jobs: 
             + "\n".join(f"  {key}: {', '.join(found)}" for key, found in changed.items())
         )
     rest = [cell for cell in outdated if cell.key not in again]
-    results |= again | {result.key: result for result in carried_over(rest, results, checked=len(sample))}
+    carried = carried_over(rest, results, report.fingerprint, checked=len(sample))
+    results |= again | {result.key: result for result in carried}
     store.rewrite(list(results.values()))
     Console(stderr=True).print(
         f"{len(sample)} of {len(outdated)} outdated cells came out as before, the others are carried over",
@@ -130,7 +129,7 @@ def _run(
     keep: Callable[[CellResult], None],
     *,
     jobs: int,
-    simulate: Callable[[Cell], CellResult] = run_cell,
+    simulate: Callable[[Cell], CellResult],
 ) -> list[Failure]:
     console = Console(stderr=True)
     columns = (

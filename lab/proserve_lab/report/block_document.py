@@ -11,15 +11,19 @@ from proserve_lab.report.block_cells import (
     DEVICE_TIMES,
     FULL,
     GPUS,
+    LINKS,
     LOADS,
+    NO_ASYNC,
     POLICIES,
     RECOMPUTE,
     ROWS,
     SWEEP,
     block_cells,
+    on_link,
     short_blocks,
 )
 from proserve_lab.report.block_pictures import draw_block_pictures
+from proserve_lab.report.carry_over import carried_note
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import Cell
 from proserve_lab.report.markdown import MISSING, ratio, table
@@ -53,8 +57,8 @@ def block_document(by_key: Mapping[str, CellResult]) -> str:
     parts = [
         "# KV blocks, part by part",
         f"Written by `proserve report blocks` from blocks.jsonl beside it; do not edit. {done} of {len(cells)} cells "
-        f"have a result; together they took {cpu_s / 60:.0f} minutes of one core. docs/blocks.md says what the parts "
-        "are.",
+        f"have a result; together they took {cpu_s / 60:.0f} minutes of one core.{carried_note(by_key)} docs/blocks.md "
+        "says what the parts are.",
         _setup(),
         "## Targets",
         _resume(),
@@ -77,13 +81,20 @@ def block_document(by_key: Mapping[str, CellResult]) -> str:
         "## Host memory",
         "All parts, H100, medium load. Host memory in multiples of the device's memory for blocks.",
         _sweep(by_key),
+        "## Slower links",
+        "What copying ahead brings depends on how long a step waits for a flush. Missed gain without it, relative to "
+        "all parts on the same link, H100, medium load; the paper's engine reaches 15 to 18 GB/s.",
+        _links(by_key),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def missed_ratio(by_key: Mapping[str, CellResult], cell: Cell) -> float | None:
     """Missed gain of the cell over that of the same place with all parts."""
-    found, full = by_key.get(cell.key), by_key.get(_variant(cell, FULL).key)
+    return _missed(by_key.get(cell.key), by_key.get(_variant(cell, FULL).key))
+
+
+def _missed(found: CellResult | None, full: CellResult | None) -> float | None:
     if found is None or full is None or 1 - full.tdg_ratio < LEAST_MISSED:
         return None
     return (1 - found.tdg_ratio) / (1 - full.tdg_ratio)
@@ -163,7 +174,7 @@ def _step_times(by_key: Mapping[str, CellResult]) -> str:
     median = shares[len(shares) // 2][0]
     return (
         f"Copies ahead make steps longer by {100 * median:.1f}% in the median place and {100 * worst:.1f}% at most "
-        f"(`{where}`); the target is {100 * STEP_TARGET:g}%."
+        f"(`{where}`), flushes included; the target is {100 * STEP_TARGET:g}%."
     )
 
 
@@ -240,3 +251,21 @@ def _sweep(by_key: Mapping[str, CellResult]) -> str:
                 row.append(ratio(found.tdg_ratio if found else None))
             rows.append(row)
     return table(["workload", "policy", "none", *(f"{times:g}x" for times in (*SWEEP, DEVICE_TIMES))], rows, words=2)
+
+
+def _links(by_key: Mapping[str, CellResult]) -> str:
+    load = LOADS["medium"]
+    own = 1 / TRANSFERS[calibration_of("h100").gpu].offload.byte_s
+    rows = []
+    for workload in ROWS:
+        for policy in POLICIES:
+            row = [workload, policy]
+            for link in (None, *LINKS):
+                full, without = (
+                    by_key.get(_cell("h100", workload, load, policy, on_link(name, link) if link else name).key)
+                    for name in (FULL, NO_ASYNC)
+                )
+                missed = _missed(without, full)
+                row.append(MISSING if missed is None else f"{missed:.2f}")
+            rows.append(row)
+    return table(["workload", "policy", *(f"{link / 1e9:g} GB/s" for link in (own, *LINKS))], rows, words=2)

@@ -8,19 +8,23 @@ its cells run again.
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import msgspec
 
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import Cell
-from proserve_lab.report.run_cell import fingerprint
 
 _NOT_DECIDED = {"fingerprint", "carried", "plan_us", "cpu_s"}
 """Fields that code does not decide: what is known of the code itself, and times of the machine."""
 
 
-def outdated_cells(cells: Iterable[Cell], results: Mapping[str, CellResult]) -> list[Cell]:
+Fingerprint: TypeAlias = Callable[[Cell], str]
+"""Of a cell's code and inputs, as its report has it."""
+
+
+def outdated_cells(cells: Iterable[Cell], results: Mapping[str, CellResult], fingerprint: Fingerprint) -> list[Cell]:
     """Cells with a result of other code."""
     return [
         cell
@@ -29,7 +33,7 @@ def outdated_cells(cells: Iterable[Cell], results: Mapping[str, CellResult]) -> 
     ]
 
 
-def draw_sample(cells: Sequence[Cell], count: int) -> list[Cell]:
+def draw_sample(cells: Sequence[Cell], count: int, fingerprint: Fingerprint) -> list[Cell]:
     """`count` of `cells`, or as many more as it takes to have one of each policy and of each scenario.
 
     Another change of the code draws other cells; the same change the same ones.
@@ -57,7 +61,9 @@ def differences(stored: CellResult, again: CellResult) -> list[str]:
     ]
 
 
-def carried_over(cells: Iterable[Cell], results: Mapping[str, CellResult], *, checked: int) -> list[CellResult]:
+def carried_over(
+    cells: Iterable[Cell], results: Mapping[str, CellResult], fingerprint: Fingerprint, *, checked: int
+) -> list[CellResult]:
     """The outdated results of `cells` as results of the present code, for which `checked` others were run again."""
     return [
         msgspec.structs.replace(
@@ -68,3 +74,14 @@ def carried_over(cells: Iterable[Cell], results: Mapping[str, CellResult], *, ch
         )
         for cell in cells
     ]
+
+
+def carried_note(by_key: Mapping[str, CellResult]) -> str:
+    """Which results are of older code, for the head of a document; empty if none is."""
+    checked = [found.carried for found in by_key.values() if found.carried]
+    if not checked:
+        return ""
+    return (
+        f" {len(checked)} of them were computed by an earlier version of the code; {min(checked)} others, chosen at "
+        "random, were computed again after the change with identical figures, plan times apart."
+    )

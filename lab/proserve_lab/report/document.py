@@ -13,6 +13,7 @@ from proserve_lab.report import (
     standing,
     targets,
 )
+from proserve_lab.report.carry_over import carried_note
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import GRID, Cell, all_cells, policy_names
 from proserve_lab.report.latency_probe import OFF
@@ -184,7 +185,7 @@ def _opening(by_key: Mapping[str, CellResult]) -> str:
     return "\n\n".join(
         [
             "Written by `proserve report batching` from batching.jsonl beside it; do not edit. "
-            f"{present} of {len(cells)} cells have a result.{_carried(by_key)}",
+            f"{present} of {len(cells)} cells have a result.{carried_note(by_key)}",
             f"{len(policy_names())} policies in the simulator, on shipped traces (examples/traces) at {low:g} to "
             f"{high:g} times saturation. The figures are shares of the possible token-level deadline-aware gain (TDG): "
             "each token that arrives before its deadline earns its request's weight. Two classes with weights 2 "
@@ -204,15 +205,4 @@ def _opening(by_key: Mapping[str, CellResult]) -> str:
             "is bold. Circumstances:",
             "\n".join(f"- `{name}`: {item.title}" for name, item in SCENARIOS.items()),
         ]
-    )
-
-
-def _carried(by_key: Mapping[str, CellResult]) -> str:
-    """Which results are of older code, if any."""
-    checked = [found.carried for found in by_key.values() if found.carried]
-    if not checked:
-        return ""
-    return (
-        f" {len(checked)} of them were computed by an earlier version of the code; {min(checked)} others, chosen at "
-        "random, were computed again after the change with identical figures, plan times apart."
     )

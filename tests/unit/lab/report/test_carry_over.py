@@ -3,7 +3,6 @@
 import msgspec
 import pytest
 
-from proserve_lab.report import carry_over
 from proserve_lab.report.carry_over import carried_over, differences, draw_sample, outdated_cells
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import Cell, all_cells
@@ -18,13 +17,13 @@ CELLS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def fingerprints(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_code("new", monkeypatch)
+def new(cell: Cell) -> str:
+    """Fingerprint of the present code."""
+    return f"new {cell.key}"
 
 
-def use_code(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carry_over, "fingerprint", lambda cell: f"{version} {cell.key}")
+def newer(cell: Cell) -> str:
+    return f"newer {cell.key}"
 
 
 def result(cell: Cell, **fields: object) -> CellResult:
@@ -47,12 +46,12 @@ def result(cell: Cell, **fields: object) -> CellResult:
 def test_only_results_of_other_code_are_outdated() -> None:
     current = result(CELLS[1], fingerprint=f"new {CELLS[1].key}")
     results = {CELLS[0].key: result(CELLS[0]), CELLS[1].key: current}
-    assert outdated_cells(CELLS, results) == [CELLS[0]]
+    assert outdated_cells(CELLS, results, new) == [CELLS[0]]
 
 
 @pytest.mark.parametrize(("asked", "drawn"), [(1, 3), (12, 12), (100, 27)])
 def test_the_sample_has_every_policy_and_every_scenario(asked: int, drawn: int) -> None:
-    sample = draw_sample(CELLS, asked)
+    sample = draw_sample(CELLS, asked, new)
     assert {cell.policy for cell in sample} == {"fcfs", "edf", "bound"}
     assert {cell.scenario for cell in sample} == {"h100", "a100", "tight"}
     assert len({cell.key for cell in sample}) == len(sample)
@@ -61,17 +60,16 @@ def test_the_sample_has_every_policy_and_every_scenario(asked: int, drawn: int) 
 
 def test_the_real_grid_is_covered_by_a_few_cells() -> None:
     cells = all_cells()
-    sample = draw_sample(cells, 1)
+    sample = draw_sample(cells, 1, new)
     assert {cell.policy for cell in sample} == {cell.policy for cell in cells}
     assert {cell.scenario for cell in sample} == {cell.scenario for cell in cells}
     assert len(sample) < 40
 
 
-def test_each_change_of_the_code_draws_its_own_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = draw_sample(CELLS, 12)
-    assert draw_sample(list(reversed(CELLS)), 12) == first
-    use_code("newer", monkeypatch)
-    assert draw_sample(CELLS, 12) != first
+def test_each_change_of_the_code_draws_its_own_sample() -> None:
+    first = draw_sample(CELLS, 12, new)
+    assert draw_sample(list(reversed(CELLS)), 12, new) == first
+    assert draw_sample(CELLS, 12, newer) != first
 
 
 def test_any_figure_counts_and_no_time_of_the_machine() -> None:
@@ -86,7 +84,7 @@ def test_any_figure_counts_and_no_time_of_the_machine() -> None:
 
 def test_carried_results_have_the_new_fingerprint_and_keep_the_weakest_proof() -> None:
     results = {CELLS[0].key: result(CELLS[0]), CELLS[1].key: result(CELLS[1], carried=7)}
-    once, twice = carried_over(CELLS[:2], results, checked=20)
+    once, twice = carried_over(CELLS[:2], results, new, checked=20)
     assert (once.fingerprint, once.carried) == (f"new {CELLS[0].key}", 20)
     assert (twice.tdg_ratio, twice.carried) == (0.5, 7)
 
