@@ -47,7 +47,8 @@ def _answer(record: RequestRecord) -> str:
 
 def _sent(attempt: Attempt) -> list[str]:
     waited = f" after waiting {attempt.waited_s:.3f} s for an engine" if attempt.waited_s >= 0.001 else ""
-    lines = [f"  {attempt.sent_s:8.3f} s  sent to {attempt.engine}{waited}: {attempt.reason}"]
+    served_as = f" as class {attempt.served_as}" if attempt.served_as else ""
+    lines = [f"  {attempt.sent_s:8.3f} s  sent to {attempt.engine}{served_as}{waited}: {attempt.reason}"]
     expected = _expected(attempt.expected_ttft_s, attempt.expected_gain)
     if expected:
         lines.append(f"             expected there: {expected}")
@@ -87,6 +88,8 @@ def _end(record: RequestRecord) -> list[str]:
     else:
         error = f" ({record.error})" if record.error else " (the client left)" if record.status == 499 else ""
         lines = [f"  {record.ended_s:8.3f} s  ended with status {record.status}{error}"]
+        if record.why:
+            lines.append(f"             {record.why}")
     if not record.earned and not record.lost:
         return lines
     lost = sum(record.lost.values())

@@ -36,6 +36,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The chosen engine included."""
     tokens: int = 0
     """That reached the client from here."""
+    served_as: str = ""
+    """Class that it was degraded to; empty: its own."""
     failure: str = ""
     """How the engine failed, as in `engine_failures_total`; empty: it did not."""
 
@@ -66,6 +68,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """As in `requests_total`; 499: the client left. None: it has not ended."""
     error: str = ""
     """Code of the error that the client got."""
+    why: str = ""
+    """That error in the gateway's own words."""
     trace_id: str = ""
     """Of the trace that it is part of; empty: of none."""
     earned: float = 0.0

@@ -16,7 +16,7 @@ from typing import TypeVar
 from proserve_core.gain import deadline_s
 from proserve_core.routing import RoutingRequest
 from proserve_gateway.class_queue import wait_in_class
-from proserve_gateway.dispatch_errors import failed_request, plain, refusal
+from proserve_gateway.dispatch_errors import failed_answer, failed_request, plain, refusal
 from proserve_gateway.errors import ApiError, engine_failure
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.inference_request import InferenceRequest
@@ -97,7 +97,7 @@ class Attempts:
                 raise failure or error from None
             routing = lease.request
             self._tried.add(lease.endpoint.name)
-            self._trail.sent(lease.decision, asked_s=asked_s)
+            self._trail.sent(lease.decision, priority_class=routing.terms.priority_class, asked_s=asked_s)
             try:
                 return await start(lease)
             except UpstreamError as error:
@@ -112,7 +112,7 @@ class Attempts:
                     raise refusal(lease.endpoint.name, 400, [], error.reported) from error
                 lease.close(Outcome.FAILED, plain(error))
                 self.failed(lease.endpoint.name, BAD_STREAM, plain(error))
-                failure = engine_failure(f"engine {lease.endpoint.name} failed: {error}")
+                failure = failed_answer(lease.endpoint.name, error)
             except ApiError as error:
                 lease.close(Outcome.ANSWERED if error.status < 500 else Outcome.FAILED, plain(error))
                 if error.status < 500 and error.status != TOO_BUSY:
@@ -135,7 +135,7 @@ class Attempts:
 
     def gave_up(self, error: ApiError) -> None:
         """The answer that had begun ends with this error."""
-        self._trail.error = error.code
+        self._trail.refused(error)
 
     def _on_time(self) -> bool:
         request = self._request

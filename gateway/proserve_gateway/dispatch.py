@@ -35,9 +35,6 @@ from proserve_gateway.upstream_exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
-INTERNAL_ERROR = "internal_error"
-"""Code of a fault of the gateway itself."""
-
 
 class Dispatcher:
     """Sends requests to engines and accounts for what comes back."""
@@ -106,11 +103,11 @@ class Dispatcher:
             entry.close(LossCause.CLIENT_CANCEL)
             raise
         except QuotaError as error:
-            trail.error = error.code
+            trail.refused(error)
             entry.refuse(error.status)
             raise
         except ApiError as error:
-            trail.error = error.code
+            trail.refused(error)
             if error.status == TOO_BUSY:
                 entry.close(LossCause.SHED, status=error.status)
             elif error.status < 500:
@@ -120,9 +117,10 @@ class Dispatcher:
             raise
         except Exception as error:
             logger.exception("request %s: a fault of the gateway", request.id, extra={"request_id": request.id})
-            trail.error = INTERNAL_ERROR
+            fault = internal_error(f"the gateway made a mistake with request {request.id}; its log says which")
+            trail.refused(fault)
             entry.close(LossCause.ENGINE_FAILURE, status=500)
-            raise internal_error(f"the gateway made a mistake with request {request.id}; its log says which") from error
+            raise fault from error
 
     async def _start(self, request: InferenceRequest, lease: Lease, entry: Entry, attempts: Attempts) -> Answer:
         """Send the request to one engine; returns when the first of its answer is here.

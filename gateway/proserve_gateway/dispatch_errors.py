@@ -50,7 +50,9 @@ def failed_answer(engine: str, error: UpstreamError | SseError) -> ApiError:
     """The stream failed after it had begun."""
     if isinstance(error, UpstreamError):
         return failed_request(engine, error)
-    return engine_failure(f"engine {engine}: {error}; {_AGAIN}")
+    failure = engine_failure(f"engine {engine}: {error}; {_AGAIN}")
+    failure.plain = f"engine {engine}: {plain(error)}"
+    return failure
 
 
 def refusal(engine: str, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> ApiError:

@@ -10,16 +10,23 @@ from itertools import zip_longest
 from proserve_core.request_record import Alternative, Attempt, RequestRecord
 from proserve_core.routing import RouteDecision
 from proserve_gateway.accounting import Entry
+from proserve_gateway.errors import ApiError
 from proserve_gateway.inference_request import InferenceRequest
+
+WHY_CHARS = 300
+"""Of an error's message."""
 
 
 class _Attempt:
     """The request's time at one engine."""
 
-    __slots__ = ("asked_s", "decision", "failure", "sent_s", "tokens_before")
+    __slots__ = ("asked_s", "decision", "failure", "priority_class", "sent_s", "tokens_before")
 
-    def __init__(self, decision: RouteDecision, *, asked_s: float, sent_s: float, tokens_before: int) -> None:
+    def __init__(
+        self, decision: RouteDecision, *, priority_class: str, asked_s: float, sent_s: float, tokens_before: int
+    ) -> None:
         self.decision = decision
+        self.priority_class = priority_class
         self.asked_s = asked_s
         self.sent_s = sent_s
         self.tokens_before = tokens_before
@@ -32,7 +39,7 @@ class RequestTrail:
     __slots__ = (
         "_attempts", "_clock", "_on_end", "choices", "ended_s", "entry", "error", "expected_prompt_tokens", "id",
         "max_tokens", "model", "pool", "prompt_tokens", "status", "streams", "tenant",
-        "trace_id",
+        "trace_id", "why",
     )  # fmt: skip
 
     def __init__(
@@ -61,20 +68,30 @@ class RequestTrail:
         self.ended_s: float | None = None
         self.status: int | None = None
         self.trace_id = "" if request.trace is None else request.trace.trace_id
-        self.error = ""
-        """Code of the error that the client got."""
+        self.error = self.why = ""
         entry.on_end = self._ended
 
-    def sent(self, decision: RouteDecision, *, asked_s: float) -> None:
-        """It goes to an engine, for which it had asked at `asked_s`."""
+    def sent(self, decision: RouteDecision, *, priority_class: str, asked_s: float) -> None:
+        """It goes to an engine as one of this class; it had asked for one at `asked_s`."""
         self._attempts.append(
-            _Attempt(decision, asked_s=asked_s, sent_s=self._clock(), tokens_before=self.entry.account.tokens)
+            _Attempt(
+                decision,
+                priority_class=priority_class,
+                asked_s=asked_s,
+                sent_s=self._clock(),
+                tokens_before=self.entry.account.tokens,
+            )
         )
 
     def failed(self, failure: str) -> None:
         """The engine where it is failed."""
         if self._attempts:
             self._attempts[-1].failure = failure
+
+    def refused(self, error: ApiError) -> None:
+        """The client gets this error."""
+        self.error = error.code
+        self.why = error.plain[:WHY_CHARS]
 
     def _ended(self, status: int, prompt_tokens: int | None) -> None:
         self.ended_s = self._clock()
@@ -85,7 +102,7 @@ class RequestTrail:
     def record(self, unix_offset_s: float) -> RequestRecord:
         """Everything so far; `unix_offset_s` is what turns the clock's times into seconds since 1970."""
         account = self.entry.account
-        arrival_s = account.arrival_s
+        arrival_s, own_class = account.arrival_s, account.terms.priority_class
         after = [attempt.tokens_before for attempt in self._attempts[1:]] + [account.tokens]
         return RequestRecord(
             id=self.id,
@@ -111,6 +128,7 @@ class RequestTrail:
                         expected_ttft_s=attempt.decision.expected_ttft_s,
                         expected_gain=attempt.decision.expected_gain,
                         alternatives=_alternatives(attempt.decision),
+                        served_as="" if attempt.priority_class == own_class else attempt.priority_class,
                         tokens=tokens - attempt.tokens_before,
                         failure=attempt.failure,
                     )
@@ -122,6 +140,7 @@ class RequestTrail:
             ended_s=None if self.ended_s is None else self.ended_s - arrival_s,
             status=self.status,
             error=self.error,
+            why=self.why,
             trace_id=self.trace_id,
             earned=account.earned,
             lost=dict(account.lost),

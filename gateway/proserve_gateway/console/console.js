@@ -1,7 +1,7 @@
 // Asks the admin port again and again, and shows what it says.
 
 import { byId, clock, element, words } from "./dom.js";
-import { explanation, showDecisions } from "./decisions.js";
+import { engineDecisions, explanation, showDecisions } from "./decisions.js";
 import { showStatus } from "./engines.js";
 import { showGain } from "./gain.js";
 
@@ -50,11 +50,20 @@ async function explain(id) {
   const dialog = byId("explanation");
   byId("explanation-title").textContent = `Request ${id}`;
   try {
-    byId("explanation-body").replaceChildren(...explanation(await ask(`/decisions/${encodeURIComponent(id)}`)));
+    const request = await ask(`/decisions/${encodeURIComponent(id)}`);
+    byId("explanation-body").replaceChildren(...explanation(request));
+    for (const engine of new Set((request.attempts ?? []).map((attempt) => attempt.engine))) addEngine(id, engine);
   } catch (error) {
     byId("explanation-body").replaceChildren(element("p", { class: "late" }, error.message));
   }
   if (!dialog.open) dialog.showModal();
+}
+
+async function addEngine(id, engine) {
+  const reply = await fetch(`/engine-decisions/${encodeURIComponent(id)}?engine=${encodeURIComponent(engine)}`).catch(() => null);
+  if (reply?.ok && byId("explanation-title").textContent.endsWith(id)) {
+    byId("explanation-body").append(...engineDecisions(engine, await reply.json()));
+  }
 }
 
 async function run() {

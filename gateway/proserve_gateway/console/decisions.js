@@ -48,6 +48,23 @@ function status(request) {
   return request.error ? `${request.status} ${words(request.error)}` : request.status === 499 ? "client left" : String(request.status);
 }
 
+// What the engines that had it say; those that don't publish capacity say nothing.
+export function engineDecisions(name, reply) {
+  const rows = reply.requests.flatMap((request) => request.decisions);
+  if (!rows.length) return [];
+  return [
+    element("h3", {}, `What ${name} decided`),
+    element("div", { class: "scroll" }, element("table", {},
+      element("thead", {}, element("tr", {}, element("th", { class: "number" }, "age"), element("th", {}, "decision"), element("th", {}, "why"), element("th", {}, "order"), element("th", { class: "number" }, "tokens"))),
+      element("tbody", {}, ...rows.map((row) => element("tr", {},
+        element("td", { class: "number" }, seconds(row.age_s)),
+        element("td", {}, row.decision),
+        element("td", { class: "wrap" }, row.taken_by ? `${row.reason}; taken by ${row.taken_by}` : row.reason),
+        element("td", {}, [row.group, row.position ? `place ${row.position}` : null].filter(Boolean).join(", ") || "–"),
+        element("td", { class: "number" }, `${row.tokens} of ${row.pending_tokens}`)))))),
+  ];
+}
+
 export function explanation(request) {
   const { objectives, priority_class, weight } = request.terms;
   const attempts = request.attempts ?? [];
@@ -62,7 +79,7 @@ export function explanation(request) {
         "answer": `${request.output_tokens ?? 0} tokens, expected ${Math.round(request.expected_output_tokens ?? 0)}${request.max_tokens === undefined ? "" : `, at most ${request.max_tokens}`}`,
         "first token": `${request.ttft_s === undefined ? "none yet" : seconds(request.ttft_s)}, due ${seconds(objectives.ttft_s)}`,
         "time per token": `${pace(request)}, due ${seconds(objectives.tpot_s)}`,
-        "status": status(request),
+        "status": request.why ? `${status(request)}: ${request.why}` : status(request),
         "gain": `${number(request.earned ?? 0)} of ${number((request.earned ?? 0) + sum(request.lost))}`,
         "trace": request.trace_id || "–",
       }).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)))),
@@ -91,7 +108,7 @@ function engine(attempt) {
   const waited = attempt.waited_s >= 0.001 ? `, after waiting ${seconds(attempt.waited_s)}` : "";
   const failed = attempt.failure ? ` It failed (${words(attempt.failure)}) after ${attempt.tokens ?? 0} tokens.` : "";
   return element("div", {},
-    element("p", {}, element("strong", {}, attempt.engine), ` after ${seconds(attempt.sent_s)}${waited}: ${attempt.reason}.`, failed),
+    element("p", {}, element("strong", {}, attempt.engine), attempt.served_as ? ` as class ${attempt.served_as}` : "", ` after ${seconds(attempt.sent_s)}${waited}: ${attempt.reason}.`, failed),
     expected ? element("p", { class: "dim" }, `Expected there: ${expected}.`) : null,
     others.length > 1 ? element("div", { class: "scroll" }, element("table", {},
       element("thead", {}, element("tr", {}, element("th", {}, "engine weighed"), element("th", { class: "number" }, "expected first token"), element("th", { class: "number" }, "expected gain"))),

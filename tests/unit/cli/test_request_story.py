@@ -85,6 +85,13 @@ def test_client_that_left_and_errors_are_named() -> None:
     )
 
 
+def test_class_that_it_was_degraded_to_and_the_reason_of_a_refusal_are_told() -> None:
+    lighter = msgspec.structs.replace(RECORD.attempts[1], served_as="low")
+    refused = msgspec.structs.replace(RECORD, attempts=(lighter,), status=429, error="overloaded", why="no prospect")
+    assert "sent to chat-1 as class low: only engine" in told(refused)
+    assert "ended with status 429 (overloaded)\n             no prospect" in told(refused)
+
+
 def test_many_alternatives_are_cut_and_counted() -> None:
     many = tuple([Alternative(engine=f"chat-{number}") for number in range(20)])
     first = msgspec.structs.replace(RECORD.attempts[0], alternatives=many)

@@ -89,6 +89,7 @@ async def test_loss_and_the_error_that_the_client_got_are_told() -> None:
         record = running.decisions.get(request_id(reply))
     assert record is not None
     assert (record.status, record.error) == (502, "engine_failure")
+    assert record.why == "engine a answered HTTP 500"
     assert [each.failure for each in record.attempts] == ["server_error"]
     assert record.lost == {LossCause.ENGINE_FAILURE: 16.0}
     assert record.main_loss is LossCause.ENGINE_FAILURE
@@ -127,7 +128,7 @@ async def test_what_engines_say_of_a_prompt_is_in_no_log_and_on_no_status_page(
     async with fake_engine("a") as engine, gateway(engine) as running:
         for engine.behave in (quote, quote_in_stream):
             await running.chat(messages=[{"role": "user", "content": "my secret"}], stream=True)
-        status = repr(running.fleet.status())
+        status = repr(running.fleet.status()) + repr(running.decisions.latest(2))
     assert len(caplog.records) == 2
     assert "engine a answered HTTP 500" in caplog.text
     assert "secret" not in caplog.text + status
