@@ -65,6 +65,10 @@ async def test_degraded_request_is_served_as_the_other_class_and_accounted_in_it
         assert (answer.status_code, answer.headers["x-proserve-class"]) == (200, "low")
         assert engine.requests[0].body["vllm_xargs"]["proserve_class"] == "low"
         assert gate.sample("requests_total", cls="high", tenant="gold", model="tiny", code="200") == 1
+        (record,) = gate.decisions.latest(1)
+        (attempt,) = record.attempts
+        assert (record.priority_class, attempt.served_as) == ("high", "low")
+        assert attempt.waited_s >= SHORT_S
 
 
 async def test_client_that_leaves_while_it_waits_is_gone() -> None:
