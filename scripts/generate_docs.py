@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from chart_values_table import values_markdown
+from proserve_core.resources.conditions import conditions_markdown
 from proserve_core.resources.field_tables import reference_markdown
 from proserve_gateway.metrics_docs import metrics_markdown
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS: Mapping[str, Callable[[], str]] = {
     "chart-values": values_markdown,
     "gateway-metrics": metrics_markdown,
+    "conditions": conditions_markdown,
     "resources": reference_markdown,
 }
 

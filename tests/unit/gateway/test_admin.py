@@ -1,9 +1,11 @@
 """The admin port says whether the gateway can serve, and if not, why."""
 
 import httpx
+import msgspec
 import pytest
 
 from proserve_core.capacity import CapacitySnapshot
+from proserve_core.gain_report import GainReport
 from proserve_core.latency import LatencyModel
 from proserve_core.objectives import PriorityClass, ServiceObjectives, Tenant
 from proserve_core.pools import EnginePool, PoolModel
@@ -167,3 +169,27 @@ async def test_request_that_nobody_knows_is_a_404_with_the_possible_reasons(benc
 
 async def test_decisions_of_an_engine_are_passed_on(bench: Bench) -> None:
     assert (await bench.get("/engine-decisions/a%20b?engine=chat%2F0")).text == "a b at chat/0"
+
+
+async def test_report_tells_the_operator_gain_engines_and_problems(bench: Bench) -> None:
+    bench.engine_answers()
+    first = msgspec.json.decode((await bench.get("/report")).content, type=GainReport)
+    assert [(each.name, each.pool, each.ready, each.stake) for each in first.engines] == [("chat-0", "chat", True, 0.0)]
+    assert first.problems == {"Tenant/default/bob": ["spec.apiKeys[0]: is gone; add it"]}
+    assert msgspec.json.decode((await bench.get("/report")).content, type=GainReport).instance == first.instance
+
+
+@pytest.mark.parametrize("in_cluster", [True, False])
+async def test_in_a_cluster_pools_without_engines_are_waited_for_once(in_cluster: bool) -> None:
+    now_s = 0.0
+    fleet = Fleet(make_room=lambda _: make_room("round-robin"), clock=lambda: now_s)
+    readiness = Readiness(fleet, clock=lambda: now_s, in_cluster=in_cluster)
+    assert bool(readiness.missing([])) is in_cluster
+    readiness.configured()
+    assert readiness.missing(["chat"]) == ["pool chat: no engine can take requests (it has no engines)"]
+    now_s = 9.0
+    assert readiness.missing(["chat"])
+    now_s = 10.0
+    assert bool(readiness.missing(["chat"])) is not in_cluster
+    readiness.stopping = True
+    assert readiness.missing(["chat"]) == ["the gateway is shutting down"]

@@ -1,0 +1,74 @@
+"""A watch that shows nothing any more is noticed, and what it missed is looked at."""
+
+from typing import Any
+
+from fake_kube import FakeKube, Object
+from proserve_operator.audit import Audit
+from proserve_operator.store import Store
+
+
+def service(name: str, **changes: Any) -> Object:
+    return {"kind": "Service", "metadata": {"name": name, "namespace": "default"}, **changes}
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.kube, self.store = FakeKube(), Store()
+        self.fixed: list[tuple[str, str | None]] = []
+        self.missed: list[str] = []
+        self.audit = Audit(
+            self.kube, self.store, namespaces=(), managed_kinds=("Service",), own_kinds=(),
+            fix=self._fix, on_missed=self.missed.append,
+        )  # fmt: skip
+
+    def _fix(self, kind: str, event: str | None, body: Object) -> None:
+        self.fixed.append((body["metadata"]["name"], event))
+        self.store.remove(kind, ("default", body["metadata"]["name"])) if event else self.store.put(kind, body)
+
+    def shown(self, body: Object) -> None:
+        """The watch shows it."""
+        self.store.put("Service", self.kube.put(body))
+
+    async def round(self) -> None:
+        if await self.audit.look():
+            await self.audit.settle()
+
+
+async def test_watch_that_shows_everything_is_alive() -> None:
+    bench = Bench()
+    bench.shown(service("a"))
+    await bench.round()
+    assert (bench.fixed, bench.missed, bench.audit.dead) == ([], [], [])
+
+
+async def test_event_that_is_still_on_its_way_is_not_missed() -> None:
+    bench = Bench()
+    late = bench.kube.put(service("a"))
+    assert await bench.audit.look()
+    bench.store.put("Service", late)
+    await bench.audit.settle()
+    assert bench.missed == []
+
+
+async def test_what_was_missed_is_looked_at() -> None:
+    bench = Bench()
+    bench.shown(service("changed"))
+    bench.shown(service("gone"))
+    bench.kube.put(service("changed", spec={}))
+    bench.kube.put(service("new"))
+    del bench.kube.objects["Service", "default", "gone"]
+    await bench.round()
+    assert sorted(bench.fixed, key=str) == [("changed", None), ("gone", "DELETED"), ("new", None)]
+    assert bench.missed == ["Service"] * 3
+
+
+async def test_watch_that_misses_things_again_and_again_is_dead() -> None:
+    bench = Bench()
+    bench.kube.put(service("a"))
+    await bench.round()
+    assert bench.audit.dead == []
+    bench.kube.put(service("b"))
+    await bench.round()
+    assert bench.audit.dead == ["Service"]
+    await bench.round()
+    assert bench.audit.dead == []

@@ -1,0 +1,236 @@
+"""One look at a pool: what is written, what is not, and what happens when the API server refuses."""
+
+from typing import Any
+
+import pytest
+
+from fake_kube import FakeKube
+from proserve_core.gain import GainTotals, LossCause
+from proserve_core.gain_report import EngineReport, GainReport
+from proserve_operator.accepted import Accepted
+from proserve_operator.events import Events
+from proserve_operator.kube_client import KubeError
+from proserve_operator.pool_scaling import PoolScaling
+from proserve_operator.reconcile import PoolReconciler
+from proserve_operator.reports import Reports
+from proserve_operator.settings import OperatorSettings
+from proserve_operator.status_writer import StatusWriter
+from proserve_operator.store import Store
+from proserve_operator.work_queue import Retry
+from resource_builders import Data, engine_pool
+
+KEY = ("default", "tiny")
+
+
+class Bench:
+    """A reconciler over a cluster in memory, with a clock of its own."""
+
+    def __init__(self, **pool: Any) -> None:
+        self.now_s = 1000.0
+        self.kube = FakeKube()
+        self.store = Store()
+        self.accepted = Accepted(self.store)
+        self.reports = Reports(None)
+        clock = lambda: self.now_s  # noqa: E731
+        events = Events(self.kube, identity="me", clock=clock, wall_clock=clock)
+        self.reconciler = PoolReconciler(
+            kube=self.kube,
+            store=self.store,
+            accepted=self.accepted,
+            scaling=PoolScaling(self.reports, clock=clock, every_s=15.0),
+            reports=self.reports,
+            statuses=StatusWriter(
+                kube=self.kube, store=self.store, events=events, clock=clock, wall_clock=clock, status_s=60.0
+            ),
+            settings=OperatorSettings(),
+            with_monitor=lambda: False,
+        )
+        self.edit(**pool)
+
+    def edit(self, **pool: Any) -> None:
+        """The pool as a user writes it."""
+        body: Data = engine_pool("tiny", **pool)
+        body["metadata"] |= {"namespace": "default", "uid": "u", "generation": 1}
+        known = self.kube.objects.get(("EnginePool", *KEY), {})
+        self.store.put("EnginePool", self.kube.put({**body, "status": known.get("status", {})}))
+        self.accepted.changed()
+
+    async def look(self) -> float | None:
+        return await self.reconciler.reconcile(KEY)
+
+    async def quiet_look(self) -> list[str]:
+        """Requests of one more look."""
+        self.kube.requests.clear()
+        await self.look()
+        return list(self.kube.requests)
+
+    @property
+    def deployment(self) -> Any:
+        return self.kube.objects["Deployment", "default", "engine-tiny"]
+
+    def condition(self, name: str) -> tuple[str, str]:
+        rows = self.kube.objects["EnginePool", *KEY]["status"]["conditions"]
+        (found,) = (each for each in rows if each["type"] == name)
+        return found["status"], found["reason"]
+
+    def engines_are(self, ready: int) -> None:
+        """As the Deployment's controller says."""
+        body = {**self.deployment, "status": {"readyReplicas": ready, "replicas": ready, "updatedReplicas": ready}}
+        self.store.put("Deployment", self.kube.put(body))
+
+    def report(
+        self, *, requests: int, lost: float, one_less: float = 1.0, stakes: dict[str, float] | None = None
+    ) -> None:
+        """A gateway's sums so far: each request is worth 1."""
+        totals = GainTotals(
+            requests=requests, earnable=float(requests), earned=requests - lost, lost={LossCause.SHED: lost}
+        )
+        self.reports.newest = [
+            GainReport(
+                instance="g", classes={}, tenants={}, pools={"tiny": {"high": totals}},
+                engines=[
+                    EngineReport(name=name, pool="tiny", ready=True, stake=stake)
+                    for name, stake in (stakes or {}).items()
+                ],
+                loss_with_one_less={"tiny": 1.0},
+            )
+        ]  # fmt: skip
+        self.reports.window.take(self.reports.newest, now_s=self.now_s)
+
+
+async def test_second_look_writes_nothing() -> None:
+    bench = Bench()
+    await bench.look()
+    assert bench.kube.requests == [
+        "apply Service engine-tiny",
+        "apply PodDisruptionBudget engine-tiny",
+        "apply Deployment engine-tiny",
+        "apply EnginePool tiny status",
+    ]
+    assert await bench.quiet_look() == []
+
+
+async def test_only_what_changed_is_written() -> None:
+    bench = Bench()
+    await bench.look()
+    bench.edit(engine={"args": ["--max-num-seqs=8"]})
+    assert await bench.quiet_look() == ["apply Deployment engine-tiny"]
+    bench.engines_are(1)
+    assert await bench.quiet_look() == ["apply EnginePool tiny status"]
+    assert bench.condition("Ready") == ("True", "EnginesReady")
+
+
+async def test_other_processes_go_on_from_the_cluster() -> None:
+    bench = Bench()
+    await bench.look()
+    another = Bench()
+    another.kube.objects = bench.kube.objects
+    another.store.put("EnginePool", another.kube.objects["EnginePool", *KEY])
+    assert await another.quiet_look() == []
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503, 0])
+async def test_what_may_go_well_later_is_tried_again(status: int) -> None:
+    bench = Bench()
+    bench.kube.refuse = lambda *_: KubeError(status, "later", retry_after_s=7.0)
+    with pytest.raises(Retry) as retry:
+        await bench.look()
+    assert retry.value.after_s == 7.0
+    bench.kube.refuse = lambda *_: None
+    await bench.look()
+    assert bench.condition("Ready") == ("False", "EnginesStarting")
+
+
+async def test_what_is_refused_for_good_is_a_condition_and_the_rest_is_made() -> None:
+    bench = Bench()
+    refusal = KubeError(422, "spec.template is wrong")
+    bench.kube.refuse = lambda _, body: refusal if body["kind"] == "Deployment" else None
+    await bench.look()
+    assert bench.condition("Ready") == ("False", "ApplyRefused")
+    assert ("Service", "default", "engine-tiny") in bench.kube.objects
+    assert [event["reason"] for event in bench.kube.events] == ["ApplyRefused"]
+
+
+async def test_pool_that_is_going_gets_nothing_more() -> None:
+    bench = Bench()
+    body = bench.kube.objects["EnginePool", *KEY]
+    body["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
+    bench.store.put("EnginePool", bench.kube.put(body))
+    assert await bench.quiet_look() == []
+
+
+async def test_namespace_that_is_gone_is_no_failure() -> None:
+    bench = Bench()
+    bench.kube.refuse = lambda *_: KubeError(404, 'namespaces "default" not found')
+    assert await bench.look() is None
+
+
+async def test_lost_gain_brings_engines_and_says_so() -> None:
+    bench = Bench(scaling={"min": 1, "max": 3, "scaleUpDelay": "30s"})
+    await bench.look()
+    bench.engines_are(1)
+    for requests in (0, 100, 200, 300):
+        bench.report(requests=requests, lost=requests * 0.1)
+        assert await bench.look() == 15.0
+        bench.now_s += 15
+    assert bench.deployment["spec"]["replicas"] == 2
+    assert bench.condition("ScalingActive") == ("True", "ScaledUp")
+    notes = [event["note"] for event in bench.kube.events if event["action"] == "ScalingActive"]
+    assert notes[-1] == "1 -> 2: 10.0% of the gain is lost for want of capacity"
+
+
+async def test_engine_whose_loss_costs_least_goes_first() -> None:
+    bench = Bench(replicas=3)
+    await bench.look()
+    for name in ("a", "b", "c"):
+        bench.kube.put({"kind": "Pod", "metadata": {"name": name, "namespace": "default"}})
+    bench.report(requests=0, lost=0, stakes={"a": 40.0, "b": 0.0, "c": 7.0})
+    bench.edit(replicas=2)
+    requests = await bench.quiet_look()
+    assert requests.index("apply Deployment engine-tiny") > requests.index("annotate Pod b")
+    costs = {
+        name: int(bench.kube.objects["Pod", "default", name]["metadata"]["annotations"][
+            "controller.kubernetes.io/pod-deletion-cost"
+        ])
+        for name in ("a", "b", "c")
+    }  # fmt: skip
+    assert sorted(costs, key=lambda name: costs[name]) == ["b", "c", "a"]
+
+
+async def test_scaled_pool_keeps_its_engines_while_nobody_reports() -> None:
+    bench = Bench(scaling={"min": 1, "max": 3})
+    await bench.look()
+    bench.store.put("Deployment", bench.kube.put({**bench.deployment, "spec": {"replicas": 3}}))
+    bench.now_s += 3600
+    await bench.look()
+    assert bench.deployment["spec"]["replicas"] == 3
+    assert bench.condition("ScalingActive") == ("False", "NoReport")
+
+
+async def test_figures_are_written_once_a_minute_and_conditions_at_once() -> None:
+    bench = Bench()
+    await bench.look()
+    bench.report(requests=0, lost=0)
+    bench.now_s += 60
+    await bench.look()
+    bench.report(requests=10, lost=1)
+    bench.now_s += 10
+    assert await bench.quiet_look() == []
+    bench.now_s += 60
+    assert await bench.quiet_look() == ["apply EnginePool tiny status"]
+    gain = bench.kube.objects["EnginePool", *KEY]["status"]["gain"]
+    assert (gain["requests"], gain["ratio"]) == (10, "90.0%")
+    bench.report(requests=20, lost=1)
+    bench.engines_are(1)
+    assert await bench.quiet_look() == ["apply EnginePool tiny status"]
+
+
+async def test_events_are_no_flood() -> None:
+    bench = Bench()
+    await bench.look()
+    for _ in range(50):
+        for ready in (1, 0):
+            bench.engines_are(ready)
+            await bench.look()
+            bench.now_s += 1
+    assert len(bench.kube.events) <= 8
