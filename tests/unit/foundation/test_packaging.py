@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = {
+    "image.lock": ("gateway", "operator", "emulator"),
     "dev.lock": ("gateway", "operator", "emulator", "lab", "test", "dev"),
     "engine-cpu.lock": ("gateway", "operator", "emulator", "lab", "test"),
 }
