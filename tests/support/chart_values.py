@@ -34,6 +34,7 @@ VALUES: dict[str, dict[str, Any]] = {
             "service": {"type": "LoadBalancer", "annotations": {"example.com/lb": "internal"}},
             "tls": {"secretName": "gateway-tls"},
             "admin": {"secretName": "admin-keys"},
+            "quotas": {"secretName": "valkey"},
             "ingress": {"enabled": True, "className": "nginx", "hosts": ["llm.example.com"], "annotations": {"a": "b"}},
             "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["llm.example.com"]},
             "autoscaling": {"enabled": True},
