@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import openai
 import pytest
 
 from interrupted_streams import Question, interrupted, late_stop, whole_answers
+from otlp_receiver import Receiver, otlp_receiver
 from proserve_gateway.rpc import inference_pb2
 from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
 from running_proserve import RunningProserve
@@ -24,13 +26,33 @@ TOKENS = 1200
 
 
 @pytest.fixture(scope="module")
-def real(engine_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProserve]:
-    root = Path(__file__).parents[2]
+def collector() -> Iterator[Receiver]:
+    """Where gateway and engines send their spans."""
+    with otlp_receiver() as received:
+        yield received
+
+
+@pytest.fixture(scope="module")
+def real(
+    engine_python: str, collector: Receiver, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningProserve]:
+    folder = tmp_path_factory.mktemp("real")
+    example = (Path(__file__).parents[2] / EXAMPLE).read_text()
+    place = "  engine:\n"
+    assert place in example
+    resources = folder / "resources.yaml"
+    arguments = f'    args: ["--otlp-traces-endpoint", "{collector.url}/v1/traces"]\n'
+    resources.write_text(example.replace(place, place + arguments))
     running = RunningProserve(
-        ["up", "-f", str(root / EXAMPLE), "--engine", "vllm", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0",
+        ["up", "-f", str(resources), "--engine", "vllm", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0",
          "--admin", "127.0.0.1:0"],
-        folder=tmp_path_factory.mktemp("real"),
-        environment={"PROSERVE_ENGINE_PYTHON": engine_python},
+        folder=folder,
+        environment={
+            "PROSERVE_ENGINE_PYTHON": engine_python,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        },
     )  # fmt: skip
     try:
         running.wait_ready(500)
@@ -60,6 +82,28 @@ def test_chat_and_completions_stream_what_the_whole_answer_says(real: RunningPro
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert "".join(part.choices[0].text for part in parts if part.choices) == text.choices[0].text
+
+
+def test_spans_of_client_gateway_and_vllm_make_one_trace(real: RunningProserve, collector: Receiver) -> None:
+    trace, client = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    reply = httpx.post(
+        f"{real.http}/v1/completions",
+        json={"model": "tiny", "prompt": "Hello", "max_tokens": 4},
+        headers={"authorization": "Bearer sk-demo-interactive", "traceparent": f"00-{trace}-{client}-01"},
+        timeout=120,
+    )
+    assert reply.status_code == 200
+    end_s = time.monotonic() + 30
+    while True:
+        spans = {span.name: span for span in collector.spans if span.trace_id.hex() == trace}
+        if {"text_completion tiny", "llm_request"} <= spans.keys():
+            break
+        assert time.monotonic() < end_s, f"the collector has {sorted(spans)}"
+        time.sleep(0.1)
+    ours, theirs = spans["text_completion tiny"], spans["llm_request"]
+    assert ours.parent_span_id.hex() == client
+    assert theirs.parent_span_id == ours.span_id
+    assert ours.start_time_unix_nano < theirs.end_time_unix_nano <= ours.end_time_unix_nano + 10**9
 
 
 def test_grpc_streams_what_the_whole_answer_says(real: RunningProserve) -> None:
