@@ -67,5 +67,30 @@ def blocks(
     report_blocks(folder=folder, jobs=jobs or _cores(), only=only or [], run=run, carry_over=carry_over)
 
 
+@report_app.command("routing")
+def routing(
+    *,
+    folder: Annotated[Path, typer.Option(help="Where results, document and pictures go.")] = Path("docs/results"),
+    jobs: Annotated[int | None, typer.Option(help="Processes to simulate with [default: one per core].", min=1)] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run only cells that match: fleet/workload/load/router[engines] with * and ?. Repeatable."),
+    ] = None,
+    run: Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")] = True,
+    carry_over: CarryOver = None,
+) -> None:
+    """Simulate fleets of engines behind gateways, router by router, and write routing.md with its pictures.
+
+    Results are kept in routing.jsonl as they come: what was interrupted goes on.
+    """
+    from proserve_cli.failures import needs_extra
+
+    with needs_extra("report"):
+        import matplotlib  # noqa: F401 - draws the pictures at the end
+    from proserve_cli.report_run import report_routing
+
+    report_routing(folder=folder, jobs=jobs or _cores(), only=only or [], run=run, carry_over=carry_over)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

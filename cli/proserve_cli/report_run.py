@@ -16,8 +16,11 @@ from proserve_lab.report.carry_over import carried_over, differences, draw_sampl
 from proserve_lab.report.cell_result import CellResult, ResultStore, StoreError
 from proserve_lab.report.cells import Cell, all_cells, matching
 from proserve_lab.report.document import write_document
+from proserve_lab.report.routing_cells import routing_cells
+from proserve_lab.report.routing_document import write_routing_document
 from proserve_lab.report.run_block_cell import block_fingerprint, run_block_cell
 from proserve_lab.report.run_cell import fingerprint, run_cell
+from proserve_lab.report.run_routing_cell import routing_fingerprint, run_routing_cell
 from proserve_lab.report.runner import Failure, RunProgress, missing_cells, run_cells
 
 _LINE_EVERY = 20
@@ -40,6 +43,18 @@ def report_blocks(*, folder: Path, jobs: int, only: Sequence[str], run: bool, ca
         fingerprint=block_fingerprint,
         simulate=run_block_cell,
         write=write_block_document,
+    )
+    _make(report, folder=folder, jobs=jobs, only=only, run=run, carry_over=carry_over)
+
+
+def report_routing(*, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None = None) -> None:
+    """As `report_batching`."""
+    report = _Report(
+        file="routing.jsonl",
+        cells=routing_cells(),
+        fingerprint=routing_fingerprint,
+        simulate=run_routing_cell,
+        write=write_routing_document,
     )
     _make(report, folder=folder, jobs=jobs, only=only, run=run, carry_over=carry_over)
 

@@ -11,7 +11,7 @@ from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import Cell
 from proserve_lab.report.pictures import SETTINGS
 
-_COLORS = ("#c0392b", "#34495e", "#d68910", "#7d3c98", "#229954", "#2471a3")
+_COLORS = ("#c0392b", "#34495e", "#d68910", "#7d3c98", "#229954", "#2471a3", "#7f8c8d")
 
 
 def draw_block_pictures(by_key: Mapping[str, CellResult], folder: Path) -> None:
