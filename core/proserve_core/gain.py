@@ -74,6 +74,16 @@ def slo_attained(terms: ServiceTerms, arrival_s: float, first_s: float, last_s: 
     return output_tokens < 2 or (last_s - first_s) / (output_tokens - 1) < terms.objectives.tpot_s
 
 
+def _late_tokens(at_s: float, first_due_s: float, tpot_s: float) -> int:
+    """How many tokens of a request are late at `at_s`, to the last bit as each deadline by itself would say."""
+    late = max(0, int((at_s - first_due_s) / tpot_s))
+    while late > 0 and at_s < first_due_s + (late - 1) * tpot_s:
+        late -= 1
+    while at_s >= first_due_s + late * tpot_s:
+        late += 1
+    return late
+
+
 class RequestAccount:
     """Judges the tokens of one request as they pass. Times are on the clock of `arrival_s`."""
 
@@ -97,19 +107,24 @@ class RequestAccount:
         if self.first_s is None:
             self.first_s = at_s
         self.last_s = at_s
-        terms = self.terms
-        # Bare arithmetic: this runs for every token of every request.
+        terms, before = self.terms, self.tokens
+        self.tokens = after = before + count
+        # Bare arithmetic, however many tokens there are: this runs for every chunk of every stream. Deadlines grow with
+        # the token, so those that are late come first.
         first_due_s, tpot_s = self.arrival_s + terms.objectives.ttft_s, terms.objectives.tpot_s
-        first_gain = terms.weight * terms.first_token_gain
-        further_gain = terms.weight * terms.output_token_gain
-        for token in range(self.tokens + 1, self.tokens + count + 1):
-            gain = first_gain if token == 1 else further_gain
-            if at_s < first_due_s + (token - 1) * tpot_s:
-                self.earned += gain
-                self.preempted = False
-            else:
-                self._lose(self._lateness_cause(token), gain)
-        self.tokens += count
+        on_time_from = before
+        if at_s >= first_due_s + before * tpot_s:
+            on_time_from = min(after, _late_tokens(at_s, first_due_s, tpot_s)) if tpot_s > 0 else after
+            if before == 0:
+                self._lose(LossCause.LATE_FIRST_TOKEN, terms.weight * terms.first_token_gain)
+            if late := on_time_from - max(before, 1):
+                self._lose(self._lateness_cause(on_time_from), late * terms.weight * terms.output_token_gain)
+        if on_time_from < after:
+            self.preempted = False
+            further = after - max(on_time_from, 1)
+            self.earned += further * terms.weight * terms.output_token_gain
+            if on_time_from == 0:
+                self.earned += terms.weight * terms.first_token_gain
 
     def tokens_over(self, emitted_s: Sequence[float]) -> None:
         """Record tokens that were emitted one by one at these times: as `tokens_at` for each, in a few operations."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from prometheus_client import Counter
 
 from proserve_core.objectives import PriorityClass
 from proserve_core.resources import Resources
@@ -152,6 +153,7 @@ class Gateway:
         self._set_targets(*self._applied)
         self._poller = Poller(self.fleet, tls=self._credentials.engine_tls, on_poll=self._count_poll)
         self._polling: asyncio.Task[None] | None = None
+        self._polls: dict[tuple[str, PollResult], Counter] = {}
         self._renewing: asyncio.Task[None] | None = None
         self._sharing: asyncio.Task[None] | None = None
         api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=config.http_limits)
@@ -267,7 +269,10 @@ class Gateway:
             self._set_targets(*self._applied)
 
     def _count_poll(self, engine: str, result: PollResult) -> None:
-        self.metrics.polls.labels(engine, result).inc()
+        child = self._polls.get((engine, result))
+        if child is None:
+            child = self._polls[engine, result] = self.metrics.polls.labels(engine, result)
+        child.inc()
 
     def _admin_server(self, listen: Listen) -> HttpServer:
         app = admin_app(

@@ -107,6 +107,14 @@ def test_tokens_emitted_together_count_like_tokens_one_by_one(
     assert together.slo_attained == singly.slo_attained
 
 
+def test_a_count_that_no_engine_can_mean_costs_no_time() -> None:
+    of = terms()
+    account = RequestAccount(of, 0.0)
+    account.tokens_at(100.0, 2**31 - 1)
+    assert account.tokens == 2**31 - 1
+    assert account.earnable == earnable_gain(of, account.tokens)
+
+
 @given(of=some_terms, arrival_s=quarters, emitted_s=timelines, cut=st.integers(0, 30))
 def test_rest_of_a_request_is_worth_what_it_was_in_the_whole(
     of: ServiceTerms, arrival_s: float, emitted_s: list[float], cut: int
