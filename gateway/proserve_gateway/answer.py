@@ -130,19 +130,23 @@ class Answer:
                 return events
         return b""
 
-    async def pass_on(self, write: Callable[[bytes], None], is_slow: Callable[[], bool]) -> None:
-        """Give the events of a stream to `write` as they come, for as long as there is nothing else to do: until the
-        stream ends, breaks (`read` then sees to it), or its client `is_slow`."""
+    async def pass_on(self, write: Callable[[bytes], bool]) -> None:
+        """Give the events of a stream to `write` as they come, until it ends or `write` returns False. What `read` does
+        for one, without a task that is woken for each."""
         relay, leg = self._stream(), self._leg
-        if leg.events is not None or relay.failure is not None:
-            return
+        goes_on = True
 
         def take(data: bytes) -> bool:
+            nonlocal goes_on
             if events := self._take(relay, data):
-                write(events)
-            return not (self.ended or relay.failure is not None or is_slow())
+                goes_on = write(events)
+            return goes_on and not self.ended and relay.failure is None
 
-        await leg.exchange.pump(take)
+        if leg.events is None and relay.failure is None:
+            await leg.exchange.pump(take)
+        if goes_on and (events := await self.read()):
+            # The end, or what another engine goes on with.
+            write(events)
 
     def on_stall(self, cut: Callable[[], object]) -> None:
         """Call `cut` when the client has taken nothing of this engine's answer for too long, while it is waited for."""

@@ -118,11 +118,8 @@ class HttpApi:
                 return
             request.start(answer.status, headers, answer.first)
             while not answer.ended:
-                if request.is_slow():
-                    await request.drained()
-                await answer.pass_on(request.write, request.is_slow)
-                if not request.is_slow() and (events := await answer.read()):
-                    request.write(events)
+                await request.drained()
+                await answer.pass_on(request.write)
             request.end()
         finally:
             answer.close()

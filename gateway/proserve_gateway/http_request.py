@@ -170,17 +170,15 @@ class HttpRequest:
         head = self._head(status, headers, b"" if self._old else b"transfer-encoding: chunked\r\n")
         self._connection.send(head + self._framed(data) if data else head)
 
-    def is_slow(self) -> bool:
-        """The client is slower than its answer: await `drained` before the next piece."""
-        return self._connection.paused
-
     async def drained(self) -> None:
         """Wait until the client has taken most of what was written."""
         await self._connection.drained()
 
-    def write(self, data: bytes) -> None:
-        """The next piece of a stream, not empty."""
-        self._connection.send(self._framed(data))
+    def write(self, data: bytes) -> bool:
+        """The next piece of a stream, not empty. False: the client is slower than its answer, so await `drained`."""
+        connection = self._connection
+        connection.send(data if self._old else b"%x\r\n%s\r\n" % (len(data), data))
+        return not connection.paused
 
     def end(self, data: bytes = b"") -> None:
         """The last piece of a stream."""

@@ -89,10 +89,11 @@ def reported_error(error: bytes) -> SseError:
 class EventSplitter:
     """Makes whole events of a stream that comes in pieces, with plain line ends."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("rest",)
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.rest = b""
+        """The beginning of an event."""
 
     def whole(self, data: bytes) -> bytes:
         """The events that are complete; the beginning of another one is kept.
@@ -100,22 +101,22 @@ class EventSplitter:
         Raises:
             SseError: an event is too large.
         """
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        if self.rest:
+            data = self.rest + data
+            self.rest = b""
         if b"\r" in data:
             held = b"\r" if data.endswith(b"\r") else b""
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             if held:
                 # It may be half of a line end.
-                data, self._rest = data[:-1], held
+                data, self.rest = data[:-1], held
         if data.endswith(b"\n\n"):
             return data
         cut = data.rfind(b"\n\n") + 2
         if cut < 2:
             cut = 0
-        self._rest = data[cut:] + self._rest
-        if len(self._rest) > MAX_EVENT_BYTES:
+        self.rest = data[cut:] + self.rest
+        if len(self.rest) > MAX_EVENT_BYTES:
             raise SseError(f"an event of the engine's stream is larger than {MAX_EVENT_BYTES} bytes")
         return data[:cut]
 

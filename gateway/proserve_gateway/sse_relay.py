@@ -20,7 +20,7 @@ _TEXT = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments|ref
 _NOT_FINISHED = b'"finish_reason":null'
 _PLAIN_END = re.compile(
     _NOT_FINISHED + rb'((?:,"stop_reason":null)?)((?:,"prompt_token_ids":null)?(?:,"token_ids":(?:\[([\d,]+)\]|null))?)'
-    rb'\}\],"usage":\{[^{}]*"completion_tokens":(\d+)[^{}]*\}\}\n\n'
+    rb'\}\],"usage":\{"prompt_tokens":\d+,"total_tokens":\d+,"completion_tokens":(\d+)[^{}]*\}\}\n\n'
 )
 """How vLLM ends a chunk of text: what only the gateway asked for is all there."""
 _FINISH = re.compile(rb'"finish_reason":\s*"')
@@ -79,6 +79,15 @@ class SseRelay:
 
     def feed(self, data: bytes) -> bytes:
         """Events that are complete and right, as the client gets them; sets `failure` when the next one is not."""
+        if (
+            self._strips
+            and not self._splitter.rest
+            and (at := data.rfind(_NOT_FINISHED)) > 0
+            and (plain := _PLAIN_END.fullmatch(data, at)) is not None
+            and data.find(b"\n") == len(data) - 2
+            and b"\r" not in data
+        ):
+            return self._plain(data, plain)
         try:
             data = self._splitter.whole(data)
         except SseError as error:
@@ -86,10 +95,6 @@ class SseRelay:
             return b""
         if not data:
             return b""
-        if self._strips and data.find(b"\n") == len(data) - 2 and (at := data.rfind(_NOT_FINISHED)) > 0:
-            plain = _PLAIN_END.fullmatch(data, at)
-            if plain is not None:
-                return self._plain(data, plain)
         if (
             self._by_choice is not None
             or not (data.startswith(b"data: {") and data.endswith(b"}\n\n"))

@@ -165,8 +165,9 @@ class Exchange:
 
     def _buffer(self) -> bytes:
         """Take everything that has come."""
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
         self._buffered = 0
         if self.paused:
             self._resume()
