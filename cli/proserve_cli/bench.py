@@ -10,6 +10,7 @@ import typer
 
 from proserve_cli.adversary import adversary
 from proserve_cli.bench_fidelity import fidelity
+from proserve_cli.bench_headroom import headroom
 from proserve_cli.bench_memory import memory
 from proserve_cli.bench_polling import polling
 from proserve_cli.bench_route import route
@@ -21,6 +22,7 @@ bench_app = typer.Typer(
 )
 bench_app.command("adversary")(adversary)
 bench_app.command("fidelity")(fidelity)
+bench_app.command("headroom")(headroom)
 bench_app.command("memory")(memory)
 bench_app.command("polling")(polling)
 bench_app.command("route")(route)

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from proserve_cli.failures import failed, wrong_usage
-from proserve_cli.trace_workload import WorkloadOptions, load_engine, load_prefixes, load_workload
+from proserve_cli.trace_workload import WorkloadOptions, load_engine, load_mix, load_prefixes, load_workload
 from proserve_core.batching.registry import PolicyError, make_policy
 from proserve_core.blocks.settings import kv_offload
 from proserve_core.kv_host import host_of
@@ -45,7 +45,8 @@ def run(options: SimulationOptions) -> None:
     engine = load_engine(options)
     try:
         policies = [TimedPolicy(make_policy(options.policy)) for _ in range(options.replicas)]
-        rooms = [make_room(options.router) for _ in range(options.gateways)]
+        classes = [item for item, _ in load_mix(options.classes)]
+        rooms = [make_room(options.router, classes) for _ in range(options.gateways)]
         settings = None if options.kv_offload is None else kv_offload(options.kv_offload)
         kv_host = host_of(engine, settings)
     except (PolicyError, ValueError) as error:

@@ -40,7 +40,7 @@ def load_engine(options: WorkloadOptions) -> Calibration:
 def load_workload(options: WorkloadOptions, *, engine: Calibration, limits: EngineLimits) -> list[SimulatedRequest]:
     """The requests, each with its class; exit code 2 with one line if they can't be had or no engine could hold one."""
     rows = _load_rows(options)
-    workload = make_workload(rows, mix=_load_mix(options.classes), seed=options.seed)
+    workload = make_workload(rows, mix=load_mix(options.classes), seed=options.seed)
     try:
         refuse_unservable(workload, limits=limits, latency=engine.latency)
     except SubmitError as error:
@@ -70,7 +70,8 @@ def _load_rows(options: WorkloadOptions) -> list[TraceRow]:
         raise wrong_usage(f"--{error}") from error
 
 
-def _load_mix(classes: Path | None) -> tuple[tuple[PriorityClass, float], ...]:
+def load_mix(classes: Path | None) -> tuple[tuple[PriorityClass, float], ...]:
+    """The classes of `--classes`, with their shares; exit code 2 if they can't be had."""
     if classes is None:
         return DEFAULT_MIX
     try:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from proserve_core.admission.headroom import HeadroomUse
 from proserve_core.gain import GainTotals
 from proserve_core.gain_status import GainStatus
 from proserve_gateway.accounting import Accounting
@@ -41,6 +42,8 @@ class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Every configured class and whatever else has been served, by name."""
     tenants: dict[str, GainStatus]
     total: GainStatus
+    headroom: dict[str, list[HeadroomUse]]
+    """Shares of engine time by pool and class, of pools in which any class has headroom."""
 
 
 class Readiness:
@@ -127,6 +130,7 @@ def admin_app(
             classes=_by_class(catalog(), accounting),
             tenants=_by_tenant(accounting),
             total=GainStatus.of(accounting.ledger.total()),
+            headroom=fleet.headroom_uses(),
         )
         return Response(msgspec.json.encode(body), media_type="application/json")
 

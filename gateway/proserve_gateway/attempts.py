@@ -23,7 +23,6 @@ from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.lease import Lease, Outcome
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.request_trail import RequestTrail
-from proserve_gateway.routing_requests import RoutingRequests
 from proserve_gateway.sse import SseError
 from proserve_gateway.upstream_exchange import FailureKind, UpstreamError
 
@@ -44,7 +43,7 @@ T = TypeVar("T")
 class Attempts:
     """The engines that one request was tried at."""
 
-    __slots__ = ("_clock", "_fleet", "_metrics", "_request", "_routes", "_total_s", "_trail", "_tried")
+    __slots__ = ("_clock", "_fleet", "_metrics", "_request", "_total_s", "_trail", "_tried")
 
     def __init__(
         self,
@@ -55,7 +54,6 @@ class Attempts:
         metrics: GatewayMetrics,
         clock: Callable[[], float],
         total_s: float,
-        routes: RoutingRequests,
     ) -> None:
         """`total_s` is the most that a request may take from its arrival."""
         self._request = request
@@ -64,7 +62,6 @@ class Attempts:
         self._metrics = metrics
         self._clock = clock
         self._total_s = total_s
-        self._routes = routes
         self._tried: set[str] = set()
 
     def went_well(self, engine: str) -> None:
@@ -129,9 +126,7 @@ class Attempts:
         queue = None if begun or self._tried else self._fleet.queue(pool)
         if queue is None:
             return self._fleet.choose(pool, routing, exclude.union(self._tried))
-        return await wait_in_class(
-            queue, self._request, routing, routes=self._routes, clock=self._clock, most_s=self._total_s
-        )
+        return await wait_in_class(queue, self._request, routing, clock=self._clock, most_s=self._total_s)
 
     def gave_up(self, error: ApiError) -> None:
         """The answer that had begun ends with this error."""

@@ -6,6 +6,8 @@ of that class, but its account stays with the class that it came in: gain that i
 
 from collections.abc import Callable
 
+import msgspec
+
 from proserve_core.admission.overload import degraded_to, needs_prospect, patience_s
 from proserve_core.objectives import Overload
 from proserve_core.routing import RoutingRequest
@@ -13,7 +15,6 @@ from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.lease import Lease
 from proserve_gateway.overload_errors import OverloadedError
 from proserve_gateway.pool_queue import PoolQueue
-from proserve_gateway.routing_requests import RoutingRequests
 
 
 async def wait_in_class(
@@ -21,7 +22,6 @@ async def wait_in_class(
     request: InferenceRequest,
     routing: RoutingRequest,
     *,
-    routes: RoutingRequests,
     clock: Callable[[], float],
     most_s: float,
 ) -> Lease:
@@ -48,5 +48,5 @@ async def wait_in_class(
             if to is None:
                 raise
             request.terms = request.classes[to].terms()
-            routing = routes.in_class(routing, request, request.terms)
+            routing = msgspec.structs.replace(routing, terms=request.terms)
             queue.degraded(name, to)

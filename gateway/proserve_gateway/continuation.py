@@ -14,6 +14,7 @@ import msgspec
 from proserve_core.facts import encode_facts
 from proserve_core.gain import rest_terms
 from proserve_core.routing import RoutingRequest
+from proserve_core.routing.state import boosted
 from proserve_gateway.attempts import Attempts
 from proserve_gateway.continuation_body import only_text, rest_of, stop_strings
 from proserve_gateway.continuation_events import ContinuedEvents, Envelope, envelope_of
@@ -154,7 +155,8 @@ class Continuation:
         facts = None
         if lease.endpoint.has_capacity:
             age_s = max(0.0, self._clock() - request.arrival_s)
-            facts = encode_facts(rest_terms(self._routing.terms, sent), age_s, request.tenant)
+            terms = boosted(rest_terms(self._routing.terms, sent), lease.request.boost)
+            facts = encode_facts(terms, age_s, request.tenant)
         data = rest_of(request.body, trail).encode(facts=facts, exact_usage=True, token_ids=True)
         exchange = await self._calls.post(request, lease, COMPLETIONS, data)
         if not is_stream(exchange):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from proserve_core.facts import encode_facts
 from proserve_core.gain import LossCause
+from proserve_core.routing.state import boosted
 from proserve_gateway.accounting import Accounting, Entry
 from proserve_gateway.answer import Answer
 from proserve_gateway.attempts import TOO_BUSY, Attempts
@@ -26,7 +27,7 @@ from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.quota_errors import QuotaError
 from proserve_gateway.quotas import Quotas
 from proserve_gateway.request_body import BodyKind
-from proserve_gateway.routing_requests import Boost, RoutingRequests, no_boost
+from proserve_gateway.routing_requests import RoutingRequests
 from proserve_gateway.sse import SseError, decode_reply
 from proserve_gateway.sse_relay import BROKEN_OFF, SseRelay
 from proserve_gateway.token_trail import TokenTrail
@@ -48,7 +49,6 @@ class Dispatcher:
         metrics: GatewayMetrics,
         decisions: Decisions,
         clock: Callable[[], float],
-        boost: Boost = no_boost,
         quotas: Quotas | None = None,
     ) -> None:
         """`quotas`: where tenants' use of their limits is counted; without it, here alone."""
@@ -58,7 +58,7 @@ class Dispatcher:
         self._metrics = metrics
         self._decisions = decisions
         self._clock = clock
-        self._routes = RoutingRequests(fleet=fleet, clock=clock, boost=boost)
+        self._routes = RoutingRequests(fleet=fleet, clock=clock)
         self._quotas = quotas or Quotas()
 
     async def answer(self, request: InferenceRequest) -> Answer:
@@ -96,7 +96,6 @@ class Dispatcher:
                 metrics=self._metrics,
                 clock=self._clock,
                 total_s=self._calls.total_s,
-                routes=self._routes,
             )
             return await attempts.run(routing, lambda lease: self._start(request, lease, entry, attempts))
         except asyncio.CancelledError:
@@ -135,8 +134,9 @@ class Dispatcher:
         age_s = max(0.0, sent_s - request.arrival_s)
         # Ids are of use only if another engine can go on from them.
         keep_ids = endpoint.is_vllm and self._fleet.size(request.pool) > 1 and obstacle(body) is None
+        terms = boosted(lease.request.terms, lease.request.boost)
         data = body.encode(
-            facts=encode_facts(lease.request.terms, age_s, request.tenant) if endpoint.has_capacity else None,
+            facts=encode_facts(terms, age_s, request.tenant) if endpoint.has_capacity else None,
             exact_usage=endpoint.is_vllm,
             token_ids=keep_ids,
         )

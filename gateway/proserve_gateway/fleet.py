@@ -10,6 +10,7 @@ from functools import partial
 
 import msgspec
 
+from proserve_core.admission.headroom import HeadroomBook, HeadroomUse
 from proserve_core.capacity import CapacitySnapshot
 from proserve_core.engine_metrics import EngineReading
 from proserve_core.pools import DEFAULT_ROUTING_POLICY
@@ -383,6 +384,17 @@ class Fleet:
         """Engines of the pool, whatever their state."""
         group = self._groups.get(pool)
         return len(group.engines) if group is not None else 0
+
+    def headrooms(self) -> Iterator[tuple[str, HeadroomBook]]:
+        """Of each pool whose requests wait for engines, by name: who holds and uses shares of engine time."""
+        for pool, group in self._groups.items():
+            if group.queue.room.headroom is not None:
+                yield pool, group.queue.room.headroom
+
+    def headroom_uses(self) -> dict[str, list[HeadroomUse]]:
+        """The same as it stands, of pools in which any class has headroom."""
+        now_s = self._clock()
+        return {pool: headroom.uses(now_s) for pool, headroom in self.headrooms() if headroom.active}
 
     def usable(self, pool: str) -> int:
         """Engines of the pool that may take work now."""

@@ -34,6 +34,14 @@ _POLL_AGE = MetricInfo(
     help="Since the engine's last answer to a poll; up to the long poll's wait while it is idle.",
 )
 
+_HEADROOM = MetricInfo(
+    name=f"{PREFIX}headroom_share",
+    kind="gauge",
+    labels=("pool", "class", "kind"),
+    help="Shares of the pool's engine time of the last seconds, where any class has headroom: held by the class, used "
+    "by it, lent (held, not used by it, used by others), borrowed (used beyond what is held).",
+)
+
 
 class RouteCounter:
     """Counts routing decisions by reason; `Fleet(on_decision=RouteCounter(metrics))`."""
@@ -58,7 +66,7 @@ class FleetCollector(Collector):
 
     def __init__(self, fleet: Fleet, metrics: GatewayMetrics) -> None:
         self._fleet = fleet
-        for info in (_STATE, _IN_FLIGHT, _POLL_AGE):
+        for info in (_STATE, _IN_FLIGHT, _POLL_AGE, _HEADROOM):
             metrics.declare(info)
         metrics.registry.register(self)
 
@@ -74,7 +82,13 @@ class FleetCollector(Collector):
             in_flight.add_metric(labels, row.in_flight)
             if row.poll_age_s is not None:
                 poll_age.add_metric(labels, row.poll_age_s)
-        yield from (state, in_flight, poll_age)
+        headroom = GaugeMetricFamily(_HEADROOM.name, _HEADROOM.help, labels=_HEADROOM.labels)
+        for pool, uses in self._fleet.headroom_uses().items():
+            for use in uses:
+                shares = {"held": use.held, "used": use.used, "lent": use.lent, "borrowed": use.borrowed}
+                for kind, share in shares.items():
+                    headroom.add_metric([pool, use.priority_class, kind], share)
+        yield from (state, in_flight, poll_age, headroom)
 
 
 def _labels(row: EngineStatus) -> list[str]:

@@ -262,6 +262,8 @@ class Gateway:
             if target.pool not in policies:
                 raise ValueError(f"engine {target.name} belongs to pool {target.pool!r}, which is not configured")
         self.fleet.set_targets(targets, policies)
+        for _, headroom in self.fleet.headrooms():
+            headroom.set_classes(resources.priority_classes)
 
     def _renewed(self, part: str, good: bool) -> None:
         self.metrics.renewals.labels(part, "applied" if good else "refused").inc()

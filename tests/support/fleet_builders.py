@@ -42,6 +42,7 @@ def routing_request(
     expected_output_tokens: float = 100.0,
     cached_tokens: Mapping[str, int] | None = None,
     prefix_blocks: tuple[int, ...] = (),
+    tenant: str = "",
 ) -> RoutingRequest:
     return RoutingRequest(
         id=name,
@@ -51,6 +52,7 @@ def routing_request(
         expected_output_tokens=expected_output_tokens,
         cached_tokens=cached_tokens or {},
         prefix_blocks=prefix_blocks,
+        tenant=tenant,
     )
 
 

@@ -8,7 +8,7 @@ from proserve_core.objectives import (
     PriorityClass,
     ServiceObjectives,
 )
-from proserve_core.resources.fields import SUBDOMAIN_NAME, Duration, Effect, Field, Integer, Object, Rule, Text
+from proserve_core.resources.fields import SUBDOMAIN_NAME, Duration, Field, Integer, Object, Rule, Text
 from proserve_core.resources.kinds import API_VERSION, Column, Definition, Kind, Reading
 from proserve_core.resources.status_fields import PRIORITY_CLASS_STATUS
 
@@ -147,8 +147,8 @@ PRIORITY_CLASS = Kind(
                     Field(
                         name="headroom",
                         type=_HEADROOM,
-                        effect=Effect.NOT_YET,
-                        description="Engine time that the class is entitled to at any load.",
+                        description="Engine time that the class is entitled to at any load. Pools with another routing "
+                        "policy than late-gain, where requests do not wait, take no account of it.",
                     ),
                     Field(
                         name="overload",

@@ -14,6 +14,8 @@ no more than prompts, at their share of all work, leave.
 The study's gate on the KV cache is left out: holding requests back at 97% cost 1.2 points on conversations with long
 prompts, where it avoided 20 preemptions in 1,200 requests.
 
+Classes have their headroom (`room_headroom`), and tenants of a class take turns (`admission.tenant_share`).
+
 Requests that can bring nothing any more go to engines with nothing to do, oldest first; as a floor, so that every class
 makes progress in any overload, they get `FLOOR_SHARE` of all engine time handed out. Parameters are times of engines'
 work or shares, none belongs to a trace.
@@ -25,12 +27,21 @@ from itertools import islice
 import msgspec
 import numpy as np
 
+from proserve_core.admission.headroom import HeadroomBook
 from proserve_core.routing.displaced_gain import FULL_LOAD, displaced_gain
-from proserve_core.routing.fleet_outlook import AGE_FROM, LOAD, RANKS, FleetOutlook, Meeting, meet_one
+from proserve_core.routing.fleet_outlook import (
+    AGE_FROM,
+    LOAD,
+    RANKS,
+    FleetOutlook,
+    Meeting,
+    meet_one,
+)
 from proserve_core.routing.gain_left import Mask
 from proserve_core.routing.min_ahead import NO_ROOM_S
 from proserve_core.routing.prefix_map import PrefixMap
 from proserve_core.routing.request_worth import worth_of
+from proserve_core.routing.room_headroom import blocks_free, entitled
 from proserve_core.routing.state import FleetView, RouteDecision, RoutingRequest
 from proserve_core.routing.waiting_queue import WaitingQueue
 from proserve_core.routing.waiting_room import Binding, remember_prefix
@@ -58,7 +69,8 @@ class LateGain:
 
     tick_s: float | None = TICK_S
 
-    def __init__(self) -> None:
+    def __init__(self, headroom: HeadroomBook | None = None) -> None:
+        self.headroom = headroom or HeadroomBook()
         self._outlook = FleetOutlook()
         self._queue = WaitingQueue()
         self._prefixes = PrefixMap()
@@ -74,6 +86,8 @@ class LateGain:
         return len(self._queue) + len(self._queue.aside)
 
     def arrived(self, request: RoutingRequest) -> None:
+        if self.headroom.active:
+            request = entitled(request, self.headroom, self._outlook.table, self._queue.cut_off)
         self._queue.add(request, max(self._hits(request).values(), default=0))
 
     def left(self, request_id: str) -> bool:
@@ -94,27 +108,33 @@ class LateGain:
         if now_s - self._ranked_s >= TICK_S:
             queue.rank(outlook.table, now_s)
             self._ranked_s = now_s
-        order = iter(queue.order.copy())
-        part: list[RoutingRequest] = []
+        order = ((each, times) for each, times in queue.in_turn() if not self._closed(each, now_s))
+        part: list[tuple[RoutingRequest, float]] = []
         misses = 0
         while misses < MISSES:
             # What is left of the last part is asked again: an engine has less room since.
-            part += islice((request for request in order if request.id in queue), MISSES - misses - len(part))
+            part += islice(((each, times) for each, times in order if each.id in queue), MISSES - misses - len(part))
             if not part:
                 break
-            hits = [self._hits(request) for request in part]
+            hits = [self._hits(request) for request, _ in part]
             prompt_tokens, worth = queue.columns(part)
             cached = outlook.cached(hits) if any(hits) else 0.0
             meeting = outlook.meet(worth, prompt_tokens=prompt_tokens, cached=cached, now_s=now_s)
             room = self._room(meeting, now_s)
+            if self.headroom.reserves:
+                room &= [blocks_free(request, self.headroom, outlook.table, fleet) for request, _ in part]
             found = room.any(axis=1)
             first = int(found.argmax()) if found.any() else len(part)
-            for request, value in zip(part[:first], meeting.needs.value.max(axis=1).tolist(), strict=False):
+            for (request, _), value in zip(part[:first], meeting.needs.value.max(axis=1).tolist(), strict=False):
                 if value <= 0:
                     queue.put_aside(request)
             misses += first
             if first < len(part):
-                binding, place = self._choose(part[first], meeting.row(first), room[first], hits[first], fleet)
+                request, times = part[first]
+                queue.tenants.sent(request)
+                if times != 1:
+                    request = msgspec.structs.replace(request, boost=request.boost * times)
+                binding, place = self._choose(request, meeting.row(first), room[first], hits[first], fleet)
                 yield binding
                 outlook.sent(fleet, place)
             part = part[first + 1 :]
@@ -139,6 +159,10 @@ class LateGain:
         in_time = (paced_s < depth_s) & (table[LOAD] <= FULL_LOAD * (1 - prefill_share))
         room: Mask = (meeting.queued_s < depth_s) & (meeting.needs.value > 0) & ((table[RANKS] > 0) | in_time)
         return room
+
+    def _closed(self, request: RoutingRequest, now_s: float) -> bool:
+        """Whether what is left of engine time is kept free for heavier classes."""
+        return self.headroom.reserves and self.headroom.closed_to(request.terms.priority_class, now_s)
 
     def _choose(
         self,
@@ -169,6 +193,8 @@ class LateGain:
         prefill_s = float(needs.prefill_s[best])
         # One token per TPOT at this load, until the last.
         work_s = prefill_s + worth.rest * worth.tpot_s * float(needs.load[best])
+        if self.headroom.active:
+            self.headroom.given(request.terms.priority_class, work_s, fleet.now_s, entitled=request.entitled)
         self._prefill_s += FORGETTING * (prefill_s - self._prefill_s)
         self._work_s += FORGETTING * (work_s - self._work_s)
         if self._queue.aside:
@@ -187,10 +213,10 @@ class LateGain:
             engine=name,
             reason=reason,
             expected_ttft_s=age_s + float(meeting.ahead_s[best] + needs.ready_s[best]),
-            expected_gain=float(needs.value[best]) - best_lost,
+            expected_gain=(float(needs.value[best]) - best_lost) / request.boost,
             candidates=tuple([outlook.names[place] for place in finalists]),
             candidate_ttft_s=tuple((age_s + meeting.ahead_s[finalists] + needs.ready_s[finalists]).tolist()),
-            candidate_gain=tuple(gains),
+            candidate_gain=tuple([gain / request.boost for gain in gains]),
         )
         return self._binding(request, fleet, decision, hits), best
 
@@ -207,6 +233,8 @@ class LateGain:
                 if not engine.queue
                 and (engine.load == 0 or (engine.load < REST_LOAD and kv_share[place] <= REST_KV_SHARE))
             ]
+            if self._closed(request, fleet.now_s):
+                places = []
             reason = "too late for any gain, and the engine has nothing to do"
             if not places:
                 if self._floor_s <= 0 or self._floor_s < self._work_s:

@@ -1,7 +1,9 @@
 """Routing policies by name, as in an EnginePool and on the command line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from proserve_core.admission.headroom import HeadroomBook
+from proserve_core.objectives import PriorityClass
 from proserve_core.routing.go_full import GoFull
 from proserve_core.routing.go_routing import GoRouting
 from proserve_core.routing.late_gain import LateGain
@@ -33,7 +35,7 @@ ROUTERS: dict[str, Callable[[], RoutingPolicy]] = {
     "static-partition": StaticPartition,
 }
 
-LATE_ROUTERS: dict[str, Callable[[], WaitingRoom]] = {"late-gain": LateGain}
+LATE_ROUTERS: dict[str, Callable[[HeadroomBook], WaitingRoom]] = {"late-gain": LateGain}
 """Those that hold requests back until an engine has room."""
 
 
@@ -48,14 +50,15 @@ def make_router(name: str) -> RoutingPolicy:
     return ROUTERS[name]()
 
 
-def make_room(name: str) -> WaitingRoom:
-    """A fresh waiting room for any policy: one that binds at once for those of `ROUTERS`.
+def make_room(name: str, classes: Iterable[PriorityClass] = ()) -> WaitingRoom:
+    """A fresh waiting room for any policy: one that binds at once for those of `ROUTERS`. The headroom of `classes` is
+    kept where requests wait.
 
     Raises:
         ValueError: no policy has this name; the message lists those that exist.
     """
     if name in LATE_ROUTERS:
-        return LATE_ROUTERS[name]()
+        return LATE_ROUTERS[name](HeadroomBook(classes))
     if name not in ROUTERS:
         known = ", ".join(sorted([*ROUTERS, *LATE_ROUTERS]))
         raise ValueError(f"routing policy {name!r} does not exist; known: {known}")

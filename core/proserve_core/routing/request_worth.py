@@ -75,10 +75,11 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
 def worth_of(request: RoutingRequest) -> Worth:
     """Of a request that has no token yet."""
     terms = request.terms
-    token_gain = terms.weight * terms.output_token_gain
+    weight = terms.weight * request.boost
+    token_gain = weight * terms.output_token_gain
     rest = request.expected_output_tokens
     return Worth(
-        terms.weight * terms.first_token_gain + token_gain * max(0.0, rest - 1),
+        weight * terms.first_token_gain + token_gain * max(0.0, rest - 1),
         token_gain,
         rest,
         terms.objectives.tpot_s,

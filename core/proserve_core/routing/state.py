@@ -21,11 +21,23 @@ class RoutingRequest(msgspec.Struct, frozen=True, kw_only=True):
     expected_output_tokens: float
     streams: bool = True
     """Its first token will be seen; otherwise the answer comes as a whole."""
+    tenant: str = ""
+    """Who sent it."""
+    boost: float = 1.0
+    """The request weighs this many times as much as its class because of the class's headroom or its tenant's turn.
+    Gain is accounted without."""
+    entitled: bool = False
+    """It is within its class's headroom."""
     prefix_blocks: tuple[int, ...] = ()
     """Hashes of the prompt's beginning, a block of `prefix_map.BLOCK_TOKENS` each; prompts that begin alike begin with
     the same ones. Empty: unknown."""
     cached_tokens: Mapping[str, int] = {}
     """Leading prompt tokens whose KV an engine is predicted to hold, by engine: fewer than all. Others hold none."""
+
+
+def boosted(terms: ServiceTerms, boost: float) -> ServiceTerms:
+    """Terms with so many times the weight: what an engine is told, so that it orders as the gateway does."""
+    return terms if boost == 1 else msgspec.structs.replace(terms, weight=terms.weight * boost)
 
 
 class Dispatched(msgspec.Struct, kw_only=True):

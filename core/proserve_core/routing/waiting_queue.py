@@ -7,10 +7,11 @@ can bring nothing any more goes aside and does not come back: it only gets later
 engine; a prompt's predicted prefix hit is taken off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from proserve_core.admission.tenant_share import TenantShare
 from proserve_core.routing.accept_set import accept_set
 from proserve_core.routing.gain_left import TPOT_SHARE, Column, gain_left
 from proserve_core.routing.request_worth import SHARE, STEP, Coefficients, WorthColumns, demand, worth_of
@@ -32,12 +33,18 @@ class WaitingQueue:
         """One column per entry of `_requests`."""
         self._places: dict[str, int] = {}
         """Of requests in `_requests`, by id."""
+        self.tenants = TenantShare()
+        """Turns of those that wait."""
         self.aside: dict[str, RoutingRequest] = {}
         """Requests that can bring nothing any more, by id, in the order in which that was found."""
         self.order: list[RoutingRequest] = []
         """Of the last ranking, then who arrived since; those that left since are still in it."""
         self.late: list[RoutingRequest] = []
         """Who would be too late for any gain when its turn comes in that order, as of the last ranking."""
+        self._densities: dict[str, float] = {}
+        """Of the last ranking, by id; only where several tenants of one class wait."""
+        self.cut_off = 0.0
+        """Least gain density that was in time in the last ranking; 0 where all were."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -61,15 +68,30 @@ class WaitingQueue:
             worth.tpot_s,
             worth.deadline_s,
         )
+        self.tenants.arrived(request)
         self._places[request.id] = count
         self._requests.append(request)
         self.order.append(request)
 
-    def columns(self, requests: Sequence[RoutingRequest]) -> tuple[Column, WorthColumns]:
-        """Prompt tokens and worth of waiting requests, as columns of shape (requests, 1)."""
-        values = self._columns[:, [self._places[request.id] for request in requests], None]
+    def in_turn(self) -> Iterator[tuple[RoutingRequest, float]]:
+        """Who should be bound next: in the order of the last ranking, tenants of a class in turn. Each with how many
+        times its own weight gives it the density of the place that it takes."""
+        waiting = [request for request in self.order if request.id in self._places]
+        if not self.tenants.shared:
+            return ((request, 1.0) for request in waiting)
+        return ((taker, self._times(place, taker)) for place, taker in self.tenants.in_turn(waiting))
+
+    def _times(self, place: RoutingRequest, taker: RoutingRequest) -> float:
+        ranked = self._densities
+        return ranked[place.id] / ranked[taker.id] if place.id in ranked and taker.id in ranked else 1.0
+
+    def columns(self, requests: Sequence[tuple[RoutingRequest, float]]) -> tuple[Column, WorthColumns]:
+        """Prompt tokens and worth of waiting requests, each so many `times` its weight, as columns of shape
+        (requests, 1)."""
+        values = self._columns[:, [self._places[request.id] for request, _ in requests], None]
+        times = np.array([[times] for _, times in requests])
         return values[_PROMPT], WorthColumns(
-            values[_FULL], values[_TOKEN_GAIN], values[_REST], values[_TPOT], values[_DEADLINE]
+            values[_FULL] * times, values[_TOKEN_GAIN] * times, values[_REST], values[_TPOT], values[_DEADLINE]
         )
 
     def remove(self, request_id: str) -> bool:
@@ -79,6 +101,7 @@ class WaitingQueue:
         place = self._places.pop(request_id, None)
         if place is None:
             return False
+        self.tenants.left(self._requests[place])
         last = self._requests.pop()
         if last.id != request_id:
             self._requests[place] = last
@@ -89,7 +112,7 @@ class WaitingQueue:
     def rank(self, engines: Coefficients, now_s: float) -> None:
         """Put the requests in order for a fleet with these coefficients."""
         if len(self._requests) <= 1:
-            self.order, self.late = list(self._requests), []
+            self.order, self.late, self.cut_off = list(self._requests), [], 0.0
             return
         average = engines.mean(axis=1, keepdims=True)
         # What not even the engine with the most time for prefills could save is lost.
@@ -103,6 +126,11 @@ class WaitingQueue:
         catch_up_s = tpot_s - np.minimum(average[STEP, 0], TPOT_SHARE * tpot_s)
         due_in_s = (deadline_s - now_s + LATENESS_SHARE * rest * catch_up_s)[places]
         accepted = accept_set(work_s=work_s, due_in_s=due_in_s, density=density)
+        self.cut_off = 0.0 if accepted.all() or not accepted.any() else float(density[accepted].min())
+        self._densities = {}
+        if self.tenants.shared:
+            ids = [self._requests[place].id for place in places.tolist()]
+            self._densities = dict(zip(ids, density.tolist(), strict=True))
         turns = np.lexsort((-density, ~accepted))
         order = places[turns]
         begin_s = np.cumsum(work_s[turns]) - work_s[turns]

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from proserve_core.admission.headroom import HeadroomBook
 from proserve_core.routing.prefix_map import PrefixMap
 from proserve_core.routing.protocol import RoutingPolicy
 from proserve_core.routing.state import FleetView, RouteDecision, RoutingRequest
@@ -34,6 +35,11 @@ class WaitingRoom(Protocol):
 
     tick_s: float | None
     """Ask again at least this often while requests wait; None: nothing waits once `bind` has been asked."""
+
+    @property
+    def headroom(self) -> HeadroomBook | None:
+        """Who holds and uses shares of engine time; None: nothing is held where nobody waits."""
+        ...
 
     def __len__(self) -> int:
         """Requests that wait."""
@@ -71,6 +77,7 @@ class ImmediateRoom:
     """Binds each request when it arrives, by a routing policy."""
 
     tick_s: float | None = None
+    headroom: HeadroomBook | None = None
 
     def __init__(self, policy: RoutingPolicy) -> None:
         self._policy = policy

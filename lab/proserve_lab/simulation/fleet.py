@@ -5,8 +5,10 @@ from collections import deque
 from collections.abc import Iterator
 
 from proserve_core.capacity import CapacitySnapshot
+from proserve_core.objectives import ServiceTerms
 from proserve_core.routing import Dispatched, EngineView, FleetView, RoutingRequest, WaitingRoom
 from proserve_core.routing.length_forecast import PROGRESS_S, LengthForecast
+from proserve_core.routing.state import boosted
 from proserve_lab.simulation.workload import SimulatedRequest
 
 
@@ -40,6 +42,7 @@ class SimulatedGateway:
                 id=request.id,
                 arrival_s=request.arrival_s,
                 terms=request.terms,
+                tenant=request.tenant,
                 prompt_tokens=request.prompt_tokens,
                 expected_output_tokens=self._lengths.arrived(
                     request.id,
@@ -52,8 +55,8 @@ class SimulatedGateway:
             )
         )
 
-    def bind(self, now_s: float) -> Iterator[tuple[SimulatedRequest, int]]:
-        """Requests that go to a replica now, each with its index."""
+    def bind(self, now_s: float) -> Iterator[tuple[SimulatedRequest, int, ServiceTerms]]:
+        """Requests that go to a replica now, each with its index and the terms that the replica is told."""
         self._receive(now_s)
         if now_s - self._counted_s >= PROGRESS_S:
             self._counted_s = now_s
@@ -66,7 +69,7 @@ class SimulatedGateway:
             self._views[index].dispatched[request.id] = Dispatched(
                 request=binding.request, sent_s=now_s, cached_tokens=binding.cached_tokens
             )
-            yield request, index
+            yield request, index, boosted(request.terms, binding.request.boost)
 
     @property
     def wake_s(self) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from proserve_core.gain import GainLedger, RequestAccount, deadline_s
+from proserve_core.objectives import ServiceTerms
 from proserve_core.replica import Replica
 from proserve_core.replica_kv import HostTier
 from proserve_core.routing import WaitingRoom
@@ -112,11 +113,11 @@ def simulate(
             accounts[request_id].preempted = True
         heapq.heappush(ends, (now_s + step.duration_s * noise(), index))
 
-    def submit(request: SimulatedRequest, index: int) -> None:
+    def submit(request: SimulatedRequest, index: int, terms: ServiceTerms) -> None:
         cached_tokens = caches[index].use(prefixes.get(request.id, ()), request.prompt_tokens)
         replicas[index].submit(
             request_id=request.id,
-            terms=request.terms,
+            terms=terms,
             arrival_s=request.arrival_s,
             prompt_tokens=request.prompt_tokens,
             output_tokens=request.output_tokens,
@@ -128,9 +129,9 @@ def simulate(
             start(index)
 
     def bind(gateway: SimulatedGateway) -> None:
-        for request, index in gateway.bind(now_s):
+        for request, index, terms in gateway.bind(now_s):
             gateway_of[request.id] = gateway
-            submit(request, index)
+            submit(request, index, terms)
 
     while now_s < end_s:
         step_s = ends[0][0] if ends else math.inf
@@ -167,7 +168,7 @@ def simulate(
                 gateway.arrived(request, now_s, prefixes.get(request.id, ()))
                 bind(gateway)
             else:
-                submit(request, 0)
+                submit(request, 0, request.terms)
             arrived += 1
         else:
             now_s = max(now_s, wake_s)

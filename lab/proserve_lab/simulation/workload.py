@@ -20,6 +20,7 @@ class SimulatedRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     output_tokens: int
     clues: LengthClues = NO_CLUES
+    tenant: str = ""
 
 
 _DEFAULT_OBJECTIVES = ServiceObjectives(ttft_s=1.0, tpot_s=0.05)

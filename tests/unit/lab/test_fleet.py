@@ -33,7 +33,7 @@ def requests(count: int, *, gap_s: float) -> list[SimulatedRequest]:
 
 def route(gateway: SimulatedGateway, request: SimulatedRequest, now_s: float) -> None:
     gateway.arrived(request, now_s)
-    assert [index for _, index in gateway.bind(now_s)] == [0]
+    assert [index for _, index, _ in gateway.bind(now_s)] == [0]
 
 
 def test_a_snapshot_is_seen_when_it_is_as_old_as_snapshots_get() -> None:

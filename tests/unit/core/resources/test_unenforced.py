@@ -5,7 +5,8 @@ from resource_builders import engine_pool, parse, priority_class, tenant
 
 
 def test_fields_with_effect_give_no_line() -> None:
-    enforced = (priority_class(gain={"firstToken": 2}), tenant(limits={"maxInFlight": 1}), engine_pool())
+    classes = priority_class(gain={"firstToken": 2}, headroom={"percent": 10})
+    enforced = (classes, tenant(limits={"maxInFlight": 1}), engine_pool())
     assert unenforced(parse(*enforced)) == []
 
 
@@ -16,7 +17,6 @@ def test_each_field_without_effect_gives_one_line_with_its_documents() -> None:
         engine_pool(engine={"image": "x"}, resources={"limits": {"nvidia.com/gpu": 1}}),
     )
     assert unenforced(resources) == [
-        "spec.headroom has no effect in this version (test#1 (PriorityClass high), test#2 (PriorityClass low))",
         "spec.engine.image is for engines in a cluster: it has no effect on this machine "
         "(test#3 (EnginePool default/tiny))",
         "spec.resources.limits is for engines in a cluster: it has no effect on this machine "

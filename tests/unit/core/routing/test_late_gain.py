@@ -4,7 +4,8 @@ import pytest
 
 from engine_builders import service_terms
 from fleet_builders import bind_all, capacity, decode_row, engine_view, prefill_row, queue_of, routing_request, sent
-from proserve_core.objectives import ServiceTerms
+from proserve_core.admission.headroom import HeadroomBook
+from proserve_core.objectives import Headroom, HeadroomMode, PriorityClass, ServiceTerms
 from proserve_core.routing import EngineView
 from proserve_core.routing.late_gain import LateGain
 
@@ -169,3 +170,82 @@ def test_decision_tells_what_is_expected() -> None:
     assert binding.decision.expected_ttft_s == pytest.approx(0.15)
     assert binding.decision.expected_gain == pytest.approx(100)
     assert binding.decision.candidates == ("x",)
+
+
+def entitlement(percent: int, mode: HeadroomMode = HeadroomMode.ENTITLEMENT) -> HeadroomBook:
+    """The class of `HIGH` has headroom."""
+    objectives = HIGH.objectives
+    return HeadroomBook(
+        [
+            PriorityClass(
+                name=HIGH.priority_class,
+                weight=2,
+                objectives=objectives,
+                headroom=Headroom(percent=percent, mode=mode),
+            ),
+            PriorityClass(name=LOW.priority_class, weight=1, objectives=objectives),
+        ]
+    )
+
+
+def dense_lows_and_a_long_high(room: LateGain) -> EngineView:
+    """An engine that is busy, and requests of which the heavy one is worth the least per second."""
+    engine = queue_of("x", 900, policy="fcfs")
+    assert not bound(room, engine)
+    for number in range(8):
+        room.arrived(routing_request(100, name=f"low-{number}", terms=LOW))
+    room.arrived(routing_request(900, name="high", terms=HIGH))
+    return engine_view("x", capacity(policy="fcfs"), snapshot_s=1.0)
+
+
+def test_dear_request_within_its_headroom_goes_first() -> None:
+    room = room_with(("first", 100, LOW))
+    assert bound(room, dense_lows_and_a_long_high(room), now_s=1.0)[0] != ("high", "x")
+    lifted = LateGain(entitlement(50))
+    lifted.arrived(routing_request(100, name="first", terms=LOW))
+    assert bound(lifted, dense_lows_and_a_long_high(lifted), now_s=1.0)[0] == ("high", "x")
+
+
+def test_weight_by_headroom_is_not_gain() -> None:
+    plain, lifted = room_with(("a", 100, LOW)), LateGain(entitlement(50))
+    lifted.arrived(routing_request(100, name="a", terms=LOW))
+    expected = []
+    for room in (plain, lifted):
+        bound(room, queue_of("x", 0))
+        room.arrived(routing_request(100, name="high", terms=HIGH))
+        (binding,) = bind_all(room, [queue_of("x", 0)], now_s=0.1)
+        expected.append(binding.decision.expected_gain)
+    assert binding.request.boost > 1
+    assert expected[0] == pytest.approx(expected[1])
+
+
+def test_time_kept_free_is_not_given_to_a_lighter_class() -> None:
+    room = LateGain(entitlement(50, HeadroomMode.RESERVE))
+    sent_s = []
+    for number in range(80):
+        now_s = number / 10
+        room.arrived(routing_request(100, name=f"low-{number}", terms=LOW, arrival_s=now_s, expected_output_tokens=1))
+        idle = engine_view("x", capacity(policy="fcfs", free_blocks=20_000), snapshot_s=now_s)
+        sent_s += [now_s for _ in bound(room, idle, now_s=now_s)]
+    # Each takes a tenth of a second, and every tenth of a second one comes.
+    assert sum(at_s >= 4.0 for at_s in sent_s) == pytest.approx(20, abs=2)
+    room.arrived(routing_request(100, name="high", terms=HIGH, arrival_s=8.0))
+    assert ("high", "x") in bound(room, engine_view("x", capacity(policy="fcfs"), snapshot_s=8.0), now_s=8.0)
+
+
+def test_blocks_kept_free_are_not_given_to_a_lighter_class() -> None:
+    tight = engine_view("x", capacity(policy="fcfs", free_blocks=8000))
+    room = LateGain(entitlement(50, HeadroomMode.RESERVE))
+    room.arrived(routing_request(100, name="low", terms=LOW))
+    room.arrived(routing_request(100, name="high", terms=HIGH))
+    assert bound(room, tight) == [("high", "x")]
+
+
+def test_flooding_tenant_takes_no_turn_from_another() -> None:
+    room = LateGain()
+    for number in range(20):
+        room.arrived(routing_request(100, name=f"flood-{number}", terms=LOW, tenant="a"))
+    for number in range(2):
+        room.arrived(routing_request(140, name=f"other-{number}", terms=LOW, tenant="b"))
+    chosen = [name for name, _ in bound(room, queue_of("x", 0), queue_of("y", 0))]
+    assert {"other-0", "other-1"} <= set(chosen)
