@@ -2,9 +2,10 @@
 
 That is everything between a `begin generated: NAME` and an `end generated` comment.
 
-`make docs` runs it; with `--check` it only says what is out of date.
+And docs/openapi.json as a whole. `make docs` runs it; with `--check` it only says what is out of date.
 """
 
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -14,8 +15,10 @@ from chart_values_table import values_markdown
 from proserve_core.resources.conditions import conditions_markdown
 from proserve_core.resources.field_tables import reference_markdown
 from proserve_gateway.metrics_docs import metrics_markdown
+from proserve_gateway.openapi import openapi
 
 ROOT = Path(__file__).resolve().parent.parent
+OPENAPI = ROOT / "docs" / "openapi.json"
 PARTS: Mapping[str, Callable[[], str]] = {
     "chart-values": values_markdown,
     "gateway-metrics": metrics_markdown,
@@ -31,9 +34,15 @@ def current(text: str) -> str:
     return _BLOCK.sub(lambda block: f"{block[1]}\n{PARTS[block[2]]()}\n{block[3]}", text)
 
 
+def openapi_text() -> str:
+    """The data port's OpenAPI document."""
+    return f"{json.dumps(openapi(), indent=2)}\n"
+
+
 def main(arguments: list[str]) -> int:
     pages = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("charts/*/README.md")])
-    outdated = {page: text for page in pages if (text := current(page.read_text())) != page.read_text()}
+    wanted = {page: current(page.read_text()) for page in pages} | {OPENAPI: openapi_text()}
+    outdated = {page: text for page, text in wanted.items() if not page.exists() or page.read_text() != text}
     for page, text in outdated.items():
         if "--check" in arguments:
             print(f"{page.relative_to(ROOT)} is out of date: run make docs")

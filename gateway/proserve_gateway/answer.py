@@ -7,8 +7,6 @@ another engine where that is possible; where it is not, it ends with an explicit
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
 from proserve_core.gain import LossCause
 from proserve_gateway.accounting import Entry
 from proserve_gateway.attempts import BAD_STREAM, Attempts
@@ -17,8 +15,8 @@ from proserve_gateway.dispatch_errors import failed_answer, plain
 from proserve_gateway.errors import ApiError
 from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.lease import Outcome
+from proserve_gateway.relay import Relay
 from proserve_gateway.sse import SseError
-from proserve_gateway.sse_relay import SseRelay
 from proserve_gateway.upstream_exchange import FailureKind, UpstreamError
 
 _ENDED_BY = {
@@ -53,7 +51,7 @@ class Answer:
         leg: Leg,
         entry: Entry,
         clock: Callable[[], float],
-        relay: SseRelay | None,
+        relay: Relay | None,
         continuation: Continuation | None,
         sent_s: float,
         request: InferenceRequest,
@@ -122,7 +120,7 @@ class Answer:
                     raise relay.failure
                 data = await self._leg.exchange.read()
                 if not data:
-                    raise SseError("it ended its stream without [DONE]")
+                    raise SseError("it ended its stream before the answer was complete")
                 events = self._take(relay, data)
             except (UpstreamError, SseError) as error:
                 events = await self._go_on(relay, error)
@@ -176,12 +174,12 @@ class Answer:
             self._leg.lease.on_tokens(tokens, self.answered_s)
         self._end(prompt_tokens)
 
-    def _stream(self) -> SseRelay:
+    def _stream(self) -> Relay:
         if self._relay is None:
             raise AssertionError("only streams are read in pieces")
         return self._relay
 
-    def _take(self, relay: SseRelay, data: bytes) -> bytes:
+    def _take(self, relay: Relay, data: bytes) -> bytes:
         """Account for a piece of the stream; returns what the client gets of it."""
         leg = self._leg
         if leg.events is not None:
@@ -205,7 +203,7 @@ class Answer:
         self._leg.lease.close(Outcome.ANSWERED)
         self._entry.close(prompt_tokens=prompt_tokens)
 
-    async def _go_on(self, relay: SseRelay, error: UpstreamError | SseError) -> bytes:
+    async def _go_on(self, relay: Relay, error: UpstreamError | SseError) -> bytes:
         """Let another engine take over, or end the stream; returns what the client gets of that."""
         leg, engine = self._leg, self._leg.lease.endpoint.name
         leg.exchange.abort()
@@ -235,7 +233,7 @@ class Answer:
         self._books.stream_broke(self._request, Result.CONTINUED, where)
         return b""
 
-    def _break_off(self, relay: SseRelay, engine: str, error: UpstreamError | SseError, attempts: Attempts) -> bytes:
+    def _break_off(self, relay: Relay, engine: str, error: UpstreamError | SseError, attempts: Attempts) -> bytes:
         """End the stream with an error that nobody can take for its natural end."""
         self.ended = True
         failure = self.failure = failed_answer(engine, error)
@@ -250,11 +248,7 @@ class Answer:
         self._leg.lease.close(Outcome.FAILED if ended_by is None else Outcome.CANCELLED, plain(error))
         cause = LossCause.CLIENT_CANCEL if ended_by is Result.CLIENT_STALLED else LossCause.ENGINE_FAILURE
         self._entry.close(cause, status=failure.status)
-        body = failure.body()
-        if isinstance(error, SseError) and error.reported:
-            # In the engine's own words.
-            body = msgspec.json.encode({"error": msgspec.Raw(error.reported), "usage": failure.usage})
-        return b"data: %s\n\ndata: [DONE]\n\n" % body
+        return relay.broken_off(failure, error.reported if isinstance(error, SseError) else b"")
 
 
 def _ended_by(error: UpstreamError | SseError) -> Result | None:

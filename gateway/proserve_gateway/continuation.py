@@ -24,9 +24,9 @@ from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet import Fleet
 from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.lease import Lease
+from proserve_gateway.relay import Relay
 from proserve_gateway.request_body import BodyKind
 from proserve_gateway.sse import SseError
-from proserve_gateway.sse_relay import SseRelay
 from proserve_gateway.stop_strings import StopStrings, kept_chars
 from proserve_gateway.token_trail import TokenTrail
 from proserve_gateway.upstream_exchange import Exchange
@@ -105,7 +105,7 @@ class Continuation:
         self._clock = clock
         self.attempts = attempts
 
-    def missing_end(self, relay: SseRelay, first: bytes) -> bytes | None:
+    def missing_end(self, relay: Relay, first: bytes) -> bytes | None:
         """What a stream lacks that has all its tokens; None: tokens are missing.
 
         Raises:
@@ -118,7 +118,7 @@ class Continuation:
             raise CannotContinueError(Result.NO_TOKEN_IDS, "the length of its prompt is not known")
         return self._events(_envelope(first), prompt_tokens, 0, None).closing(relay.tokens)
 
-    async def next_leg(self, relay: SseRelay, first: bytes) -> Leg:
+    async def next_leg(self, relay: Relay, first: bytes) -> Leg:
         """Another engine that goes on; `first` are the stream's first events.
 
         Raises:
@@ -147,7 +147,7 @@ class Continuation:
         except ApiError as error:
             raise CannotContinueError(Result.NO_ENGINE, plain(error)) from error
 
-    async def _start(self, lease: Lease, relay: SseRelay, trail: TokenTrail, envelope: Envelope) -> Leg:
+    async def _start(self, lease: Lease, relay: Relay, trail: TokenTrail, envelope: Envelope) -> Leg:
         request, stops = self._request, stop_strings(self._request.body)
         kept = kept_chars(stops)
         tail = await self._aligned_tail(lease, trail, kept)

@@ -26,8 +26,8 @@ DONE_WITH = frozenset({
 })  # fmt: skip
 """Decide the prompt's ids, which are known by then."""
 SEEN_TO = frozenset({
-    "ec_transfer_params", "kv_transfer_params", "max_completion_tokens", "max_tokens", "n", "priority", "stop",
-    "stream", "stream_options",
+    "ec_transfer_params", "kv_transfer_params", "max_completion_tokens", "max_tokens", "n", "priority", "request_id",
+    "stop", "stream", "stream_options",
 })  # fmt: skip
 """Have a part of their own here or never reach an engine."""
 _KNOWN = SAME_FOR_THE_REST | DONE_WITH | SEEN_TO

@@ -26,7 +26,9 @@ from proserve_gateway.lease import Lease
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.quota_errors import QuotaError
 from proserve_gateway.quotas import Quotas
-from proserve_gateway.request_body import BodyKind
+from proserve_gateway.relay import Relay
+from proserve_gateway.request_body import BodyKind, RequestBody
+from proserve_gateway.responses_relay import ResponsesRelay, ResponseUsage, decode_response
 from proserve_gateway.routing_requests import RoutingRequests
 from proserve_gateway.sse import SseError, decode_reply
 from proserve_gateway.sse_relay import BROKEN_OFF, SseRelay
@@ -142,14 +144,10 @@ class Dispatcher:
         )
         exchange = await self._calls.post(request, lease, request.path, data)
         try:
-            relay = continuation = None
+            relay: Relay | None = None
+            continuation: Continuation | None = None
             if is_stream(exchange):
-                relay = SseRelay(
-                    include_usage=body.include_usage,
-                    continuous_usage=body.continuous_usage,
-                    choices=body.choices,
-                    trail=TokenTrail() if keep_ids else None,
-                )
+                relay = _relay(body, TokenTrail() if keep_ids else None)
                 continuation = Continuation(
                     request=request,
                     routing=lease.request,
@@ -171,20 +169,24 @@ class Dispatcher:
             if relay is not None:
                 await answer.begin()
             else:
-                await self._take_whole(answer, exchange, generates=body.kind is not BodyKind.OTHER)
+                await self._take_whole(answer, exchange, body.kind)
         except BaseException:
             exchange.abort()
             raise
         return answer
 
-    async def _take_whole(self, answer: Answer, exchange: Exchange, *, generates: bool) -> None:
+    async def _take_whole(self, answer: Answer, exchange: Exchange, kind: BodyKind) -> None:
         """All tokens of a reply that is not streamed are judged when it is here: that is when the client gets them."""
         body = await exchange.read_all(MAX_REPLY_BYTES)
+        if kind is BodyKind.RESPONSES:
+            counts = decode_response(body).usage or ResponseUsage()
+            answer.whole(body, tokens=counts.output_tokens or 0, prompt_tokens=counts.input_tokens)
+            return
         reply = decode_reply(body)
         if any(choice.finish_reason in BROKEN_OFF for choice in reply.choices or ()):
             raise SseError("it gave the request up")
         usage = reply.usage
-        tokens = (usage.completion_tokens or 0) if usage is not None and generates else 0
+        tokens = (usage.completion_tokens or 0) if usage is not None and kind is not BodyKind.OTHER else 0
         answer.whole(body, tokens=tokens, prompt_tokens=None if usage is None else usage.prompt_tokens)
 
     def prompt_counted(self, request: InferenceRequest, tokens: int) -> None:
@@ -203,3 +205,12 @@ class Dispatcher:
             message,
             extra={"request_id": request.id, "tenant": request.tenant, "pool": request.pool, "result": result},
         )
+
+
+def _relay(body: RequestBody, trail: TokenTrail | None) -> Relay:
+    """For the events that this kind of request is answered with."""
+    if body.kind is BodyKind.RESPONSES:
+        return ResponsesRelay()
+    return SseRelay(
+        include_usage=body.include_usage, continuous_usage=body.continuous_usage, choices=body.choices, trail=trail
+    )

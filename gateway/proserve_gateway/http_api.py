@@ -11,27 +11,15 @@ from proserve_gateway.catalog import TenantGrant
 from proserve_gateway.catalog_terms import CONTROL_HEADERS
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.errors import ApiError
+from proserve_gateway.http_errors import method_not_allowed, no_upgrade, too_large, too_slow, unknown_route
 from proserve_gateway.http_request import BodyTooLargeError, BodyTooSlowError, HttpRequest
+from proserve_gateway.http_routes import MODELS, OPENAPI, ROUTES
 from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.intake import Intake, new_request_id
-from proserve_gateway.request_body import BodyKind
+from proserve_gateway.openapi import openapi_json
 from proserve_gateway.trace_context import TraceContext, trace_context
 
 Headers = list[tuple[bytes, bytes]]
-
-ROUTES: dict[str, BodyKind] = {
-    "/v1/chat/completions": BodyKind.CHAT,
-    "/v1/completions": BodyKind.COMPLETION,
-    "/v1/embeddings": BodyKind.OTHER,
-    "/v1/rerank": BodyKind.OTHER,
-    "/v1/score": BodyKind.OTHER,
-    "/tokenize": BodyKind.OTHER,
-    "/detokenize": BodyKind.OTHER,
-}
-"""What reaches an engine. A list and not a prefix, because engines also have routes that change them."""
-MODELS = "/v1/models"
-RESPONSES = "/v1/responses"
-"""Not served: its events are others than those that tokens are judged by. Clients ask for it by default."""
 
 _CONTROL = frozenset(name.encode() for name in CONTROL_HEADERS)
 _JSON = (b"content-type", b"application/json")
@@ -71,10 +59,10 @@ class HttpApi:
         try:
             kind = ROUTES.get(request.path)
             if kind is None:
-                self._models(request, identity)
+                self._others(request, identity)
                 return
             if request.method != b"POST":
-                raise self._counted(_method_not_allowed(request, "POST"))
+                raise self._counted(method_not_allowed(request, "POST"))
             grant = self._intake.authenticate(headers.get(b"authorization"))
             accepted = self._intake.accept(
                 grant,
@@ -99,13 +87,13 @@ class HttpApi:
         try:
             body = await request.body(most_bytes=limits.body_bytes, most_s=limits.body_s)
         except BodyTooLargeError:
-            raise self._counted(_too_large(limits.body_bytes), grant) from None
+            raise self._counted(too_large(limits.body_bytes), grant) from None
         except BodyTooSlowError:
-            raise self._counted(_too_slow(limits.body_s), grant) from None
+            raise self._counted(too_slow(limits.body_s), grant) from None
         except ApiError as error:
             raise self._counted(error, grant) from None
         if not body and b"upgrade" in request.headers:
-            raise self._counted(_no_upgrade(request.headers[b"upgrade"]), grant)
+            raise self._counted(no_upgrade(request.headers[b"upgrade"]), grant)
         return body
 
     async def _answer(self, accepted: InferenceRequest, identity: Headers, request: HttpRequest) -> None:
@@ -138,13 +126,22 @@ class HttpApi:
             headers += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         return headers
 
+    def _others(self, request: HttpRequest, identity: Headers) -> None:
+        """What no engine is needed for."""
+        if request.path != OPENAPI:
+            self._models(request, identity)
+            return
+        if request.method != b"GET":
+            raise self._counted(method_not_allowed(request, "GET"))
+        request.reply(200, [_JSON, *identity], openapi_json())
+
     def _models(self, request: HttpRequest, identity: Headers) -> None:
         """`GET /v1/models` and `GET /v1/models/NAME`: what this key may use, from the configuration."""
         path = request.path
         if path != MODELS and not path.startswith(f"{MODELS}/"):
-            raise self._counted(_unknown_route(request))
+            raise self._counted(unknown_route(request))
         if request.method != b"GET":
-            raise self._counted(_method_not_allowed(request, "GET"))
+            raise self._counted(method_not_allowed(request, "GET"))
         grant = self._intake.authenticate(request.headers.get(b"authorization"))
         if path == MODELS:
             listed = [_model(name) for name in self._intake.catalog.models(grant)]
@@ -195,56 +192,3 @@ def _send_error(error: ApiError, identity: Headers, request: HttpRequest) -> Non
         # sends never sees the answer.)
         request.keep_alive = False
     request.reply(error.status, headers, error.body())
-
-
-def _unknown_route(request: HttpRequest) -> ApiError:
-    path = request.path
-    if path == RESPONSES or path.startswith(f"{RESPONSES}/"):
-        message = "the Responses API is not served here: use POST /v1/chat/completions"
-    else:
-        served = ", ".join(f"POST {route}" for route in ROUTES)
-        message = f"unknown request URL: {_method(request)} {path[:200]}; served are {served} and GET {MODELS}"
-    return ApiError(status=404, code="unknown_url", error_type="invalid_request_error", message=message)
-
-
-def _method(request: HttpRequest) -> str:
-    return request.method.decode("latin-1")
-
-
-def _method_not_allowed(request: HttpRequest, allowed: str) -> ApiError:
-    return ApiError(
-        status=405,
-        code="method_not_allowed",
-        error_type="invalid_request_error",
-        message=f"{request.path} does not take {_method(request)}: use {allowed}",
-    )
-
-
-def _no_upgrade(asked: bytes) -> ApiError:
-    """HTTP parsers end a request that asks for another protocol with its headers, so the body of Java's `HttpClient`,
-    which asks for h2c unless told otherwise, is lost."""
-    return ApiError(
-        status=400,
-        code="upgrade_not_supported",
-        error_type="invalid_request_error",
-        message=f"the request asks for an upgrade to {asked[:40].decode('latin-1')}: this port speaks HTTP/1.1 only, "
-        "set the client to HTTP/1.1",
-    )
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(
-        status=413,
-        code="request_too_large",
-        error_type="invalid_request_error",
-        message=f"the request body is larger than {limit} bytes: send less",
-    )
-
-
-def _too_slow(body_s: float) -> ApiError:
-    return ApiError(
-        status=408,
-        code="request_timeout",
-        error_type="invalid_request_error",
-        message=f"the request body did not arrive within {body_s:g} s",
-    )

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 import httptools
 
+from proserve_gateway.catalog_terms import CONTROL_HEADERS
 from proserve_gateway.errors import ApiError
 from proserve_gateway.http_request import BodyTooSlowError, HttpRequest
 
@@ -29,8 +30,11 @@ logger = logging.getLogger(__name__)
 
 MOST_PIPELINED = 16
 """Requests that may wait for the answer to the one before; clients that pipeline more are cut after those."""
-_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization"})
-"""Headers that say whose a request is and where it ends: never twice."""
+_ONCE = frozenset(
+    {b"authorization", b"content-length", b"content-type", b"host", b"transfer-encoding", b"upgrade"}
+    | {name.encode() for name in CONTROL_HEADERS}
+)
+"""Headers that say whose a request is, what it asks for and where it ends: never twice."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -153,8 +157,9 @@ class HttpConnection(asyncio.Protocol):
         if self._deaf:
             return
         parser, headers = self._parser, self._headers
-        old = parser.get_http_version() != "1.1"
-        fault = self._fault or _fault_of(headers, old=old)
+        version = parser.get_http_version()
+        old = version != "1.1"
+        fault = self._fault or _fault_of(headers, version)
         if fault is not None:
             self._refuse_with(fault)
             return
@@ -310,11 +315,16 @@ class HttpConnection(asyncio.Protocol):
                 self._drain = None
 
 
-def _fault_of(headers: dict[bytes, bytes], *, old: bool) -> ApiError | None:
-    """What is wrong with how the request says where it ends."""
+def _fault_of(headers: dict[bytes, bytes], version: str) -> ApiError | None:
+    """What is wrong with how the request says whom it is for and where it ends."""
+    if version == "1.1":
+        if b"host" not in headers:
+            return _bad_request("the header host is missing: HTTP/1.1 asks for it")
+    elif version != "1.0":
+        return _bad_request(f"HTTP/{version} is not spoken here: send HTTP/1.1")
     coding = headers.get(b"transfer-encoding")
     if coding is not None:
-        if old:
+        if version != "1.1":
             return _bad_request("chunks are HTTP/1.1: send a Content-Length")
         if coding.strip().lower() != b"chunked":
             return _bad_request("Transfer-Encoding: only chunked is understood")

@@ -1,10 +1,11 @@
 """The JSON body of an OpenAI request: checked where the gateway needs it, rewritten where the engine must be told.
 
 Only the top level is taken apart; prompts stay the bytes that the client sent, so a long one costs a scan and no
-objects. What the gateway does not know passes through and is the engine's to judge. Three things do not pass:
-`vllm_xargs` keys of ours (class facts, which would forge a class), `priority` (credentials decide, not the body) and
-`kv_transfer_params` and `ec_transfer_params` (tell an engine where to fetch KV and encodings from; vLLM looks for them
-in `vllm_xargs` too). A key that occurs twice reaches the engine once.
+objects. What the gateway does not know passes through and is the engine's to judge. Four things do not pass:
+`vllm_xargs` keys of ours (class facts, which would forge a class), `priority` (credentials decide, not the body),
+`request_id` (two requests of one id confuse an engine) and `kv_transfer_params` and `ec_transfer_params` (tell an
+engine where to fetch KV and encodings from; vLLM looks for them in `vllm_xargs` too). A key that occurs twice reaches
+the engine once.
 """
 
 import re
@@ -17,7 +18,11 @@ from msgspec import Raw
 from proserve_core.facts import PREFIX
 from proserve_gateway.errors import ApiError, invalid_request
 
-CONTROL_FIELDS = frozenset({"priority", "kv_transfer_params", "ec_transfer_params"})
+CONTROL_FIELDS = frozenset({"priority", "request_id", "kv_transfer_params", "ec_transfer_params"})
+KEPT_RESPONSES = ("background", "conversation", "previous_response_id")
+"""Fields of the Responses API that name what one engine would have to have kept."""
+DEEPEST = 128
+"""Levels of lists and objects in a body: JSON readers of engines are recursive."""
 MOST = 2**31 - 1
 """Of a count that a client may name: what engines hold in 32 bits."""
 
@@ -26,11 +31,14 @@ _encode = msgspec.json.Encoder().encode
 
 _string = msgspec.json.Decoder(str)
 _flag = msgspec.json.Decoder(bool | None)
-_integer = msgspec.json.Decoder(int | None)
+_number = msgspec.json.Decoder(int | float | None)
 _object = msgspec.json.Decoder(dict[str, Raw] | None)
 _list = msgspec.json.Decoder(list[Raw])
 _text_or_list = msgspec.json.Decoder(str | list[Raw])
 
+_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"')
+_AS_LISTS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _POSITION = re.compile(r"\(byte (\d+)\)")
 _BASE64 = re.compile(rb";base64,[A-Za-z0-9+/=]*")
 _USAGE_OPTIONS = b'{"include_usage":true}'
@@ -42,6 +50,7 @@ class BodyKind(StrEnum):
 
     CHAT = "chat"
     COMPLETION = "completion"
+    RESPONSES = "responses"
     OTHER = "other"
     """Passed through: only the model is looked at."""
 
@@ -85,8 +94,25 @@ class RequestBody:
         """Exact, when the client sent token ids."""
         if "vllm_xargs" in fields:
             _take(fields, "vllm_xargs", _object)
-        if kind is not BodyKind.OTHER:
+        if kind is BodyKind.RESPONSES:
+            self._check_response()
+        elif kind is not BodyKind.OTHER:
             self._check_generation()
+
+    def _check_response(self) -> None:
+        fields = self.fields
+        for name in KEPT_RESPONSES:
+            if name in fields and bytes(fields[name]) not in (b"null", b"false"):
+                raise invalid_request(
+                    f"{name} is not supported: no responses are kept here, send the whole conversation in `input`",
+                    param=name,
+                    code="unsupported_parameter",
+                )
+        if "max_output_tokens" in fields:
+            self.max_tokens = _count(fields, "max_output_tokens", least=1)
+        if _take(fields, "input", _text_or_list) is None:
+            raise _missing_field("input", "a string or a list of items")
+        self._measure_prompt(fields["input"])
 
     def _check_generation(self) -> None:
         fields = self.fields
@@ -147,7 +173,7 @@ class RequestBody:
             xargs.update(facts)
         if xargs:
             fields["vllm_xargs"] = xargs
-        if self.stream and self.kind is not BodyKind.OTHER:
+        if self.stream and self.kind in (BodyKind.CHAT, BodyKind.COMPLETION):
             wanted = _EXACT_USAGE_OPTIONS if exact_usage or self.continuous_usage else _USAGE_OPTIONS
             known = fields.get("stream_options")
             options = (_object.decode(known) if known is not None else None) or {}
@@ -174,11 +200,32 @@ def parse_body(kind: BodyKind, body: bytes) -> RequestBody:
         ) from error
     except msgspec.ValidationError as error:
         raise invalid_request(f"the body must be a JSON object: {error}", code="invalid_json") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except RecursionError as error:
+        raise _too_deep() from error
+    except msgspec.DecodeError as error:
         raise _malformed(body, str(error)) from error
+    if body.count(b"[") + body.count(b"{") > DEEPEST and not _is_flat(body):
+        raise _too_deep()
     parsed = RequestBody(kind, fields)
     parsed.size = len(body)
     return parsed
+
+
+def _is_flat(body: bytes) -> bool:
+    """Whether valid JSON has at most `DEEPEST` levels: each round takes the innermost one away, at the speed of C."""
+    brackets = _STRING.sub(b"", body).translate(_AS_LISTS, _NO_BRACKETS)
+    for _ in range(DEEPEST):
+        brackets = brackets.replace(b"[]", b"")
+        if not brackets:
+            return True
+    return False
+
+
+def _too_deep() -> ApiError:
+    return invalid_request(
+        f"the body has more than {DEEPEST} levels of lists and objects inside each other: send it flatter",
+        code="json_too_deep",
+    )
 
 
 def _malformed(body: bytes, message: str) -> ApiError:
@@ -208,7 +255,14 @@ def _take(fields: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[Any],
 
 
 def _count(fields: dict[str, Raw], name: str, *, least: int) -> int | None:
-    value: int | None = _take(fields, name, _integer)
+    value: int | float | None = _take(fields, name, _number)
+    if isinstance(value, float):
+        # 5.0 is an integer to JSON Schema, and some clients write it.
+        if not value.is_integer():
+            raise invalid_request(
+                f"{name} has the wrong type: Expected `int | null`, got `float`", param=name, code="invalid_type"
+            )
+        value = int(value)
     if value is not None and not least <= value <= MOST:
         raise invalid_request(f"{name} is {str(value)[:20]}: it must be from {least} to {MOST}", param=name)
     return value

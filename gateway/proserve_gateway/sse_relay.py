@@ -11,6 +11,7 @@ import re
 
 import msgspec
 
+from proserve_gateway.errors import ApiError
 from proserve_gateway.sse import DONE, EventSplitter, SseError, decode_event, payload_of, reported_error
 from proserve_gateway.token_trail import TokenTrail
 
@@ -34,7 +35,7 @@ _any_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class SseRelay:
-    """One stream. Feed it what comes from the engine; it returns what goes to the client, in whole events."""
+    """One stream (`Relay`). Feed it what comes from the engine; it returns what goes to the client, in whole events."""
 
     __slots__ = (
         "_by_choice", "_choices", "_finished", "_keep_all", "_keep_last", "_splitter", "_strips", "_usual_before",
@@ -76,6 +77,14 @@ class SseRelay:
         return len(self._finished) >= self._choices or (
             self._by_choice is None and _FINISH.search(self._usual_before) is not None
         )
+
+    def broken_off(self, failure: ApiError, reported: bytes) -> bytes:
+        """See `Relay`."""
+        body = failure.body()
+        if reported:
+            # In the engine's own words.
+            body = msgspec.json.encode({"error": msgspec.Raw(reported), "usage": failure.usage})
+        return b"data: %s\n\ndata: [DONE]\n\n" % body
 
     def feed(self, data: bytes) -> bytes:
         """Events that are complete and right, as the client gets them; sets `failure` when the next one is not."""

@@ -49,7 +49,8 @@ async def ask_and_never_read(gate: Gateway) -> tuple[asyncio.StreamReader, async
     body = b'{"model":"tiny","messages":[],"stream":true}'
     reader, writer = await asyncio.open_connection("127.0.0.1", gate.server.port, limit=1024)
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer {GOLD_KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+        f"authorization: Bearer {GOLD_KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     writer.write(head.encode() + body)
     return reader, writer

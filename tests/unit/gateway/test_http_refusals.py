@@ -4,7 +4,6 @@ import asyncio
 import json
 from typing import Any
 
-import openai
 import pytest
 
 from fake_openai_engine import FakeRequest, Reply, fake_engine
@@ -52,7 +51,6 @@ async def test_missing_key_is_the_anonymous_tenant_where_there_is_one() -> None:
         (b'["model"]', "must be a JSON object"),
         (b'{"model": "tiny", "messages": "\xff"}', "not UTF-8: byte 31 is 0xff"),
         (b"[" * 100_000, "JSON"),
-        (b'{"model":"tiny","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "JSON"),
     ],
 )
 async def test_malformed_body_is_refused_with_its_position(content: bytes, words: str) -> None:
@@ -108,13 +106,6 @@ async def test_unknown_route_and_wrong_method_are_refused() -> None:
         assert (await gate.client.delete("/v1/models", headers=AUTH)).status_code == 405
 
 
-async def test_client_of_the_responses_api_is_told_what_to_use() -> None:
-    async with gateway() as gate:
-        client = openai.AsyncOpenAI(base_url=f"{gate.url}/v1", api_key=GOLD_KEY, max_retries=0)
-        with pytest.raises(openai.NotFoundError, match="use POST /v1/chat/completions"):
-            await client.responses.create(model="tiny", input="hi")
-
-
 async def test_headers_may_ask_for_less_and_never_get_more() -> None:
     async with fake_engine() as engine, gateway(engine) as gate:
         reply = await gate.chat(key=FREE_KEY, headers={"x-proserve-class": "high"})
@@ -142,7 +133,8 @@ async def test_body_that_does_not_arrive_is_given_up() -> None:
     async with fake_engine() as engine, gateway(engine, limits=HttpLimits(body_s=0.05)) as gate:
         reader, writer = await asyncio.open_connection("127.0.0.1", gate.server.port)
         writer.write(
-            f"POST /v1/completions HTTP/1.1\r\nauthorization: Bearer {GOLD_KEY}\r\ncontent-length: 9\r\n\r\n{{".encode()
+            f"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"
+            f"authorization: Bearer {GOLD_KEY}\r\ncontent-length: 9\r\n\r\n{{".encode()
         )
         answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 408 ")

@@ -7,7 +7,7 @@ import pytest
 
 from proserve_gateway.errors import ApiError
 from proserve_gateway.prompt_estimate import PromptEstimator
-from proserve_gateway.request_body import BodyKind, parse_body
+from proserve_gateway.request_body import DEEPEST, BodyKind, parse_body
 
 
 def chat(**fields: Any) -> bytes:
@@ -97,3 +97,29 @@ def test_prompt_estimate_learns_the_pools_ratio() -> None:
         estimator.learn("a", 400, 200)
     estimator.learn("a", 0, 50)
     assert (estimator.estimate("a", 400), estimator.estimate("b", 400)) == (200, 100)
+
+
+def nested(levels: int, inside: str = "") -> bytes:
+    """A body of so many levels."""
+    return f'{{"model":"m","messages":[],"x":{"[" * (levels - 1)}{inside}{"]" * (levels - 1)}}}'.encode()
+
+
+def test_bodies_may_be_as_deep_as_engines_read_and_not_deeper() -> None:
+    parse_body(BodyKind.CHAT, nested(DEEPEST))
+    for levels in (DEEPEST + 1, 5000, 100_000):
+        with pytest.raises(ApiError, match="more than 128 levels") as caught:
+            parse_body(BodyKind.CHAT, nested(levels))
+        assert caught.value.code == "json_too_deep"
+
+
+def test_brackets_side_by_side_or_in_strings_are_no_levels() -> None:
+    parse_body(BodyKind.CHAT, nested(3, ",".join(["[]", "{}"] * 2000)))
+    for text in ("[" * 5000, '\\"' + "{" * 5000, "\\\\", '\\\\\\"[['):
+        parse_body(BodyKind.CHAT, nested(100, f'"{text}",' * 50 + "1"))
+
+
+def test_counts_may_be_written_as_whole_floats() -> None:
+    body = parse_body(BodyKind.CHAT, b'{"model":"m","messages":[],"n":2.0,"max_tokens":1e2}')
+    assert (body.choices, body.max_tokens) == (2, 100)
+    with pytest.raises(ApiError, match=r"n has the wrong type: Expected `int . null`, got `float`"):
+        parse_body(BodyKind.CHAT, b'{"model":"m","messages":[],"n":2.5}')
