@@ -4,6 +4,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from fake_openai_engine import fake_engine
+from gateway_builders import gateway
 from proserve_gateway.fleet_metrics import MAX_REASONS, RouteCounter
 from proserve_gateway.metrics import OTHER, PREFIX, GatewayMetrics
 from proserve_gateway.metrics_docs import all_metrics, metrics_markdown
@@ -30,3 +32,22 @@ def test_free_text_of_policies_cannot_grow_without_bound() -> None:
         counter("chat", f"reason {number}")
     labels = {"pool": "chat", "reason": OTHER}
     assert metrics.registry.get_sample_value(f"{PREFIX}route_decisions_total", labels) == 10
+
+
+async def test_nothing_that_a_client_writes_becomes_a_label() -> None:
+    odd = "who-wrote-this"
+    async with fake_engine("a") as engine, gateway(engine) as running:
+        await running.chat(user=odd, headers={"x-proserve-class": "low", "x-request-id": odd, "traceparent": odd})
+        await running.chat(headers={"x-proserve-class": odd})
+        await running.chat(model=odd)
+        await running.chat(key=odd)
+        await running.chat(max_tokens=odd)
+        await running.client.get(f"/v1/{odd}")
+        text = running.metrics.render().decode()
+        before = len(text.splitlines())
+        for number in range(20):
+            await running.chat(model=f"{odd}-{number}", key=f"{odd}-{number}")
+        assert len(running.metrics.render().decode().splitlines()) == before
+    assert odd not in text
+    assert 'code="404"' in text
+    assert 'code="401"' in text
