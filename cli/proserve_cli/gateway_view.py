@@ -25,6 +25,17 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str = ""
 
 
+class HeadroomRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a class may count on in a pool, and what it uses: shares of engine time."""
+
+    priority_class: str
+    mode: str | None = None
+    held: float
+    used: float
+    lent: float
+    borrowed: float
+
+
 class GatewayReply(msgspec.Struct, frozen=True, kw_only=True):
     """The part of `/status` that is shown."""
 
@@ -32,13 +43,15 @@ class GatewayReply(msgspec.Struct, frozen=True, kw_only=True):
     missing: list[str]
     engines: list[EngineRow]
     classes: dict[str, GainStatus]
+    headroom: dict[str, list[HeadroomRow]] = {}
 
 
 def gateway_table(reply: GatewayReply) -> RenderableType:
     """Readiness, engines, classes."""
     head = Text("ready", style="green") if reply.ready else Text(f"not ready: {'; '.join(reply.missing)}", style="red")
     errors = [Text(f"{row.name}: {row.last_error}", style="red") for row in reply.engines if row.last_error]
-    return Group(head, _engines(reply.engines), *errors, Text(), _classes(reply.classes))
+    headroom: list[RenderableType] = [Text(), _headroom(reply.headroom)] if reply.headroom else []
+    return Group(head, _engines(reply.engines), *errors, Text(), _classes(reply.classes), *headroom)
 
 
 def _engines(rows: list[EngineRow]) -> Table:
@@ -66,6 +79,17 @@ def _classes(classes: dict[str, GainStatus]) -> Table:
             name, str(gain.requests), str(gain.tokens), f"{gain.tdg_ratio:.1%}" if some else "-",
             f"{gain.slo_attainment:.1%}" if some else "-",
         )  # fmt: skip
+    return table
+
+
+def _headroom(pools: dict[str, list[HeadroomRow]]) -> Table:
+    table = Table("pool", Column("class", no_wrap=True), "headroom", box=None, pad_edge=False)
+    for heading in ("held", "used", "lent", "borrowed"):
+        table.add_column(heading, justify="right")
+    for pool, rows in pools.items():
+        for row in rows:
+            shares = (row.held, row.used, row.lent, row.borrowed)
+            table.add_row(pool, row.priority_class, row.mode or "-", *(f"{share:.0%}" for share in shares))
     return table
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from proserve_core.gain import LossCause, earnable_gain
 from proserve_core.latency import LatencyModel
-from proserve_core.objectives import ServiceTerms
+from proserve_core.objectives import PriorityClass, ServiceTerms
 
 
 class Alternative(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -116,6 +116,8 @@ class RecordedFleet(msgspec.Struct, frozen=True, kw_only=True):
     at_unix_s: float
     routers: dict[str, str]
     """Routing policy by pool."""
+    classes: tuple[PriorityClass, ...] = ()
+    """As configured, for what requests don't carry: headroom."""
     engines: tuple[RecordedEngine, ...]
     """Those that publish their capacity."""
 

@@ -12,7 +12,17 @@ from starlette.routing import Route
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 INDEX = "index.html"
-NAMES = (INDEX, "console.css", "console.js", "decisions.js", "dom.js", "engines.js", "gain.js", "icon.svg")
+NAMES = (
+    INDEX,
+    "console.css",
+    "console.js",
+    "decisions.js",
+    "dom.js",
+    "engines.js",
+    "gain.js",
+    "headroom.js",
+    "icon.svg",
+)
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

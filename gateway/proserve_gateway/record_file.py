@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from proserve_core.objectives import PriorityClass
 from proserve_core.request_record import RecordedEngine, RecordedFleet, RecordLine
 from proserve_gateway.decisions import Decisions
 from proserve_gateway.fleet import Engine
@@ -104,7 +105,7 @@ class RecordFile:
         before = self._written_fleet
         if before is None or fleet.at_unix_s - before.at_unix_s >= FLEET_EVERY_S:
             return True
-        return (fleet.routers, _names(fleet)) != (before.routers, _names(before))
+        return (fleet.routers, fleet.classes, _names(fleet)) != (before.routers, before.classes, _names(before))
 
     def _write(self, lines: list[bytes], fleet: RecordedFleet, new: RecordedFleet | None) -> None:
         """In a thread of its own."""
@@ -122,12 +123,19 @@ class RecordFile:
         file.flush()
 
 
-def recorded_fleet(engines: Iterable[Engine], *, routers: dict[str, str], at_unix_s: float) -> RecordedFleet:
+def recorded_fleet(
+    engines: Iterable[Engine],
+    *,
+    routers: dict[str, str],
+    at_unix_s: float,
+    classes: Iterable[PriorityClass] = (),
+) -> RecordedFleet:
     """The engines that tell enough of themselves to be simulated."""
     known = [(engine.target, engine.view.snapshot) for engine in engines]
     return RecordedFleet(
         at_unix_s=at_unix_s,
         routers=routers,
+        classes=tuple(classes),
         engines=tuple(
             [
                 RecordedEngine(

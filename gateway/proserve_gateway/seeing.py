@@ -83,6 +83,7 @@ class Seeing:
                 self._fleet.engines,
                 routers={pool.name: pool.routing_policy for pool in self._catalog().pools.values()},
                 at_unix_s=time.time(),
+                classes=self._catalog().priority_classes.values(),
             ),
             metrics=metrics,
         )

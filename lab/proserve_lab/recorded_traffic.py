@@ -35,6 +35,8 @@ class RecordedTraffic(msgspec.Struct, frozen=True, kw_only=True):
     engines: tuple[RecordedEngine, ...]
     """As last told; empty: none of them tells."""
     router: str | None
+    classes: tuple[PriorityClass, ...]
+    """As last configured."""
 
 
 def read_records(paths: Iterable[Path]) -> list[RecordLine]:
@@ -93,6 +95,7 @@ def pool_traffic(lines: Sequence[RecordLine], pool: str | None) -> RecordedTraff
         requests=tuple(sorted(mine, key=lambda request: (request.arrived_unix_s, request.id))),
         engines=() if last is None else tuple([each for each in last.engines if each.pool == pool]),
         router=routers[-1] if routers else None,
+        classes=fleets[-1].classes if fleets else (),
     )
 
 

@@ -4,6 +4,7 @@ import { byId, clock, element, words } from "./dom.js";
 import { engineDecisions, explanation, showDecisions } from "./decisions.js";
 import { showStatus } from "./engines.js";
 import { showGain } from "./gain.js";
+import { showHeadroom } from "./headroom.js";
 
 const EVERY_MS = 2000;
 const CAUSES = ["shed", "late_first_token", "late_token_queued", "late_token_preempted", "late_token_batched", "engine_failure", "client_cancel"];
@@ -31,6 +32,7 @@ async function refresh() {
     offerClasses(Object.keys(gain.windows.all));
     showStatus(status);
     showGain(gain);
+    showHeadroom(status.headroom);
     showDecisions(decisions.requests, explain);
     byId("updated").textContent = `as of ${clock(Date.now() / 1000)}`;
     byId("updated").className = "dim";

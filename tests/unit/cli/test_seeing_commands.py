@@ -83,6 +83,13 @@ def test_status_table_shows_why_it_is_not_ready_and_each_engine() -> None:
     assert row(result, "chat-1")[1:7] == ["ready", "-", "0", "-", "-", "-"]
 
 
+def test_headroom_is_shown_where_there_is_some() -> None:
+    use = {"priority_class": "high", "mode": "Entitlement", "held": 0.4, "used": 0.1, "lent": 0.3, "borrowed": 0.0}
+    with admin_page({"/status": STATUS | {"headroom": {"chat": [use]}}}) as page:
+        result = proserve("status", "--admin", page.address)
+    assert row(result, "chat  ") == ["chat", "high", "Entitlement", "40%", "10%", "30%", "0%"]
+
+
 @pytest.mark.parametrize(("command", "path"), [("gain", "/gain"), ("status", "/status")])
 def test_json_is_the_gateways_own_answer(command: str, path: str) -> None:
     answer: object = GAIN if command == "gain" else STATUS
