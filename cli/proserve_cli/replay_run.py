@@ -1,6 +1,6 @@
 """What `proserve replay` does: the recorded requests in the simulator, as it was and with changes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -103,7 +103,13 @@ def _report(traffic: RecordedTraffic, requests: Sequence[RequestRecord], changes
     as_it_was = changed = None
     if traffic.engines:
         as_it_was = _simulate(
-            workload(kept, {}), traffic.engines, count=count, policy=None, router=router, title="as it was"
+            workload(kept, {}),
+            traffic.engines,
+            count=count,
+            policy=None,
+            router=router,
+            classes=traffic.classes,
+            title="as it was",
         )
     if changes != _NOTHING or not traffic.engines:
         changed = _simulate(
@@ -112,6 +118,7 @@ def _report(traffic: RecordedTraffic, requests: Sequence[RequestRecord], changes
             count=changes.replicas or count or 1,
             policy=changes.policy,
             router=changes.router or router,
+            classes=({each.name: each for each in traffic.classes} | classes).values(),
             title="changed",
         )
     recorded = what_happened(kept)
@@ -167,9 +174,10 @@ def _simulate(
     count: int,
     policy: str | None,
     router: str,
+    classes: Iterable[PriorityClass],
     title: str,
 ) -> Simulated:
-    room = make_room(router)
+    room = make_room(router, classes)
     made = replicas(engines, count=count, policy=policy)
     with Progress(console=Console(stderr=True), transient=True, disable=len(requests) < _LONG_RUN_REQUESTS) as bar:
         task = bar.add_task(title, total=len(requests))

@@ -138,6 +138,7 @@ def workload(requests: Sequence[RequestRecord], classes: Mapping[str, PriorityCl
             arrival_s=each.arrived_unix_s - start_s,
             prompt_tokens=max(1, each.prompt_tokens or each.expected_prompt_tokens),
             output_tokens=_output_tokens(each),
+            tenant=each.tenant,
         )
         for each in requests
     ]

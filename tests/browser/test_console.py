@@ -38,11 +38,10 @@ class Bench:
 @pytest_asyncio.fixture(loop_scope="session")
 async def bench() -> AsyncIterator[Bench]:
     async with fake_engine() as engine:
+        pool = endpoint_pool("outside", engine.url)
+        pool["spec"]["routing"] = {"policy": "late-gain"}
         resources = parse(
-            priority_class("high"),
-            keyed_tenant("alice"),
-            secret(alice="sk-alice"),
-            endpoint_pool("outside", engine.url),
+            priority_class("high", headroom={"percent": 40}), keyed_tenant("alice"), secret(alice="sk-alice"), pool
         )
         gateway = Gateway(GatewayConfig(resources=resources, http=ANY, admin=ANY))
         await gateway.start()
@@ -71,6 +70,15 @@ async def test_gain_engines_and_decisions_are_shown(page: Page, bench: Bench) ->
     await expect(page.locator("#decisions tbody tr").first).to_contain_text("outside-0")
 
 
+async def test_headroom_is_shown_as_held_and_used(page: Page, bench: Bench) -> None:
+    await page.goto(bench.url)
+    row = page.locator("#headroom tbody tr")
+    await expect(row).to_contain_text("Entitlement")
+    await expect(row.locator("td.number").first).to_have_text("40.0%")
+    left = await row.locator(".held").evaluate("mark => mark.style.left")
+    assert left == "40%"
+
+
 async def test_request_is_explained_by_a_click_and_by_its_id(page: Page, bench: Bench) -> None:
     request_id = await bench.chat(max_tokens=3)
     await page.goto(bench.url)
@@ -78,7 +86,7 @@ async def test_request_is_explained_by_a_click_and_by_its_id(page: Page, bench: 
     dialog = page.locator("#explanation")
     await expect(dialog).to_be_visible()
     await expect(dialog).to_contain_text(f"Request {request_id}")
-    await expect(dialog).to_contain_text("only engine that may take work")
+    await expect(dialog).to_contain_text("outside-0 after")
     await page.keyboard.press("Escape")
     await expect(dialog).to_be_hidden()
     await page.locator("#find-id").fill("nobody")

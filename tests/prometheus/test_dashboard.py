@@ -23,7 +23,12 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 ANY_PORTS = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0")
 HIGH, LOW = {"authorization": "Bearer sk-demo-interactive"}, {"authorization": "Bearer sk-demo-batch"}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
-WITH_QUOTA = "  limits: {maxInFlight: 40, requestsPerMinute: 200}\n"
+CHANGES = {
+    "spec:\n  priorityClassName: interactive\n": "  limits: {maxInFlight: 40, requestsPerMinute: 200}\n",
+    "spec:\n  weight: 4\n": "  headroom: {percent: 40}\n",
+    "  replicas: 2\n": "  routing: {policy: late-gain}\n",
+}
+"""What has series only where it is configured: lines of the example, and what is added after them."""
 
 
 def test_ids_are_unique_and_panels_say_what_they_show() -> None:
@@ -74,10 +79,11 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Prometheus, after a while of scraping."""
     folder = tmp_path_factory.mktemp("prometheus")
     resources = (ROOT / "examples/quickstart.yaml").read_text()
-    place = "spec:\n  priorityClassName: interactive\n"
-    assert place in resources
+    for place, added in CHANGES.items():
+        assert place in resources
+        resources = resources.replace(place, place + added)
     file = folder / "resources.yaml"
-    file.write_text(resources.replace(place, place + WITH_QUOTA))
+    file.write_text(resources)
     running = RunningProserve(["up", "-f", str(file), "--engine", "emulated", *ANY_PORTS], folder=folder)
     try:
         running.wait_ready(50)
