@@ -82,7 +82,7 @@ class FakeEngine:
         self.name = name
         self.behave: Behaviour = self.generate
         self.requests: list[FakeRequest] = []
-        """Without the probes of `/v1/models`."""
+        """Without the probes of `/v1/models` and `/metrics`."""
         self.asked = asyncio.Event()
         """The first request is here."""
         self.client_left = asyncio.Event()
@@ -175,6 +175,9 @@ class FakeEngine:
                 request = await _read(reader)
                 if request.path == "/v1/models":
                     await Reply(writer).json(200, {"object": "list", "data": []})
+                    continue
+                if request.path == "/metrics":
+                    await Reply(writer).json(404, {"error": {"message": "no metrics here"}})
                     continue
                 self.requests.append(request)
                 self.asked.set()
