@@ -12,6 +12,7 @@ from proserve_cli.adversary import adversary
 from proserve_cli.bench_fidelity import fidelity
 from proserve_cli.bench_headroom import headroom
 from proserve_cli.bench_memory import memory
+from proserve_cli.bench_overload import overload
 from proserve_cli.bench_polling import polling
 from proserve_cli.bench_route import route
 from proserve_cli.bench_soak import soak
@@ -25,6 +26,7 @@ bench_app.command("fidelity")(fidelity)
 bench_app.command("headroom")(headroom)
 bench_app.command("memory")(memory)
 bench_app.command("polling")(polling)
+bench_app.command("overload")(overload)
 bench_app.command("route")(route)
 bench_app.command("soak")(soak)
 

@@ -1,0 +1,26 @@
+"""Five times what emulated engines can do, through a real gateway. How well the heavy class fares depends on what else
+the machine does and is for `proserve bench overload`; nobody is lost on any machine."""
+
+from pathlib import Path
+
+import pytest
+
+from proserve_cli.overload_run import CLASSES, run
+from proserve_lab.shipped_traces import shipped_trace
+from proserve_lab.trace import read_trace
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.timeout(300)
+async def test_five_times_the_load_loses_nobody_and_serves_every_class(tmp_path: Path) -> None:
+    rows = read_trace(shipped_trace("azure-conv-2023"), limit=1000)
+    result = await run(rows=rows, overload=5.0, seconds=4.0, seed=0, folder=tmp_path)
+    assert sum(each.requests for each in result.classes.values()) > 30
+    for name in CLASSES:
+        assert result.classes[name].lost == 0, name
+        assert result.classes[name].answered > 0, name
+    heavy, light = result.classes["heavy"], result.classes["light"]
+    assert heavy.refused == 0
+    assert heavy.slo_attainment >= light.slo_attainment
+    assert result.memory_peak_mb - result.memory_begin_mb < 60
