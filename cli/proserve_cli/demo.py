@@ -1,4 +1,7 @@
-"""`proserve demo`: the same overload from a real trace under several batching policies, and what each class got."""
+"""`proserve demo`: the same overload from a real trace under several policies, and what each class got.
+
+The policies are those of the engines or, with `--stock`, those of the gateway in front of engines that have none.
+"""
 
 import os
 import sys
@@ -8,11 +11,12 @@ from typing import Annotated
 
 import typer
 
-from proserve_cli.comparison import policy_names, show
+from proserve_cli.comparison import policy_names, router_names, show
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 
 POLICIES = "fcfs,slide-batching,recoverable-gain"
+ROUTERS = "round-robin,least-requests,late-gain"
 
 
 def demo(
@@ -26,14 +30,24 @@ def demo(
         Path | None, typer.Option(help="CSV with arrival_s, prompt_tokens, output_tokens (default: the shipped slice).")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Send at most this many requests per replay.", min=1)] = None,
-    policies: Annotated[str, typer.Option(help="Batching policies to compare, with commas.")] = POLICIES,
+    stock: Annotated[
+        bool, typer.Option("--stock", help="Engines with their own scheduler; compare the gateway's policies instead.")
+    ] = False,
+    policies: Annotated[
+        str | None,
+        typer.Option(help=f"Policies to compare, with commas (default: {POLICIES}; with --stock {ROUTERS})."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides which tenant sends each request.")] = 0,
 ) -> None:
-    """Overload two engines with a real trace from two tenants and compare batching policies."""
+    """Overload two engines with a real trace from two tenants and compare policies."""
     from proserve_lab.shipped_traces import DEMO_TRACE, shipped_trace
     from proserve_lab.trace import TraceError, read_trace
 
-    names = policy_names(policies, example=POLICIES)
+    names = (
+        router_names(policies or ROUTERS, example=ROUTERS)
+        if stock
+        else policy_names(policies or POLICIES, example=POLICIES)
+    )
     try:
         rows = read_trace(trace or shipped_trace(DEMO_TRACE), limit=limit)
     except TraceError as error:
@@ -52,7 +66,7 @@ def demo(
     try:
         runner = DemoRunner(
             kind=_kind(engine), rows=rows, trace=(trace or shipped_trace(DEMO_TRACE)).name, policies=names,
-            runs=runs, seed=seed, folder=folder,
+            stock=stock, runs=runs, seed=seed, folder=folder,
         )  # fmt: skip
         run_in_loop(runner.main())
     except LaunchError as error:

@@ -25,8 +25,9 @@ def demo_pool(settings: DemoSettings) -> EnginePool:
     )
 
 
-def demo_resources(plan: DemoPlan, settings: DemoSettings) -> str:
-    """Classes with the chosen objectives, a tenant for each, its key, and the pool, as YAML."""
+def demo_resources(plan: DemoPlan, settings: DemoSettings, *, router: str | None = None) -> str:
+    """Classes with the chosen objectives, a tenant for each, its key, and the pool, as YAML; `router` spreads the
+    requests, None: the default one."""
     documents: list[dict[str, object]] = []
     for each in plan.classes.values():
         objectives = {
@@ -40,7 +41,10 @@ def demo_resources(plan: DemoPlan, settings: DemoSettings) -> str:
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "demo-keys"}, "stringData": dict(KEYS)}
     )
     model = {"name": MODEL, "uri": f"generated://{settings.model}"}
-    documents.append(_document("EnginePool", MODEL, {"model": model, "replicas": ENGINES}))
+    pool: dict[str, object] = {"model": model, "replicas": ENGINES}
+    if router is not None:
+        pool["routing"] = {"policy": router}
+    documents.append(_document("EnginePool", MODEL, pool))
     text = yaml.safe_dump_all(documents, sort_keys=False)
     parse_resources({"demo.yaml": text})
     return text

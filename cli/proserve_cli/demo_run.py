@@ -3,7 +3,8 @@
 Each replay has fresh engines of its own: a policy is an option of the engine, so nothing is switched behind its back,
 and only the engines that are compared use the machine. All get the same warm-up, which is also the measurement. The
 first one of a run decides on the load of all its replays; a note says when a later one differs, because then other
-programs slowed the machine.
+programs slowed the machine. Stock engines have nothing to switch: all replays of a run go to the same ones, through one
+gateway after another.
 """
 
 import time
@@ -19,7 +20,7 @@ from proserve_cli.demo_plan import SETTINGS, DemoPlan, make_plan, measuring_requ
 from proserve_cli.demo_report import DemoResult, DemoRun, plan_lines
 from proserve_cli.demo_resources import ENGINES, MODEL, demo_pool, demo_resources
 from proserve_cli.engine_kind import EngineKind
-from proserve_cli.engine_launch import START_LIMIT_S, engine_specs
+from proserve_cli.engine_launch import START_LIMIT_S, STOCK, engine_specs, stock_specs
 from proserve_cli.gateway_process import gateway_spec
 from proserve_cli.local_engines import EngineSpec, LocalEngines
 from proserve_cli.signals import StopSignals
@@ -48,16 +49,19 @@ class DemoRunner:
         rows: Sequence[TraceRow],
         trace: str,
         policies: Sequence[str],
+        stock: bool,
         runs: int,
         seed: int,
         folder: Path,
     ) -> None:
+        """`policies` are those of the engines or, in front of `stock` ones, of the gateway."""
         self.result: DemoResult | None = None
         self._kind = kind
         self._settings = SETTINGS[kind]
         self._rows = rows
         self._trace = trace
         self._policies = policies
+        self._stock = stock
         self._runs = runs
         self._seed = seed
         self._folder = folder
@@ -76,14 +80,16 @@ class DemoRunner:
         for run in range(1, self._runs + 1):
             measured: list[Throughput] = []
             plan: DemoPlan | None = None
-            for policy in self._policies:
-                async with self._engines(run, policy) as specs:
-                    measured.append(await self._measure(policy, specs))
+            for engine_policy, policies in self._groups():
+                async with self._engines(run, engine_policy) as specs:
+                    measured.append(await self._measure(engine_policy, specs))
                     if plan is None:
                         plan = self._plan(measured)
                         self._say(f"run {run} of {self._runs} begins after {time.monotonic() - started_s:.0f} s")
-                    async with self._gateway(run, policy, specs, demo_resources(plan, self._settings)) as url:
-                        done.append(await self._replay(run, policy, plan, url))
+                    for policy in policies:
+                        resources = demo_resources(plan, self._settings, router=policy if self._stock else None)
+                        async with self._gateway(run, policy, specs, resources) as url:
+                            done.append(await self._replay(run, policy, plan, url))
             if plan is not None:
                 plans.append(plan)
                 notes += [f"run {run}: {note}" for note in plan_notes(plan, measured)]
@@ -97,6 +103,10 @@ class DemoRunner:
             wall_s=time.monotonic() - started_s,
         )
 
+    def _groups(self) -> Sequence[tuple[str, Sequence[str]]]:
+        """Policies of engines, each with the policies that are compared in front of them."""
+        return [(STOCK, self._policies)] if self._stock else [(policy, (policy,)) for policy in self._policies]
+
     def _plan(self, measured: Sequence[Throughput]) -> DemoPlan:
         plan = make_plan(measured, settings=self._settings, rows=len(self._rows), seed=self._seed)
         for line in plan_lines(plan):
@@ -107,10 +117,9 @@ class DemoRunner:
     async def _engines(self, run: int, policy: str) -> AsyncIterator[list[EngineSpec]]:
         """Two engines under `policy`, ended again afterwards."""
         began_s = time.monotonic()
-        specs = [
-            msgspec.structs.replace(spec, name=f"run-{run}-{policy}-{spec.name}")
-            for spec in engine_specs(demo_pool(self._settings), self._kind, policy=policy)
-        ]
+        pool = demo_pool(self._settings)
+        made = stock_specs(pool, self._kind) if self._stock else engine_specs(pool, self._kind, policy=policy)
+        specs = [msgspec.structs.replace(spec, name=f"run-{run}-{policy}-{spec.name}") for spec in made]
         with self._console.status(f"starting {len(specs)} {self._kind} engines, logs in {self._folder}") as status:
             async with LocalEngines(specs, self._folder) as processes:
                 await processes.ready(START_LIMIT_S[self._kind])

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,9 @@ from proserve_cli.engine_kind import EngineKind
 from proserve_cli.local_engines import EngineSpec
 from proserve_core.pools import EnginePool, ModelOrigin
 
+STOCK = "stock"
+"""Stands for a policy where engines have none of ours."""
+SCHEDULER_OPTION = "--scheduler-cls"
 START_LIMIT_S = {EngineKind.VLLM: 600.0, EngineKind.EMULATED: 30.0}
 """Time an engine gets until it answers: a large model may come from a slow disk, an emulator has nothing to load."""
 
@@ -41,6 +45,34 @@ def engine_specs(
         make(pool, f"{pool_label(pool).replace('/', '-')}-{number}", policy, key_file)
         for number in range(pool.replicas)
     ]
+
+
+def stock_specs(pool: EnginePool, kind: EngineKind) -> list[EngineSpec]:
+    """The same engines as somebody would run them who does not know ProServe: vLLM with its own scheduler and without
+    any plug-in, in the emulator's case `fcfs`, and nothing tells the gateway of their capacity.
+
+    Raises:
+        LaunchError: the pool's engines can't be started like this here.
+    """
+    return [
+        msgspec.structs.replace(
+            spec,
+            policy=STOCK,
+            command=_without_scheduler(spec.command),
+            environment={**spec.environment, "VLLM_PLUGINS": ""},
+            capacity_url="",
+            ready_urls=(f"{spec.base_url}/health",),
+        )
+        for spec in engine_specs(pool, kind, policy="fcfs")
+    ]
+
+
+def _without_scheduler(command: Sequence[str]) -> list[str]:
+    kept = list(command)
+    if SCHEDULER_OPTION in kept:
+        place = kept.index(SCHEDULER_OPTION)
+        del kept[place : place + 2]
+    return kept
 
 
 def _emulated(pool: EnginePool, name: str, policy: str, key_file: Path | None) -> EngineSpec:

@@ -23,6 +23,7 @@ class GatewayEngine(msgspec.Struct, frozen=True, kw_only=True):
     pool: str
     base_url: str
     capacity_url: str
+    """Empty: it publishes none."""
 
 
 class GatewayFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +69,7 @@ def main(file: Path) -> None:
 
     config = msgspec.json.decode(file.read_bytes(), type=GatewayFile)
     targets = [
-        EngineTarget(name=each.name, pool=each.pool, base_url=each.base_url, capacity_url=each.capacity_url)
+        EngineTarget(name=each.name, pool=each.pool, base_url=each.base_url, capacity_url=each.capacity_url or None)
         for each in config.engines
     ]
     run_gateway(

@@ -65,7 +65,7 @@ class Engine:
         """Tokens passed of one of the requests there."""
         view = self.view
         if watch.tokens(entry, count, at_s, view.dispatched):
-            view.latency = watch.latency
+            view.latency, view.speed_known = watch.latency, True
             view.revision += 1
 
     def retarget(self, target: EngineTarget) -> None:
@@ -310,7 +310,7 @@ class Fleet:
             for dispatched in view.dispatched.values():
                 dispatched.in_snapshot = False
         view.snapshot = snapshot
-        engine.watch = None
+        engine.watch, view.speed_known = None, True
         view.snapshot_s = now_s - snapshot.age_s
         mark_counted(view.dispatched, snapshot, view.snapshot_s)
         if not engine.endpoint.has_capacity:
@@ -349,9 +349,10 @@ class Fleet:
 
     def _without_capacity(self, engine: Engine, *, is_vllm: bool) -> None:
         if self.queue(engine.target.pool) is None:
-            engine.watch = None
+            engine.watch, engine.view.speed_known = None, True
         elif engine.watch is None:
             engine.watch = StepWatch(nominal_profile(()).latency)
+            engine.view.speed_known = False
         if engine.endpoint.has_capacity or engine.endpoint.is_vllm != is_vllm:
             engine.endpoint = engine.target.endpoint(has_capacity=False, is_vllm=is_vllm)
 

@@ -19,9 +19,12 @@ def demo(
     )  # fmt: skip
 
 
-def check(result: dict[str, Any], requests: int) -> None:
+POLICIES = ["fcfs", "slide-batching", "recoverable-gain"]
+
+
+def check(result: dict[str, Any], requests: int, policies: list[str] = POLICIES) -> None:
     """Every request was answered under every policy, and the books balance."""
-    assert [run["policy"] for run in result["runs"]] == ["fcfs", "slide-batching", "recoverable-gain"]
+    assert [run["policy"] for run in result["runs"]] == policies
     for run in result["runs"]:
         report = run["report"]
         assert report["errors"] == {}
@@ -55,6 +58,7 @@ def test_the_demo_ends_with_the_tables_and_leaves_no_folder() -> None:
         (("--trace", "/nowhere.csv"), "/nowhere.csv: cannot read the trace"),
         (("--policies", "luck"), "batching policy 'luck' does not exist"),
         (("--policies", ","), "--policies: expected at least one name"),
+        (("--stock", "--policies", "fcfs"), "routing policy 'fcfs' does not exist"),
     ],
 )
 def test_wrong_usage_is_one_message(arguments: tuple[str, ...], message: str) -> None:
@@ -62,6 +66,32 @@ def test_wrong_usage_is_one_message(arguments: tuple[str, ...], message: str) ->
     assert finished.returncode == 2
     assert message in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.timeout(120)
+def test_the_demo_in_front_of_stock_engines_compares_what_the_gateway_does() -> None:
+    policies = ["round-robin", "late-gain"]
+    finished = demo(
+        "--stock", "--engine", "emulated", "--limit", "40", "--policies", ",".join(policies), "--json", limit_s=110
+    )
+    assert finished.returncode == 0, finished.stderr
+    check(json.loads(finished.stdout), 40, policies)
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_heavy_class_waits_less_for_stock_vllm_when_the_gateway_orders(engine_python: str) -> None:
+    """vLLM with its own scheduler, asked for twice what it can do: in order of arrival all wait alike."""
+    policies = ["least-requests", "late-gain"]
+    finished = demo(
+        "--stock", "--engine", "vllm", "--limit", "120", "--policies", ",".join(policies), "--json",
+        environment={"PROSERVE_ENGINE_PYTHON": engine_python}, limit_s=580,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout)
+    check(result, 120, policies)
+    arrival, late = (run["report"]["classes"]["interactive"]["ttft_p50_s"] for run in result["runs"])
+    assert late < arrival
 
 
 @pytest.mark.engine

@@ -7,6 +7,9 @@ among engines with room the best one has the least of: time until the first toke
 and one TTFT for each part of the request's gain that others would lose there (`displaced_gain`). With the study's 0.1 s
 for a full load of decodes it earned 0.9 points less where outputs are most of the work.
 
+An engine of which nobody knows yet how fast it is gets one prompt after another, each when the one before has its first
+token.
+
 An engine that does not rank computes prompts as soon as it has them, and all decodes in each step, so both are kept
 within what it can do in time: prompts are handed out at the pace at which decodes leave time for them, and decodes take
 no more than prompts, at their share of all work, leave.
@@ -40,7 +43,8 @@ from proserve_core.routing.fleet_outlook import (
 from proserve_core.routing.gain_left import Mask
 from proserve_core.routing.min_ahead import NO_ROOM_S
 from proserve_core.routing.prefix_map import PrefixMap
-from proserve_core.routing.request_worth import worth_of
+from proserve_core.routing.prompt_pace import PromptPace
+from proserve_core.routing.request_worth import SHARE, worth_of
 from proserve_core.routing.room_headroom import blocks_free, entitled
 from proserve_core.routing.state import FleetView, RouteDecision, RoutingRequest
 from proserve_core.routing.waiting_queue import WaitingQueue
@@ -48,6 +52,11 @@ from proserve_core.routing.waiting_room import Binding, remember_prefix
 
 DEPTH_S = 0.3
 """One to two full prefill steps: less leaves engines idle between decisions, from 0.1 to 0.4 s it is all the same."""
+DEPTH_SHARE = 0.3
+"""No more than this part of the tightest TTFT objective: what an engine holds cannot be passed by who comes then."""
+LEAST_DEPTH_S = 0.05
+TIGHT_FOR_S = 10.0
+"""How long a TTFT objective counts after a request had it."""
 TICK_S = 0.005
 """How often the queue is ranked anew; who arrives in between comes last until then."""
 MISSES = 8
@@ -77,8 +86,10 @@ class LateGain:
         self._ranked_s = -np.inf
         self._prefill_s = self._work_s = 0.0
         """Running means over requests bound: engine time of the prompt, and of prompt and output."""
-        self._paced_s: dict[str, float] = {}
-        """By engine that does not rank: until when it has prompts to compute beside its decodes."""
+        self._pace = PromptPace()
+        """Of engines that do not rank."""
+        self._tightest_s, self._tightest_at_s = np.inf, -np.inf
+        """Least TTFT objective lately, and when a request had it."""
         self._floor_s = 0.0
         """Engine time that requests put aside are owed."""
 
@@ -86,6 +97,9 @@ class LateGain:
         return len(self._queue) + len(self._queue.aside)
 
     def arrived(self, request: RoutingRequest) -> None:
+        ttft_s, now_s = request.terms.objectives.ttft_s, request.arrival_s
+        if ttft_s <= self._tightest_s or now_s > self._tightest_at_s + TIGHT_FOR_S:
+            self._tightest_s, self._tightest_at_s = ttft_s, now_s
         if self.headroom.active:
             request = entitled(request, self.headroom, self._outlook.table, self._queue.cut_off)
         self._queue.add(request, max(self._hits(request).values(), default=0))
@@ -120,7 +134,7 @@ class LateGain:
             prompt_tokens, worth = queue.columns(part)
             cached = outlook.cached(hits) if any(hits) else 0.0
             meeting = outlook.meet(worth, prompt_tokens=prompt_tokens, cached=cached, now_s=now_s)
-            room = self._room(meeting, now_s)
+            room = self._room(meeting, fleet)
             if self.headroom.reserves:
                 room &= [blocks_free(request, self.headroom, outlook.table, fleet) for request, _ in part]
             found = room.any(axis=1)
@@ -149,15 +163,23 @@ class LateGain:
         binding, _ = self._choose(request, meeting, everywhere, hits, fleet, reason="its engine failed: placed at once")
         return binding
 
-    def _room(self, meeting: Meeting, now_s: float) -> Mask:
+    @property
+    def _depth_s(self) -> float:
+        return max(LEAST_DEPTH_S, min(DEPTH_S, DEPTH_SHARE * self._tightest_s))
+
+    def _room(self, meeting: Meeting, fleet: FleetView) -> Mask:
         """Which engines have room for which requests."""
-        table = self._outlook.table
+        table, now_s = self._outlook.table, fleet.now_s
         # The less certain it is what an engine has done since, the more it may get.
-        depth_s = DEPTH_S + np.maximum(0.0, now_s - table[AGE_FROM])
+        depth_s = self._depth_s + np.maximum(0.0, now_s - table[AGE_FROM])
         prefill_share = self._prefill_s / self._work_s if self._work_s > 0 else 0.0
-        paced_s = np.array([self._paced_s.get(name, 0.0) for name in self._outlook.names]) - now_s
-        in_time = (paced_s < depth_s) & (table[LOAD] <= FULL_LOAD * (1 - prefill_share))
+        in_time = (self._pace.busy_s(self._outlook.names, table[SHARE], now_s) < depth_s) & (
+            table[LOAD] <= FULL_LOAD * (1 - prefill_share)
+        )
         room: Mask = (meeting.queued_s < depth_s) & (meeting.needs.value > 0) & ((table[RANKS] > 0) | in_time)
+        for place, view in enumerate(fleet.engines):
+            if not view.speed_known and any(not entry.emitted_tokens for entry in view.dispatched.values()):
+                room[:, place] = False
         return room
 
     def _closed(self, request: RoutingRequest, now_s: float) -> bool:
@@ -204,10 +226,8 @@ class LateGain:
             view = fleet.engines[best]
             # Other gateways send as well, and take their part of the engine's time.
             senders = max(1.0, (view.requests() + 1) / (len(view.dispatched) + 1))
-            busy_s = senders * float(needs.ready_s[best])
-            self._paced_s[name] = max(fleet.now_s, self._paced_s.get(name, 0.0)) + busy_s
-            if len(self._paced_s) > 2 * len(outlook.names):
-                self._paced_s = {name: self._paced_s[name] for name in outlook.names if name in self._paced_s}
+            self._pace.busy_s(outlook.names, outlook.table[SHARE], fleet.now_s)
+            self._pace.gave(best, senders * prefill_s)
         age_s = fleet.now_s - request.arrival_s
         decision = RouteDecision(
             engine=name,

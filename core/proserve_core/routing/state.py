@@ -66,6 +66,8 @@ class EngineView(msgspec.Struct, kw_only=True):
     """Own requests in flight there, by request id, in the order in which they were sent."""
     revision: int = 0
     """Grows when an own request got its first token or ended, and with `latency`."""
+    speed_known: bool = True
+    """False: how fast it is will be learned, and until then nothing says how much it can take."""
     latency: LatencyModel | None = None
     """Learned from the streams that passed (`step_watch`), where there is no snapshot; None: nothing is known yet."""
 

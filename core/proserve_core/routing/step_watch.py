@@ -5,16 +5,25 @@ one stream, the witness, is a step, and its work is known: a token of each of th
 of those whose first token came with it. That is what `latency.online` learns from in our own engines, on the engine's
 clock; here the network's jitter comes on top, and requests of others at the same engine make it look slower, which for
 this gateway it is.
+
+Before that, what is known of other engines is stretched to the median of the first steps: an engine may be a hundred
+times slower than any of them, and in the time that the fit takes to believe that it would have got all that there is.
 """
 
 from collections.abc import Mapping
+from statistics import median
+
+import msgspec
 
 from proserve_core.latency.model import LatencyModel, StepWork
 from proserve_core.latency.online import OnlineLatency
 from proserve_core.routing.state import Dispatched
 
-EVERY = 2
-"""Every so many steps one is learned from: that costs some tens of microseconds."""
+FIRST_STEPS = 5
+EVERY_S = 0.05
+"""Later, not more than one step in this time is learned from: that costs some tens of microseconds."""
+PUBLISH_EVERY = 4
+"""Steps learned from until there is a new model; an engine of which much is to be learned takes long steps."""
 TOGETHER = 0.25
 """Tokens of one step come one after the other: within this share of a step after the witness's they are of its step."""
 
@@ -23,8 +32,11 @@ class StepWatch:
     """Watches one engine."""
 
     def __init__(self, initial: LatencyModel) -> None:
-        """Start from `initial`, however far off it is."""
-        self._fit = OnlineLatency(initial, publish_every=16)
+        """Start from the proportions of `initial`, however far off it is."""
+        self._initial = initial
+        self._ratios: list[float] = []
+        """How much longer than `initial` says the first steps took."""
+        self._fit: OnlineLatency | None = None
         self._witness: str | None = None
         self._last_s = 0.0
         """When its last token came."""
@@ -32,11 +44,12 @@ class StepWatch:
         """The step that it ended."""
         self._prompts: list[Dispatched] = []
         """Requests whose first token came since, with a step that has not ended."""
-        self._steps = 0
+        self._learned_s = 0.0
 
     @property
-    def latency(self) -> LatencyModel:
-        return self._fit.model
+    def latency(self) -> LatencyModel | None:
+        """None before the first steps."""
+        return None if self._fit is None else self._fit.model
 
     def tokens(self, entry: Dispatched, count: int, at_s: float, dispatched: Mapping[str, Dispatched]) -> bool:
         """The engine emitted `count` tokens of a request, which `entry` does not count yet; `dispatched` are all
@@ -49,14 +62,30 @@ class StepWatch:
                 together = seen is not None and at_s - self._last_s < TOGETHER * seen.duration_s
                 (seen.prompts if seen is not None and together else self._prompts).append(entry)
             return False
-        self._steps += 1
-        changed = False
-        if seen is not None and self._steps % EVERY == 0:
-            changed = self._fit.observe(seen.work(), seen.duration_s)
+        changed = seen is not None and self._learn(seen, at_s)
         # Several tokens at once are several steps, or were held up on their way: which, is not known.
         self._seen = None if count != 1 else _Step(at_s - self._last_s, self._prompts, dispatched)
         self._last_s, self._prompts = at_s, []
         return changed
+
+    def _learn(self, step: "_Step", at_s: float) -> bool:
+        if self._fit is not None and at_s - self._learned_s < EVERY_S:
+            return False
+        self._learned_s = at_s
+        work = step.work()
+        if self._fit is not None:
+            return self._fit.observe(work, step.duration_s)
+        predicted_s = self._initial.step_s(work)
+        if predicted_s > 0 and step.duration_s > 0:
+            self._ratios.append(step.duration_s / predicted_s)
+        if len(self._ratios) < FIRST_STEPS:
+            return False
+        self._fit = OnlineLatency(_stretched(self._initial, median(self._ratios)), publish_every=PUBLISH_EVERY)
+        return True
+
+
+def _stretched(latency: LatencyModel, factor: float) -> LatencyModel:
+    return LatencyModel(**{name: value * factor for name, value in msgspec.structs.asdict(latency).items()})
 
 
 class _Step:

@@ -6,7 +6,7 @@ from engine_builders import service_terms
 from fleet_builders import bind_all, capacity, decode_row, engine_view, prefill_row, queue_of, routing_request, sent
 from proserve_core.admission.headroom import HeadroomBook
 from proserve_core.objectives import Headroom, HeadroomMode, PriorityClass, ServiceTerms
-from proserve_core.routing import EngineView
+from proserve_core.routing import EngineView, RoutingRequest
 from proserve_core.routing.late_gain import LateGain
 
 
@@ -77,6 +77,16 @@ def test_engine_where_others_would_lose_more_is_avoided() -> None:
     assert bound(room, fragile, free) == [("r", "b")]
 
 
+def test_what_an_engine_holds_delays_the_tightest_class_by_a_part_of_its_ttft_only() -> None:
+    """0.3 s of prompts would be three TTFTs of the class that may come next."""
+    room = room_with(
+        *((f"low-{number}", 40, LOW) for number in range(6)), ("tight", 40, service_terms(2.0, ttft_s=0.2))
+    )
+    names = [name for name, _ in bound(room, queue_of("x", 0, policy="fcfs"))]
+    assert len(names) == 2
+    assert "tight" in names
+
+
 def after_many(prompt_tokens: int, expected_output_tokens: float) -> LateGain:
     """A room that has bound many requests of a kind, so that it knows how their work is made up."""
     room = LateGain()
@@ -132,18 +142,22 @@ def test_idle_stock_engine_gets_even_a_request_that_is_all_prompt() -> None:
     assert bound(room, queue_of("x", 0, policy="fcfs")) == [("r", "x")]
 
 
-HOPELESS = service_terms(1.0, ttft_s=-100.0)
+def too_late(tokens: int) -> RoutingRequest:
+    """A request that has waited for too long."""
+    return routing_request(tokens, name="late", arrival_s=-1000.0, terms=LOW)
 
 
 def test_request_that_is_too_late_goes_only_where_nothing_else_is_to_be_done() -> None:
-    room = room_with(("late", 100, HOPELESS))
+    room = room_with()
+    room.arrived(too_late(100))
     assert bound(room, queue_of("x", 50)) == []
     assert len(room) == 1
     assert bound(room, queue_of("x", 50), queue_of("y", 0), now_s=0.1) == [("late", "y")]
 
 
 def test_too_late_requests_make_progress_in_any_overload() -> None:
-    room = room_with(("late", 10, HOPELESS))
+    room = room_with()
+    room.arrived(too_late(10))
     served: list[str] = []
     for number in range(300):
         now_s = number * 0.1
@@ -156,7 +170,8 @@ def test_too_late_requests_make_progress_in_any_overload() -> None:
 
 
 def test_request_that_left_is_not_bound() -> None:
-    room = room_with(("a", 10, LOW), ("late", 10, HOPELESS), ("b", 10, LOW))
+    room = room_with(("a", 10, LOW), ("b", 10, LOW))
+    room.arrived(too_late(10))
     assert room.left("a")
     assert not room.left("a")
     assert bound(room, queue_of("x", 900)) == []
