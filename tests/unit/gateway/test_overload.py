@@ -68,7 +68,8 @@ async def test_degraded_request_is_served_as_the_other_class_and_accounted_in_it
         (record,) = gate.decisions.latest(1)
         (attempt,) = record.attempts
         assert (record.priority_class, attempt.served_as) == ("high", "low")
-        assert attempt.waited_s >= SHORT_S
+        # From when it began to wait; its patience counts from its arrival.
+        assert attempt.waited_s > SHORT_S / 2
 
 
 async def test_client_that_leaves_while_it_waits_is_gone() -> None:
