@@ -7,7 +7,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-PREFIXES = ("tests.engine.", "tests.apiserver.")
+PREFIXES = ("tests.engine.", "tests.apiserver.", "tests.cluster.")
 
 
 def problems(junit: str) -> list[str]:

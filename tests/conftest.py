@@ -19,18 +19,18 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
-PROCESS_TIMEOUT_S = 300
-"""An engine start alone takes a minute on a busy machine."""
+PROCESS_TIMEOUT_S = {"engine": 300, "e2e": 300, "apiserver": 300, "cluster": 900}
+"""An engine start alone takes a minute on a busy machine; images of a cluster are built from nothing once."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lies in the folders of tests with processes, and give it the time that starting processes takes."""
     for item in items:
-        for folder in ("engine", "e2e", "apiserver", "cluster"):
+        for folder, timeout_s in PROCESS_TIMEOUT_S.items():
             if (ROOT / "tests" / folder) in item.path.parents:
                 item.add_marker(folder)
                 if item.get_closest_marker("timeout") is None:
-                    item.add_marker(pytest.mark.timeout(PROCESS_TIMEOUT_S))
+                    item.add_marker(pytest.mark.timeout(timeout_s))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ BASE = "localhost/python:3.11"
 _SUITE = "bookworm"
 _PACKAGES = (
     "base-files,ca-certificates,coreutils,dash,libc-bin,libgcc-s1,libnuma1,libstdc++6,media-types,netbase,"
-    "python3,python3-pip,tzdata"
+    "python3,python3-pip,tzdata,util-linux"
 )
 _MOST_LAYERS = 300
 """Of builds before, of which nobody knows whether they are still of use: then all are removed."""

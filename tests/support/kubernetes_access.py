@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,27 @@ class KubernetesAccess:
     def get(self, *arguments: str) -> Any:
         """An object or a list of objects, as `kubectl get` finds them."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def wait_for(self, condition: Callable[[], bool], *, limit_s: float, what: str) -> None:
+        """Poll until the condition holds."""
+        end_s = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < end_s, f"no {what} within {limit_s:g} s"
+            time.sleep(0.2)
+
+    def collect(self, folder: Path) -> None:
+        """Write down what may explain a failure: descriptions, events, and logs of our pods."""
+        folder.mkdir(parents=True, exist_ok=True)
+        kinds = "pods,deployments,replicasets,services,endpointslices,enginepools,tenants,priorityclasses.proserve.dev"
+        ours = "app.kubernetes.io/part-of=proserve"
+        for name, arguments in {
+            "objects": ("get", kinds, "--all-namespaces", "-o", "wide"),
+            "descriptions": ("describe", kinds, "--all-namespaces"),
+            "events": ("get", "events", "--all-namespaces", "--sort-by=.metadata.creationTimestamp"),
+            "logs": ("logs", "--all-namespaces", "-l", ours, "--prefix", "--tail=2000", "--max-log-requests=50"),
+        }.items():
+            done = self.run("kubectl", *arguments)
+            (folder / f"{name}.txt").write_text(done.stdout + done.stderr)
 
     def _succeed(self, program: str, *arguments: str, stdin: str = "") -> str:
         done = self.run(program, *arguments, stdin=stdin)

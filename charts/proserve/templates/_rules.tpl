@@ -27,7 +27,7 @@ tests/cluster compares this with what they did. */}}
 # Which engine a scale-down removes.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch]
+  verbs: [patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
@@ -45,18 +45,18 @@ tests/cluster compares this with what they did. */}}
 {{- define "proserve.gatewayRules" -}}
 - apiGroups: [proserve.dev]
   resources: [enginepools, tenants]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # API keys of tenants.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch]
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 {{- end }}
 
 {{- define "proserve.gatewayClusterRules" -}}
 - apiGroups: [proserve.dev]
   resources: [priorityclasses]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 {{- end }}

@@ -1,0 +1,124 @@
+"""The first hour of somebody who tries ProServe in a cluster, in its order: each test goes on where one ended."""
+
+import json
+
+import grpc
+import pytest
+from openai import AuthenticationError, OpenAI
+
+from installation import NAMESPACE, RELEASE, Installation
+from proserve_gateway.rpc import inference_pb2
+from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
+
+PRODUCT = "sk-demo-product"
+
+
+def client(installation: Installation, key: str = PRODUCT) -> OpenAI:
+    return OpenAI(base_url=f"{installation.http}/v1", api_key=key, max_retries=0)
+
+
+def served(installation: Installation) -> bool:
+    """Whether a request gets its answer now."""
+    answer = client(installation).completions.create(model="tiny", max_tokens=4, prompt="Hello")
+    return answer.usage is not None and answer.usage.completion_tokens == 4
+
+
+def test_first_request_is_answered(installation: Installation) -> None:
+    answer = client(installation).chat.completions.create(
+        model="tiny", max_tokens=8, messages=[{"role": "user", "content": "Hello"}]
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 8
+
+
+def test_grpc_request_is_answered(installation: Installation) -> None:
+    request = inference_pb2.GenerateRequest(model="tiny", prompt="Hello", sampling=inference_pb2.Sampling(max_tokens=8))
+    with grpc.insecure_channel(installation.grpc) as channel:
+        stub = InferenceStub(channel)  # type: ignore[no-untyped-call]
+        reply = stub.Generate(request, metadata=[("authorization", f"Bearer {PRODUCT}")], timeout=30)
+    assert reply.usage.output_tokens == 8
+    assert reply.served.priority_class == "interactive"
+
+
+def test_wrong_key_is_refused(installation: Installation) -> None:
+    with pytest.raises(AuthenticationError):
+        client(installation, "sk-wrong").models.list()
+
+
+def test_helm_test_sends_a_request(installation: Installation) -> None:
+    installation.cluster.helm("test", RELEASE, "--namespace", NAMESPACE, "--timeout=60s")
+
+
+def test_columns_say_how_things_stand(installation: Installation) -> None:
+    pools = installation.cluster.kubectl("get", "enginepools").splitlines()
+    assert pools[0].split()[0] == "NAME"
+    assert "tiny" in pools[1]
+    assert "True" in pools[1]
+    shown = installation.cluster.kubectl("get", "proserve", "--all-namespaces")
+    for name in (
+        "priorityclass.proserve.dev/interactive",
+        "tenant.proserve.dev/product",
+        "enginepool.proserve.dev/tiny",
+    ):
+        assert name in shown
+
+
+def test_replicas_follow_kubectl_scale(installation: Installation) -> None:
+    installation.cluster.kubectl("scale", "enginepool/tiny", "--replicas=3")
+    installation.wait_pods("tiny", 3)
+    installation.cluster.kubectl("scale", "enginepool/tiny", "--replicas=2")
+    installation.wait_pods("tiny", 2)
+    assert served(installation)
+
+
+def test_nonsense_is_refused_or_left_out_and_service_goes_on(installation: Installation) -> None:
+    node = installation.cluster
+    refused = node.run("kubectl", "patch", "enginepool", "tiny", "--type=merge", "-p", '{"spec": {"replicas": -1}}')
+    assert refused.returncode != 0
+    assert "spec.replicas" in refused.stderr
+    # What a schema cannot know: there is no such class. The tenant keeps its last right version.
+    node.kubectl("patch", "tenant", "product", "--type=merge", "-p", '{"spec": {"priorityClassName": "interactiv"}}')
+    node.kubectl("wait", "--for=condition=Accepted=False", "tenant/product", "--timeout=30s")
+    assert served(installation)
+    node.kubectl("patch", "tenant", "product", "--type=merge", "-p", '{"spec": {"priorityClassName": "interactive"}}')
+    node.kubectl("wait", "--for=condition=Accepted", "tenant/product", "--timeout=30s")
+
+
+def test_new_key_works_and_deleted_key_does_not_within_seconds(installation: Installation) -> None:
+    node = installation.cluster
+
+    def works() -> bool:
+        try:
+            client(installation, "sk-second").models.list()
+        except AuthenticationError:
+            return False
+        return True
+
+    keys = '{"spec": {"apiKeys": [%s{"secretKeyRef": {"name": "tenant-keys", "key": "product"}}]}}'
+    node.kubectl("patch", "secret", "tenant-keys", "-p", '{"stringData": {"second": "sk-second"}}')
+    second = '{"secretKeyRef": {"name": "tenant-keys", "key": "second"}}, '
+    node.kubectl("patch", "tenant", "product", "--type=merge", "-p", keys % second)
+    node.wait_for(works, limit_s=20, what="answer to the new key")
+    node.kubectl("patch", "tenant", "product", "--type=merge", "-p", keys % "")
+    node.wait_for(lambda: not works(), limit_s=20, what="refusal of the deleted key")
+
+
+def test_pool_can_turn_to_endpoints(installation: Installation) -> None:
+    cluster = installation.cluster
+
+    def moved(**spec: object) -> str:
+        spec["model"] = {"name": "moved", **({} if "endpoints" in spec else {"uri": "generated://tiny"})}
+        metadata = {"name": "moved", "namespace": "default"}
+        return json.dumps(
+            {"apiVersion": "proserve.dev/v1alpha1", "kind": "EnginePool", "metadata": metadata, "spec": spec}
+        )
+
+    def made() -> list[str]:
+        kinds = "deployments,services,poddisruptionbudgets,networkpolicies"
+        return cluster.kubectl("get", kinds, "-l", "proserve.dev/pool=moved", "-o", "name").split()
+
+    cluster.kubectl("apply", "-f", "-", stdin=moved(replicas=0, engine={"runtime": "Emulated"}))
+    cluster.wait_for(lambda: len(made()) == 4, limit_s=30, what="objects of the pool")
+    cluster.kubectl("apply", "-f", "-", stdin=moved(endpoints=[{"url": "http://elsewhere.example.com:8000"}]))
+    cluster.wait_for(lambda: made() == [], limit_s=30, what="end of the pool's objects")
+    cluster.kubectl("delete", "enginepool", "moved")

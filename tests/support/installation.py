@@ -1,0 +1,88 @@
+"""A release of charts/proserve in a test cluster, seen as its users see it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from charts import PROSERVE
+from environments import ROOT
+from given_cluster import GivenCluster
+from single_node import SingleNode
+
+EXAMPLES = ROOT / "examples"
+NAMESPACE = "proserve"
+RELEASE = "proserve"
+INSTALL_LIMIT = "180s"
+
+
+class Installation:
+    """One release, in a namespace of its own with Pod Security `restricted`."""
+
+    def __init__(self, cluster: SingleNode | GivenCluster, *, image: str) -> None:
+        self.cluster = cluster
+        self._repository, self._tag = image.rsplit(":", 1)
+
+    def install(self, **values: str) -> None:
+        """`helm install --wait`, as the README of the chart says."""
+        self.cluster.kubectl("create", "namespace", NAMESPACE)
+        self.cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+        self.cluster.helm("install", RELEASE, str(PROSERVE), *self._options(values))
+
+    def upgrade(self, **values: str) -> None:
+        self.cluster.helm("upgrade", RELEASE, str(PROSERVE), *self._options(values))
+
+    def _options(self, values: dict[str, str]) -> list[str]:
+        # A test machine has two cores.
+        given = {
+            "image.repository": self._repository,
+            "image.tag": self._tag,
+            "gateway.resources.requests.cpu": "100m",
+            **values,
+        }
+        settings = [f"--set={name}={value}" for name, value in given.items()]
+        return ["--namespace", NAMESPACE, "--wait", f"--timeout={INSTALL_LIMIT}", *settings]
+
+    def uninstall(self) -> None:
+        """The release and its resources; what is left is the tests' to look at."""
+        if self.cluster.run("helm", "status", RELEASE, "--namespace", NAMESPACE).returncode == 0:
+            self.cluster.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait")
+
+    def apply(self, *files: Path) -> None:
+        for file in files:
+            self.cluster.kubectl("apply", "-f", str(file))
+
+    def patch(self, pool: str, spec: dict[str, Any]) -> None:
+        """Change an EnginePool of the namespace default."""
+        self.cluster.kubectl("patch", "enginepool", pool, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    def wait_ready(self, pool: str, *, limit_s: float = 120) -> None:
+        self.cluster.kubectl("wait", "--for=condition=Ready", f"enginepool/{pool}", f"--timeout={limit_s:g}s")
+
+    def pods(self, pool: str) -> list[str]:
+        """Names of a pool's pods that are not on their way out."""
+        found = self.cluster.get("pods", "-l", f"proserve.dev/pool={pool}")["items"]
+        return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def wait_pods(self, pool: str, count: int, *, limit_s: float = 120) -> None:
+        """Until the pool has exactly that many pods, all ready."""
+
+        def there() -> bool:
+            found = self.cluster.get("pods", "-l", f"proserve.dev/pool={pool}")["items"]
+            ready = [
+                condition["status"] == "True"
+                for pod in found
+                for condition in pod["status"].get("conditions", ())
+                if condition["type"] == "Ready"
+            ]
+            return len(found) == count and ready == [True] * count
+
+        self.cluster.wait_for(there, limit_s=limit_s, what=f"{count} ready pods of {pool}")
+
+    @property
+    def http(self) -> str:
+        """Base URL of the OpenAI API."""
+        return f"http://{self.cluster.address(f'{RELEASE}-gateway', 'http', namespace=NAMESPACE)}"
+
+    @property
+    def grpc(self) -> str:
+        return self.cluster.address(f"{RELEASE}-gateway", "grpc", namespace=NAMESPACE)

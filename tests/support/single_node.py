@@ -1,0 +1,153 @@
+"""A real single-node Kubernetes in namespaces of its own: containerd, etcd, the control plane, kubelet and kube-proxy.
+
+Pods run, Services and DNS work, and the host reaches both. Not there: a way out of the node, enforced NetworkPolicies,
+load balancers, a metrics server, more nodes. One such cluster runs on a machine at a time; a second one waits.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import node_settings
+from kubernetes_access import KubernetesAccess
+from kubernetes_keys import kubeconfig, make_authority, make_certificate
+from node_namespace import NODE_ADDRESS, NodeNamespace
+from server_process import ServerProcess
+
+START_LIMIT_S = 120.0
+TOOLS = ("containerd", "ctr", "runc", "iptables", "conntrack", "nsenter", "unshare", "ip", "openssl")
+PACKAGES = "containerd runc containernetworking-plugins iptables conntrack iproute2 util-linux openssl"
+LOCK = Path("/tmp/proserve-single-node.lock")
+
+
+def missing_here() -> str | None:
+    """Why this machine cannot run a node, or None."""
+    if os.geteuid() != 0:
+        return "a Kubernetes node needs root"
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if not Path("/usr/lib/cni/bridge").exists():
+        missing.append("/usr/lib/cni/bridge")
+    if missing:
+        return f"a Kubernetes node needs {', '.join(missing)}: apt-get install {PACKAGES}"
+    return None
+
+
+class SingleNode(KubernetesAccess):
+    """Started by the constructor, ended by `end`. `folder` has a short path: sockets are in it."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        super().__init__(programs, kubeconfig=folder / "admin.kubeconfig", home=folder / "home")
+        self.folder = folder
+        self._resources = contextlib.ExitStack()
+        self._processes: dict[str, ServerProcess] = {}
+        try:
+            lock = self._resources.enter_context(LOCK.open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._write_settings()
+            self.namespace = NodeNamespace(folder)
+            self._resources.callback(self.namespace.end)
+            self._start()
+        except BaseException:
+            self.end()
+            raise
+
+    def _write_settings(self) -> None:
+        folder = self.folder
+        (folder / "cni").mkdir()
+        make_authority(folder)
+        for client, subject in node_settings.CLIENTS.items():
+            make_certificate(folder, client, subject=subject)
+            text = kubeconfig(folder, server=node_settings.API_URL, user=client)
+            (folder / f"{client}.kubeconfig").write_text(text)
+        make_certificate(folder, "server", subject="/CN=kube-apiserver", addresses=node_settings.API_NAMES)
+        names = [f"DNS:{node_settings.NODE}", f"IP:{NODE_ADDRESS}"]
+        make_certificate(folder, "kubelet-server", subject=f"/CN={node_settings.NODE}", addresses=names)
+        (folder / "containerd.toml").write_text(node_settings.containerd_config(folder))
+        (folder / "cni" / "10-pods.conflist").write_text(node_settings.pod_network(folder))
+        (folder / "audit-policy.yaml").write_text(node_settings.audit_policy())
+        (folder / "kubelet.yaml").write_text(node_settings.kubelet_config(folder))
+        (folder / "proxy.yaml").write_text(node_settings.kube_proxy_config(folder))
+
+    def _start(self) -> None:
+        folder, programs = self.folder, self.programs
+        containerd = shutil.which("containerd") or "containerd"
+        self._run("containerd", containerd, "-c", folder / "containerd.toml")
+        self._run("etcd", programs / "etcd", *node_settings.etcd_flags(folder))
+        self._processes["containerd"].wait_until(
+            lambda: node_settings.containerd_socket(folder).exists(), limit_s=START_LIMIT_S, what="socket"
+        )
+        self.start_api_server()
+        self._run(
+            "controller-manager", programs / "kube-controller-manager", *node_settings.controller_manager_flags(folder)
+        )
+        self._run("scheduler", programs / "kube-scheduler", *node_settings.scheduler_flags(folder))
+        self._run("kubelet", programs / "kubelet", *node_settings.kubelet_flags(folder))
+        self._run("proxy", programs / "kube-proxy", f"--config={folder / 'proxy.yaml'}")
+        self._processes["kubelet"].wait_until(self._can_run_pods, limit_s=START_LIMIT_S, what="node that is Ready")
+
+    def _run(self, name: str, *command: str | Path) -> None:
+        self._processes[name] = ServerProcess(command, log=self.folder / f"{name}.log", enter=self.namespace.enter)
+
+    def start_api_server(self) -> None:
+        """At first, or after `stop_api_server`."""
+        self._run("api-server", self.programs / "kube-apiserver", *node_settings.api_server_flags(self.folder))
+        self._processes["api-server"].wait_until(
+            lambda: self.run("kubectl", "get", "--raw", "/readyz").returncode == 0,
+            limit_s=START_LIMIT_S,
+            what="/readyz",
+        )
+
+    def stop_api_server(self) -> None:
+        """It goes away at once; pods run on."""
+        self._processes["api-server"].kill()
+
+    def _can_run_pods(self) -> bool:
+        if self.run("kubectl", "get", "serviceaccount", "default").returncode != 0:
+            return False
+        node = self.run(
+            "kubectl", "get", "node", node_settings.NODE, "-o", "jsonpath={.spec.taints}{.status.conditions}"
+        )
+        return node.returncode == 0 and "KubeletReady" in node.stdout and "not-ready" not in node.stdout
+
+    def requests_of(self, account: str) -> list[dict[str, Any]]:
+        """Everything that a service account, written `NAMESPACE:NAME`, has asked of the API server; audit events."""
+        found = [json.loads(line) for line in (self.folder / "audit.log").read_text().splitlines()]
+        return [event for event in found if event["user"]["username"] == f"system:serviceaccount:{account}"]
+
+    def import_image(self, archive: Path) -> None:
+        """Make the image of an OCI archive available to pods."""
+        socket = node_settings.containerd_socket(self.folder)
+        self.namespace.run("ctr", f"--address={socket}", "--namespace=k8s.io", "images", "import", archive)
+
+    def start_dns(self) -> None:
+        """Names of the cluster, for pods; the image of CoreDNS is there."""
+        self.kubectl("apply", "-f", str(Path(__file__).parent / "cluster_dns.yaml"))
+        self.kubectl("rollout", "status", "deployment/coredns", "--namespace=kube-system", "--timeout=60s")
+
+    def add_gpus(self, count: int) -> None:
+        """Give the node GPUs that are not there: pods that ask for them are scheduled, containers get nothing."""
+        amount = f'{{"nvidia.com/gpu": "{count}"}}'
+        status = f'{{"status": {{"capacity": {amount}, "allocatable": {amount}}}}}'
+        self.kubectl("patch", "node", node_settings.NODE, "--subresource=status", "--type=merge", "-p", status)
+
+    def address(self, service: str, port: str, *, namespace: str) -> str:
+        """Where a port of a Service can be reached from here."""
+        found = self.get("service", service, "--namespace", namespace)["spec"]
+        (number,) = [each["port"] for each in found["ports"] if each["name"] == port]
+        return f"{found['clusterIP']}:{number}"
+
+    def collect(self, folder: Path) -> None:
+        """Logs of ended containers and of the node, too."""
+        super().collect(folder)
+        for log in [*self.folder.glob("*.log"), *self.folder.glob("pod-logs/*/*/*.log")]:
+            shutil.copy(log, folder / "-".join(log.relative_to(self.folder).parts))
+
+    def end(self) -> None:
+        """Everything ends with the namespaces."""
+        self._resources.close()
+        for process in self._processes.values():
+            process.kill()
