@@ -107,10 +107,10 @@ class KubernetesSource:
         key, objects = _key(body), self._objects.setdefault(kind, {})
         if gone:
             objects.pop(key, None)
-        elif self._wanted(kind, key):
-            objects[key] = body
-        else:
+        elif not self._wanted(kind, key) or _means(objects.get(key, {})) == _means(body):
             return
+        else:
+            objects[key] = body
         self._changed.set()
 
     def _wanted(self, kind: str, key: tuple[str, str]) -> bool:
@@ -195,6 +195,12 @@ def _within(namespace: str | None) -> str:
 def _key(body: Mapping[str, Any]) -> tuple[str, str]:
     metadata = body["metadata"]
     return metadata.get("namespace", ""), metadata["name"]
+
+
+def _means(body: Mapping[str, Any]) -> list[Any]:
+    """What counts of an object: the operator writes statuses all the time."""
+    annotations = body.get("metadata", {}).get("annotations")
+    return [annotations, *(body.get(field) for field in ("spec", "data", "endpoints", "ports"))]
 
 
 def _secret_names(data: Any) -> Iterator[str]:

@@ -18,37 +18,42 @@ KINDS = tuple(kind.name for kind in CUSTOM_KINDS)
 
 
 class Accepted:
-    """Judges the resources in the store whenever they changed since it was last asked."""
+    """The last judgement of all resources. Judging takes time in proportion to their number, so it is done once for
+    many changes (`judge`), and what came since is known to nobody before that."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._stale = True
         self._settled = Settled(resources=Resources(), in_force={}, problems={})
         self._pools: dict[Key, EnginePool] = {}
+        self._judged: set[tuple[str, Key]] = set()
 
-    def changed(self) -> None:
-        """A resource came, changed or went."""
-        self._stale = True
+    def judge(self) -> set[tuple[str, Key]]:
+        """Judge what is in the store now; resources that are new or judged otherwise than before."""
+        documents = {DocumentKey(kind, *key): _readable(body) for kind in KINDS for key, body in self._store.all(kind)}
+        known = {key: data for key, data in self._settled.in_force.items() if key.kind in KINDS}
+        before, pools, judged = self._settled, self._pools, self._judged
+        self._settled = settle({**documents, **_stand_ins(documents)}, known)
+        self._pools = {(pool.namespace, pool.name): pool for pool in self._settled.resources.engine_pools}
+        self._judged = {(key.kind, (key.namespace, key.name)) for key in documents}
+        return {
+            (kind, key)
+            for kind, key in self._judged
+            if (kind, key) not in judged
+            or (kind == "EnginePool" and pools.get(key) != self._pools.get(key))
+            or before.problems.get(document := DocumentKey(kind, *key)) != self._settled.problems.get(document)
+        }
+
+    def is_judged(self, kind: str, key: Key) -> bool:
+        """Whether the resource was there at the last judgement."""
+        return (kind, key) in self._judged
 
     def problems(self, kind: str, key: Key) -> tuple[ResourceError, ...]:
         """What is wrong with a resource."""
-        return self._now().problems.get(DocumentKey(kind, *key), ())
+        return self._settled.problems.get(DocumentKey(kind, *key), ())
 
     def pool(self, key: Key) -> EnginePool | None:
         """The pool as it is in force; None if no version of it was ever right."""
-        self._now()
         return self._pools.get(key)
-
-    def _now(self) -> Settled:
-        if self._stale:
-            self._stale = False
-            documents = {
-                DocumentKey(kind, *key): _readable(body) for kind in KINDS for key, body in self._store.all(kind)
-            }
-            before = {key: data for key, data in self._settled.in_force.items() if key.kind in KINDS}
-            self._settled = settle({**documents, **_stand_ins(documents)}, before)
-            self._pools = {(pool.namespace, pool.name): pool for pool in self._settled.resources.engine_pools}
-        return self._settled
 
 
 def _readable(body: Mapping[str, Any]) -> Data:

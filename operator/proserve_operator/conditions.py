@@ -46,6 +46,12 @@ def written(
     return rows
 
 
+def told(condition: Condition, status: Mapping[str, Any]) -> bool:
+    """Whether the status has the condition with this status and reason."""
+    row = (condition.type, condition.status_text, condition.reason)
+    return any((each["type"], each["status"], each["reason"]) == row for each in status.get("conditions", ()))
+
+
 def shortened(message: str) -> str:
     """At most as long as a status may hold."""
     return message if len(message) <= LONGEST_MESSAGE else message[: LONGEST_MESSAGE - 1] + "…"

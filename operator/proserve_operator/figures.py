@@ -8,6 +8,8 @@ from proserve_operator.gain_window import WINDOW_TEXT, GainWindow, pool_subject
 SHOWN_LOSS = 0.001
 """Causes below this share of the gain are left out."""
 MOST_CLASSES = 64
+FIGURES = ("gain", "classes")
+"""Fields of a status that hold figures."""
 
 
 def gain_fields(totals: GainTotals) -> dict[str, Any]:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 LEASE_S = 15
 RENEW_S = 10
 RETRY_S = 2
-ANSWER_S = 3.0
+ANSWER_S = 4.0
 
 
 class PatientLock(LeaseLock):

@@ -15,13 +15,12 @@ from proserve_operator.events import Events
 from proserve_operator.kube_client import Kube, KubeError
 from proserve_operator.metrics import OperatorMetrics
 from proserve_operator.pool_scaling import PoolScaling
-from proserve_operator.pool_status import accepted as accepted_condition
 from proserve_operator.reconcile import CHILDREN, PoolReconciler
 from proserve_operator.reports import Reports
 from proserve_operator.resource_status import ResourceStatuses
 from proserve_operator.settings import OperatorSettings
 from proserve_operator.status_writer import StatusWriter
-from proserve_operator.store import Key, Object, Store, key_of, pool_key
+from proserve_operator.store import Key, Object, Store, key_of, pool_key, wishes
 from proserve_operator.watching import registry, watch
 from proserve_operator.work_queue import Retry, WorkQueue
 
@@ -80,6 +79,10 @@ class OperatorRun:
             store=self._store, accepted=self._accepted, reports=self._reports, statuses=statuses
         )
         self._audit: Audit | None = None
+        self._edited: set[Work] = set()
+        """Resources that ask for something else than at the last judgement."""
+        self._judging_s = 0.0
+        """How long the last judgement took."""
 
     @property
     def unhealthy(self) -> list[str]:
@@ -129,14 +132,19 @@ class OperatorRun:
         """An object as a watch shows it."""
         self.metrics.events.labels(kind).inc()
         key = key_of(body)
+        before = wishes(self._store.get(kind, key))
         if event == "DELETED":
             self._store.remove(kind, key)
         elif not self._store.put(kind, body):
             return
         if kind in KINDS:
-            self._accepted.changed()
-            self._queue.add((kind, key))
-            self._queue.add(JUDGE, after_s=JUDGE_AFTER_S)
+            if wishes(self._store.get(kind, key)) == before:
+                self._queue.add((kind, key))
+                return
+            if not self._edited:
+                # At most a tenth of the time, however many there are.
+                self._queue.add(JUDGE, after_s=max(JUDGE_AFTER_S, 10 * self._judging_s))
+            self._edited.add((kind, key))
         elif (pool := pool_key(body)) is not None:
             self._queue.add(("EnginePool", pool))
 
@@ -161,25 +169,26 @@ class OperatorRun:
                 self.metrics.last_success_s.labels(kind).set(self._wall_clock())
 
     def _judge(self) -> None:
-        """Wake the resources whose condition `Accepted` is not what it should be."""
-        for kind in KINDS:
-            for key, body in self._store.all(kind):
-                should = accepted_condition(self._accepted.problems(kind, key))
-                told = body.get("status", {}).get("conditions", ())
-                if not any(
-                    (each["type"], each["status"], each["reason"]) == ("Accepted", should.status_text, should.reason)
-                    for each in told
-                ):
-                    self._queue.add((kind, key))
+        """See what is in force now, and wake the resources that it is about."""
+        began_s = self._clock()
+        edited, self._edited = self._edited, set()
+        for work in edited | self._accepted.judge():
+            self._queue.add(work)
+        self._judging_s = self._clock() - began_s
 
     async def _read_reports(self) -> None:
         while True:
             await self._reports.read(now_s=self._clock())
             self.metrics.gateways.set(len(self._reports.newest))
-            for kind in KINDS:
-                for key, _ in self._store.all(kind):
-                    self._queue.add((kind, key))
+            self._wake_those_with_news()
             await asyncio.sleep(self._settings.report_s)
+
+    def _wake_those_with_news(self) -> None:
+        """Of thousands of resources few have other figures than a moment ago."""
+        for kind in KINDS:
+            for key, body in self._store.all(kind):
+                if self._resources.has_news(kind, key, body):
+                    self._queue.add((kind, key))
 
     async def _audit_now_and_then(self, audit: Audit) -> None:
         while True:

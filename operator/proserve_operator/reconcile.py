@@ -76,6 +76,9 @@ class PoolReconciler:
             self._scaling.forget(key)
             self._statuses.forget("EnginePool", key)
             return None
+        if not self._accepted.is_judged("EnginePool", key):
+            # Looked at when it is.
+            return None
         try:
             observed, again_s = await self._observed(key, body)
             figures = pool_figures(self._reports.window, qualified_name(*key))

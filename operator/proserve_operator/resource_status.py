@@ -1,11 +1,12 @@
 """Statuses of PriorityClasses and Tenants: whether they are in force, whether keys are there, what gain came."""
 
 import logging
+from typing import Any
 
 from proserve_core.resources.conditions import Reason
 from proserve_operator.accepted import Accepted
-from proserve_operator.conditions import Condition
-from proserve_operator.figures import subject_figures
+from proserve_operator.conditions import Condition, told
+from proserve_operator.figures import FIGURES, pool_figures, subject_figures
 from proserve_operator.kube_client import KubeError
 from proserve_operator.names import qualified_name
 from proserve_operator.pool_status import accepted as accepted_condition
@@ -36,17 +37,33 @@ class ResourceStatuses:
         if body is None:
             self._statuses.forget(kind, key)
             return None
+        if not self._accepted.is_judged(kind, key):
+            return None
         rows = [accepted_condition(self._accepted.problems(kind, key))]
         if kind == "Tenant":
             rows.append(self._keys(key, body))
-        what, name = ("tenant", qualified_name(*key)) if kind == "Tenant" else ("class", key[1])
         try:
-            return await self._statuses.write(kind, body, rows, {}, subject_figures(self._reports.window, what, name))
+            return await self._statuses.write(kind, body, rows, {}, self._figures(kind, key))
         except KubeError as error:
             if error.status == 404:
                 return None
             logger.warning("%s %s: %s; tried again later", kind, key[1], error)
             raise Retry(error.retry_after_s) from error
+
+    def has_news(self, kind: str, key: Key, body: Object) -> bool:
+        """Whether the gateways' reports say something about a resource that its status does not."""
+        status = body.get("status", {})
+        if kind == "EnginePool":
+            figures = pool_figures(self._reports.window, qualified_name(*key))
+        else:
+            figures = self._figures(kind, key)
+        if figures != {name: status[name] for name in FIGURES if name in status}:
+            return True
+        return kind == "Tenant" and not told(self._keys(key, body), status)
+
+    def _figures(self, kind: str, key: Key) -> dict[str, Any]:
+        what, name = ("tenant", qualified_name(*key)) if kind == "Tenant" else ("class", key[1])
+        return subject_figures(self._reports.window, what, name)
 
     def _keys(self, key: Key, body: Object) -> Condition:
         if not body.get("spec", {}).get("apiKeys"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from proserve_operator.conditions import Condition, written
 from proserve_operator.events import Events
+from proserve_operator.figures import FIGURES
 from proserve_operator.kube_client import Kube
 from proserve_operator.names import STATUS_MANAGER
 from proserve_operator.pool_status import Observed, conditions, counts
@@ -65,7 +66,7 @@ class StatusWriter:
             "conditions": written(rows, previous=previous, generation=generation, now=now),
             **fields,
         }
-        old_figures = {name: previous[name] for name in ("gain", "classes") if name in previous}
+        old_figures = {name: previous[name] for name in FIGURES if name in previous}
         wait_s = self._figures_s.get((kind, key), float("-inf")) + self._status_s - self._clock()
         settled = {name: value for name, value in previous.items() if name not in old_figures}
         if fresh == settled and (dict(figures) == old_figures or wait_s > 0):

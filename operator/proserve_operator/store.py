@@ -53,6 +53,13 @@ class Store:
         yield from list(self._objects.get(kind, {}).items())
 
 
+def wishes(body: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    """What a resource asks for: its status may change without it."""
+    if body is None:
+        return None, None
+    return body.get("spec"), body["metadata"].get("annotations")
+
+
 def version(body: Mapping[str, Any]) -> str:
     """Which version of the object this is."""
     text: str = body["metadata"].get("resourceVersion", "")

@@ -53,7 +53,7 @@ class Bench:
         body["metadata"] |= {"namespace": "default", "uid": "u", "generation": 1}
         known = self.kube.objects.get(("EnginePool", *KEY), {})
         self.store.put("EnginePool", self.kube.put({**body, "status": known.get("status", {})}))
-        self.accepted.changed()
+        self.accepted.judge()
 
     async def look(self) -> float | None:
         return await self.reconciler.reconcile(KEY)
@@ -126,6 +126,7 @@ async def test_other_processes_go_on_from_the_cluster() -> None:
     another = Bench()
     another.kube.objects = bench.kube.objects
     another.store.put("EnginePool", another.kube.objects["EnginePool", *KEY])
+    another.accepted.judge()
     assert await another.quiet_look() == []
 
 
