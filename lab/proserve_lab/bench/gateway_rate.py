@@ -65,7 +65,17 @@ class RateBench:
 
     def _wrk(self, port: int, *, seconds: int, connections: int) -> tuple[float, int]:
         """Requests per second, and requests."""
-        command = ["taskset", "-c", str(self._core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
+        command = [
+            "taskset",
+            "-c",
+            str(self._core),
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds}s",
+            "--timeout",
+            "30s",
+        ]
         done = subprocess.run(
             [*command, "-s", str(self._script), f"http://127.0.0.1:{port}"],
             capture_output=True,

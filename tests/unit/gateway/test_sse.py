@@ -134,6 +134,35 @@ def test_chunks_as_vllm_writes_them_are_taken_as_any_others(
         assert usual[3] == [id_ for number in range(len(texts)) for id_ in (number + 1, 7)]
 
 
+@given(
+    texts=st.lists(st.text(max_size=8), min_size=2, max_size=6),
+    ids=st.booleans(),
+    odd=st.none() | st.sampled_from([b": a comment\n\n", event(chunk("x", usage=0)), DONE]),
+    place=st.integers(0, 6),
+)
+def test_chunks_that_come_together_are_taken_as_one_by_one(
+    texts: list[str], ids: bool, odd: bytes | None, place: int
+) -> None:
+    def plain(text: str, number: int) -> bytes:
+        made = chunk(text, usage=number)
+        if ids:
+            made["choices"][0] |= {"token_ids": [number]}
+        return event(made)
+
+    events = [plain(text, number) for number, text in enumerate(texts, 1)]
+    if odd is not None:
+        events.insert(place, odd)
+    trails = TokenTrail(), TokenTrail()
+    together, singly = (
+        SseRelay(include_usage=False, continuous_usage=False, trail=trail if ids else None) for trail in trails
+    )
+    joined = together.feed(b"".join(events))
+    assert joined == b"".join([singly.feed(each) for each in events if not singly.failure])
+    assert (together.tokens, together.done) == (singly.tokens, singly.done)
+    assert str(together.failure) == str(singly.failure)
+    assert trails[0].context() == trails[1].context()
+
+
 def test_several_tokens_in_a_chunk_count_as_many() -> None:
     stream = relay()
     stream.feed(event(chunk("many words", usage=5)))
