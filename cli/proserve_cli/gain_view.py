@@ -8,7 +8,7 @@ from proserve_core.gain_status import GainReply, GainStatus
 
 ALL = "all"
 BARS = " ▁▂▃▄▅▆▇█"
-POINTS = 20
+POINTS = 15
 """Of the curve over time."""
 
 
@@ -17,7 +17,7 @@ def gain_table(reply: GainReply) -> RenderableType:
     gains = Table(Column("class", no_wrap=True), box=None, pad_edge=False)
     for heading in (*reply.windows, "SLO met", "requests"):
         gains.add_column(heading, justify="right")
-    gains.add_column("last hour")
+    gains.add_column("last hour", no_wrap=True)
     losses = Table(Column("class", no_wrap=True), "lost to", box=None, pad_edge=False)
     for name, whole in reply.windows.get(ALL, {}).items():
         gains.add_row(

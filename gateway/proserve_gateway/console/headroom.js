@@ -14,9 +14,9 @@ export function showHeadroom(pools) {
 
 function row(pool, use) {
   const bar = element("span", { class: `share ${classStyle(use.priority_class)}`, role: "img", "aria-label": `holds ${percent(use.held)}, uses ${percent(use.used)}` },
-    element("i", { class: "used" }), element("i", { class: "held", title: `holds ${percent(use.held)}` }));
+    element("i", { class: "used" }), use.held > 0 ? element("i", { class: "held", title: `holds ${percent(use.held)}` }) : null);
   bar.children[0].style.width = `${100 * Math.min(1, use.used)}%`;
-  bar.children[1].style.left = `${100 * Math.min(1, use.held)}%`;
+  if (use.held > 0) bar.children[1].style.left = `${100 * Math.min(1, use.held)}%`;
   return element("tr", {},
     element("td", {}, pool),
     element("td", { class: classStyle(use.priority_class) }, element("i", { class: "dot" }), use.priority_class),
