@@ -26,6 +26,11 @@ class GrpcLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of a request; grpc answers larger ones with RESOURCE_EXHAUSTED."""
     ping_interval_s: float = 10.0
     """Clients that ping more often are cut off."""
+    keepalive_s: float = 30.0
+    """After so long a silence the server pings; a client that does not answer is gone, and its calls are cancelled."""
+    keepalive_answer_s: float = 10.0
+    connection_age_s: float = 1800.0
+    """Older connections are asked to come anew, so that clients spread over new gateways; their calls go on."""
 
 
 class GrpcServer:
@@ -40,6 +45,9 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.http2.min_ping_interval_without_data_ms", int(limits.ping_interval_s * 1e3)),
                 ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.keepalive_time_ms", int(limits.keepalive_s * 1e3)),
+                ("grpc.keepalive_timeout_ms", int(limits.keepalive_answer_s * 1e3)),
+                ("grpc.max_connection_age_ms", int(limits.connection_age_s * 1e3)),
                 # Two servers on one port would share calls at random: the second must fail to start.
                 ("grpc.so_reuseport", 0),
             )
