@@ -92,6 +92,7 @@ bench: .venv engine
 	@$(BIN)/proserve bench plan
 	@$(BIN)/proserve bench route
 	@$(BIN)/proserve bench gateway
+	@$(BIN)/proserve bench polling
 	@$(BIN)/proserve bench fidelity
 	@$(BIN)/proserve bench fidelity --engine vllm
 	@$(BIN)/proserve bench kv
