@@ -101,9 +101,12 @@ def test_every_policy_gets_along_with_what_the_host_has(
 
 
 @every_scheduler
-def test_policies_are_told_what_the_host_has(scheduler: type, depth: int, tiny_model: str) -> None:
+@pytest.mark.parametrize("offload", [Offload.ASYNC, Offload.ON_PREEMPT])
+def test_policies_are_told_what_the_host_has_and_what_a_flush_will_add(
+    scheduler: type, depth: int, offload: Offload, tiny_model: str
+) -> None:
     engine = engine_with(
-        kv(200, offload=Offload.ON_PREEMPT, copy_budget=CopyBudget.UNLIMITED),
+        kv(200, offload=offload, copy_budget=CopyBudget.UNLIMITED),
         scheduler,
         model=tiny_model,
         seed=0,
@@ -113,13 +116,16 @@ def test_policies_are_told_what_the_host_has(scheduler: type, depth: int, tiny_m
         prefix_caching=False,
     )
     policy: BatchingPolicy = engine.scheduler._proserve.adapter._policy
-    seen = [0, 0]
+    seen = [0, 0, 0]
 
     def plan(state: EngineState) -> BatchPlan:
         assert state.resume is not None
+        assert state.resume.flush_block_s > 0
         for request in state.requests:
             assert request.copied_blocks * BLOCK <= request.computed_tokens or not request.resident
             seen[0] += request.resident and request.copied_blocks > 0
+            assert request.flush_blocks <= request.copied_blocks
+            seen[2] += request.flush_blocks > 0
             seen[1] += not request.resident and request.host_tokens == request.computed_tokens > 0
         return policy.plan(state)
 
