@@ -10,8 +10,9 @@ import pytest
 
 from fake_openai_engine import fake_engine
 from proserve_core.objectives import TenantLimits
+from proserve_gateway import quota_store, quota_tenant
 from proserve_gateway.quota_errors import QuotaError
-from proserve_gateway.quota_store import CALL_S, QuotaStore, QuotaStoreError, store_address
+from proserve_gateway.quota_store import QuotaStore, QuotaStoreError, store_address
 from proserve_gateway.quotas import Quotas, QuotaTicket
 from proserve_gateway.server import Gateway, GatewayConfig, Listen
 from quota_server import QuotaServer
@@ -29,6 +30,12 @@ def server(tmp_path: Path) -> Iterator[QuotaServer]:
     finally:
         server.go_on()
         server.kill()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no slow store."""
+    monkeypatch.setattr(quota_tenant, "ANSWER_S", 20.0)
 
 
 class Wall:
@@ -131,10 +138,13 @@ async def test_a_killed_store_leaves_each_gateway_its_share_and_comes_back_by_it
         await fresh.store.close()
 
 
-async def test_a_hanging_store_holds_no_request_up(server: QuotaServer) -> None:
+async def test_a_hanging_store_holds_no_request_up(server: QuotaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quota_store, "CALL_S", 40.0)
     async with replicas(server) as ((one, two), _):
+        monkeypatch.setattr(quota_tenant, "ANSWER_S", 0.05)
         server.hang()
-        async with asyncio.timeout(CALL_S / 2):
+        # Long before the calls under way are given up.
+        async with asyncio.timeout(20):
             assert len(await one.admitted(times=10)) == 5
             assert len(await two.admitted(times=10)) == 5
         assert one.store.failures["slow"] > 0
