@@ -1,9 +1,10 @@
 """What headroom (`admission.headroom`) means for the requests that wait in a pool's room and for its engines.
 
 A request within its class's entitlement weighs `MARGIN` times what it would take to be among those that are in time, or
-`LEAST_BOOST` times its class if that is more: the study's fixed factor of 4 was the smallest that lifted the dearest
-requests of one trace, and would do nothing for a class that is ten times lighter than another. Where engine time or
-blocks are kept free for heavier classes, a request passes over to the next one that may have them.
+`LEAST_BOOST` times its class if that is more. The study's fixed factor was 4; 3 lifts the heavy class's dearest
+requests as well and takes less from the others (2 does not lift them; figures in docs/admission.md), but neither would
+do anything for a class that is ten times lighter than another. Where engine time or blocks are kept free for heavier
+classes, a request passes over to the next one that may have them.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from proserve_core.routing.gain_left import Mask
 from proserve_core.routing.request_worth import CONSTANT_SHARERS, DECODE, TOKEN, Coefficients, demand, worth_of
 from proserve_core.routing.state import EngineView, FleetView, RoutingRequest
 
-LEAST_BOOST = 4.0
+LEAST_BOOST = 3.0
 MARGIN = 2.0
 MOST_BOOST = 1e6
 """Weights are whole numbers up to this."""
