@@ -13,14 +13,15 @@ import numpy as np
 
 from proserve_core.routing.engine_profile import EngineProfile, nominal_profile
 from proserve_core.routing.gain_left import Column, Number
-from proserve_core.routing.outlook import EngineOutlook
+from proserve_core.routing.outlook import STEP_SHARE, EngineOutlook
 from proserve_core.routing.outlook_of_view import add_sent, outlook_of_own_requests, outlook_of_snapshot
 from proserve_core.routing.request_worth import Coefficients, Demand, Worth, WorthColumns, coefficients, demand
 from proserve_core.routing.state import Dispatched, EngineView, FleetView, RoutingRequest
 
-LOAD, RANKS, FREE_BLOCKS, BLOCKS, BLOCK_SIZE, FREE_SEQUENCES, AT, STEP_END, AGE_FROM = range(8, 17)
-"""Rows that follow those of `request_worth`. `LOAD` is decodes' share of time, those of queued requests included."""
-_ROWS = 17
+LOAD, RANKS, FREE_BLOCKS, BLOCKS, BLOCK_SIZE, FREE_SEQUENCES, AT, STEP_END, AGE_FROM, DECODES, BESIDE = range(8, 19)
+"""Rows that follow those of `request_worth`. `LOAD` is decodes' share of time, those of queued requests included;
+`DECODES` is the time of a token of each of them, `BESIDE` that of a step with those that run and no prompt."""
+_ROWS = 19
 _TIMES = [[AT], [STEP_END], [AGE_FROM]]
 _FIRST_QUEUE = 8
 
@@ -163,6 +164,8 @@ class FleetOutlook:
             outlook.at_s,
             outlook.step_end_s,
             outlook.age_from_s,
+            outlook.decodes_s + sum([item.load * item.tpot_s for item in outlook.queue]),
+            outlook.decodes_s + outlook.profile.latency.constant_s / STEP_SHARE,
         )
         count = len(outlook.queue)
         if count > self._keys.shape[1]:

@@ -34,17 +34,20 @@ from proserve_core.admission.headroom import HeadroomBook
 from proserve_core.routing.displaced_gain import FULL_LOAD, displaced_gain
 from proserve_core.routing.fleet_outlook import (
     AGE_FROM,
+    BESIDE,
+    DECODES,
     LOAD,
     RANKS,
     FleetOutlook,
     Meeting,
     meet_one,
 )
-from proserve_core.routing.gain_left import Mask
+from proserve_core.routing.gain_left import Column, Mask
 from proserve_core.routing.min_ahead import NO_ROOM_S
+from proserve_core.routing.outlook import LEAST_SHARE
 from proserve_core.routing.prefix_map import PrefixMap
-from proserve_core.routing.prompt_pace import PromptPace
-from proserve_core.routing.request_worth import SHARE, worth_of
+from proserve_core.routing.prompt_pace import PromptPace, Tightest
+from proserve_core.routing.request_worth import worth_of
 from proserve_core.routing.room_headroom import blocks_free, entitled
 from proserve_core.routing.state import FleetView, RouteDecision, RoutingRequest
 from proserve_core.routing.waiting_queue import WaitingQueue
@@ -55,8 +58,6 @@ DEPTH_S = 0.3
 DEPTH_SHARE = 0.3
 """No more than this part of the tightest TTFT objective: what an engine holds cannot be passed by who comes then."""
 LEAST_DEPTH_S = 0.05
-TIGHT_FOR_S = 10.0
-"""How long a TTFT objective counts after a request had it."""
 TICK_S = 0.005
 """How often the queue is ranked anew; who arrives in between comes last until then."""
 MISSES = 8
@@ -88,8 +89,8 @@ class LateGain:
         """Running means over requests bound: engine time of the prompt, and of prompt and output."""
         self._pace = PromptPace()
         """Of engines that do not rank."""
-        self._tightest_s, self._tightest_at_s = np.inf, -np.inf
-        """Least TTFT objective lately, and when a request had it."""
+        self._ttft_s, self._tpot_s = Tightest(), Tightest()
+        """Objectives lately."""
         self._floor_s = 0.0
         """Engine time that requests put aside are owed."""
 
@@ -97,9 +98,9 @@ class LateGain:
         return len(self._queue) + len(self._queue.aside)
 
     def arrived(self, request: RoutingRequest) -> None:
-        ttft_s, now_s = request.terms.objectives.ttft_s, request.arrival_s
-        if ttft_s <= self._tightest_s or now_s > self._tightest_at_s + TIGHT_FOR_S:
-            self._tightest_s, self._tightest_at_s = ttft_s, now_s
+        objectives = request.terms.objectives
+        self._ttft_s.saw(objectives.ttft_s, request.arrival_s)
+        self._tpot_s.saw(objectives.tpot_s, request.arrival_s)
         if self.headroom.active:
             request = entitled(request, self.headroom, self._outlook.table, self._queue.cut_off)
         self._queue.add(request, max(self._hits(request).values(), default=0))
@@ -165,7 +166,14 @@ class LateGain:
 
     @property
     def _depth_s(self) -> float:
-        return max(LEAST_DEPTH_S, min(DEPTH_S, DEPTH_SHARE * self._tightest_s))
+        return max(LEAST_DEPTH_S, min(DEPTH_S, DEPTH_SHARE * self._ttft_s.least_s))
+
+    def _share(self) -> Column:
+        """Part of the time of engines that do not rank which decodes leave for prompts: all of them get a token in each
+        step, so steps must be short enough for the tightest."""
+        table, tpot_s = self._outlook.table, self._tpot_s.least_s
+        share: Column = np.maximum(LEAST_SHARE, 1 - table[BESIDE] / tpot_s)
+        return share
 
     def _room(self, meeting: Meeting, fleet: FleetView) -> Mask:
         """Which engines have room for which requests."""
@@ -173,8 +181,9 @@ class LateGain:
         # The less certain it is what an engine has done since, the more it may get.
         depth_s = self._depth_s + np.maximum(0.0, now_s - table[AGE_FROM])
         prefill_share = self._prefill_s / self._work_s if self._work_s > 0 else 0.0
-        in_time = (self._pace.busy_s(self._outlook.names, table[SHARE], now_s) < depth_s) & (
-            table[LOAD] <= FULL_LOAD * (1 - prefill_share)
+        load = table[DECODES] / self._tpot_s.least_s
+        in_time = (self._pace.busy_s(self._outlook.names, self._share(), now_s) < depth_s) & (
+            load <= FULL_LOAD * (1 - prefill_share)
         )
         room: Mask = (meeting.queued_s < depth_s) & (meeting.needs.value > 0) & ((table[RANKS] > 0) | in_time)
         for place, view in enumerate(fleet.engines):
@@ -226,7 +235,7 @@ class LateGain:
             view = fleet.engines[best]
             # Other gateways send as well, and take their part of the engine's time.
             senders = max(1.0, (view.requests() + 1) / (len(view.dispatched) + 1))
-            self._pace.busy_s(outlook.names, outlook.table[SHARE], fleet.now_s)
+            self._pace.busy_s(outlook.names, self._share(), fleet.now_s)
             self._pace.gave(best, senders * prefill_s)
         age_s = fleet.now_s - request.arrival_s
         decision = RouteDecision(

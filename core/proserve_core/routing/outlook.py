@@ -51,6 +51,7 @@ class EngineOutlook:
         "_behind",
         "age_from_s",
         "at_s",
+        "decodes_s",
         "free_blocks",
         "free_sequences",
         "keys",
@@ -77,6 +78,7 @@ class EngineOutlook:
         step_end_s: float,
         step_s: float,
         load: float,
+        decodes_s: float,
         tightest_tpot_s: float,
         free_blocks: int,
         free_sequences: int,
@@ -95,6 +97,8 @@ class EngineOutlook:
         """How long steps take."""
         self.load = load
         """Share of time that decodes take."""
+        self.decodes_s = decodes_s
+        """Time that a token of each of them takes."""
         self.queued_load = 0.0
         """Share that the decodes of what is queued will take."""
         self.share = max(LEAST_SHARE, 1 - load - profile.latency.constant_s / (STEP_SHARE * tightest_tpot_s))
@@ -156,6 +160,7 @@ class EngineOutlook:
         done = bisect_right(self.sums_s, elapsed_s) - 1
         for item in self.queue[:done]:
             self.load += item.load
+            self.decodes_s += item.load * item.tpot_s
             self.queued_load -= item.load
         del self.queue[:done]
         if self.queue:

@@ -21,7 +21,7 @@ def outlook_of_snapshot(snapshot: CapacitySnapshot, view: EngineView) -> EngineO
     latency = profile.latency
     decode_s, context_s = latency.linear_token_s + latency.sequence_s, latency.context_s
     queued: list[RequestRow] = []
-    load, tightest_tpot_s = 0.0, math.inf
+    load, decodes_s, tightest_tpot_s = 0.0, 0.0, math.inf
     decodes = context = 0
     for row in snapshot.rows:
         tpot_s = row.tpot_s
@@ -30,12 +30,15 @@ def outlook_of_snapshot(snapshot: CapacitySnapshot, view: EngineView) -> EngineO
         if row.decoding or row.prefill_tokens <= 0:
             decodes += 1
             context += row.context_tokens
-            load += (decode_s + context_s * row.context_tokens) / tpot_s
+            token_s = decode_s + context_s * row.context_tokens
+            decodes_s += token_s
+            load += token_s / tpot_s
         else:
             queued.append(row)
     if snapshot.rows_truncated and decodes:
         beyond = snapshot.running - sum([row.resident for row in snapshot.rows])
         load *= 1 + max(0, beyond) / decodes
+        decodes_s *= 1 + max(0, beyond) / decodes
     started_s = view.snapshot_s - (snapshot.step_age_s or 0.0)
     predicted_s = snapshot.step_predicted_s or 0.0
     outlook = EngineOutlook(
@@ -47,6 +50,7 @@ def outlook_of_snapshot(snapshot: CapacitySnapshot, view: EngineView) -> EngineO
         step_end_s=started_s + predicted_s,
         step_s=max(predicted_s, latency.sums_s(decodes, 0.0, context, decodes)),
         load=load,
+        decodes_s=decodes_s,
         tightest_tpot_s=tightest_tpot_s,
         free_blocks=snapshot.free_blocks - sum([profile.blocks_for(row.prefill_tokens) for row in queued]),
         free_sequences=snapshot.max_sequences - snapshot.running - snapshot.waiting,
@@ -65,7 +69,7 @@ def outlook_of_own_requests(view: EngineView, profile: EngineProfile, now_s: flo
         profile = msgspec.structs.replace(profile, latency=view.latency)
     latency = profile.latency
     waiting: list[Dispatched] = []
-    load, tightest_tpot_s = 0.0, math.inf
+    load, decodes_s, tightest_tpot_s = 0.0, 0.0, math.inf
     blocks = decodes = context = 0
     for entry in view.dispatched.values():
         request = entry.request
@@ -74,7 +78,9 @@ def outlook_of_own_requests(view: EngineView, profile: EngineProfile, now_s: flo
             tokens = request.prompt_tokens + entry.emitted_tokens
             decodes += 1
             context += tokens
-            load += latency.decode_s(tokens) / request.terms.objectives.tpot_s
+            token_s = latency.decode_s(tokens)
+            decodes_s += token_s
+            load += token_s / request.terms.objectives.tpot_s
             output = max(entry.emitted_tokens, math.ceil(request.expected_output_tokens))
             blocks += profile.blocks_for(request.prompt_tokens + output)
         else:
@@ -88,6 +94,7 @@ def outlook_of_own_requests(view: EngineView, profile: EngineProfile, now_s: flo
         step_end_s=now_s,
         step_s=latency.sums_s(decodes, 0.0, context, decodes),
         load=load,
+        decodes_s=decodes_s,
         tightest_tpot_s=tightest_tpot_s,
         free_blocks=profile.blocks - blocks,
         free_sequences=profile.max_sequences - decodes,

@@ -5,11 +5,28 @@ as work that is done at the share of time that the decodes of the moment leave, 
 taken from decodes, which catch up meanwhile.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from proserve_core.routing.gain_left import Column
+
+TIGHT_FOR_S = 10.0
+"""How long an objective counts after a request had it."""
+
+
+class Tightest:
+    """The tightest objective of the requests that came lately."""
+
+    def __init__(self) -> None:
+        self.least_s = math.inf
+        self._at_s = -math.inf
+
+    def saw(self, objective_s: float, now_s: float) -> None:
+        """A request has this one."""
+        if objective_s <= self.least_s or now_s > self._at_s + TIGHT_FOR_S:
+            self.least_s, self._at_s = objective_s, now_s
 
 
 class PromptPace:

@@ -87,6 +87,16 @@ def test_what_an_engine_holds_delays_the_tightest_class_by_a_part_of_its_ttft_on
     assert "tight" in names
 
 
+def test_patient_decodes_leave_steps_short_enough_for_the_tightest_class() -> None:
+    """A token of each of 60 streams takes 60 ms, whatever those streams may wait."""
+    rows = [decode_row(10 + row, tpot_s=1.0) for row in range(60)]
+    patient, tight = service_terms(ttft_s=5.0, tpot_s=1.0), service_terms(2.0, ttft_s=5.0, tpot_s=0.05)
+    for terms, expected in (([patient], ["r0"]), ([patient, tight], [])):
+        room = room_with(*((f"r{number}", 20, each) for number, each in enumerate(terms)))
+        names = [name for name, _ in bound(room, engine_view("x", capacity(*rows, policy="fcfs")))]
+        assert names == expected
+
+
 def after_many(prompt_tokens: int, expected_output_tokens: float) -> LateGain:
     """A room that has bound many requests of a kind, so that it knows how their work is made up."""
     room = LateGain()
