@@ -106,6 +106,24 @@ def test_spans_of_client_gateway_and_vllm_make_one_trace(real: RunningProserve, 
     assert ours.start_time_unix_nano < theirs.end_time_unix_nano <= ours.end_time_unix_nano + 10**9
 
 
+def test_responses_logprobs_and_choices_are_vllms_own(real: RunningProserve) -> None:
+    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=120) as client:
+        whole = client.responses.create(model="tiny", input="Hello", max_output_tokens=8, temperature=0)
+        events = list(
+            client.responses.create(model="tiny", input="Hello", max_output_tokens=8, temperature=0, stream=True)
+        )
+        chat = client.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "x"}], n=2, logprobs=True, top_logprobs=1, max_tokens=3
+        )
+    assert whole.usage is not None
+    assert whole.usage.output_tokens == 8
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == whole.output_text
+    assert events[-1].type == "response.completed"
+    assert len(chat.choices) == 2
+    assert chat.choices[1].logprobs is not None
+    assert len(chat.choices[1].logprobs.content or ()) == 3
+
+
 def test_grpc_streams_what_the_whole_answer_says(real: RunningProserve) -> None:
     request = inference_pb2.GenerateRequest(
         model="tiny", prompt="Hello", sampling=inference_pb2.Sampling(max_tokens=8, temperature=0)
