@@ -53,7 +53,9 @@ class Images:
         given = [f"--build-arg={name}={value}" for name, value in (arguments or {}).items()]
         # The host's network and authorities, because pip asks the same registry as outside.
         options = ["--layers", "--isolation=chroot", "--network=host", "--volume=/etc/ssl/certs:/etc/ssl/certs:ro"]
-        self._buildah("bud", "--quiet", *options, *given, f"--file={dockerfile}", f"--tag={tag}", str(context))
+        with exclusive(self._store / "builds.lock"):
+            self._buildah("bud", "--quiet", *options, *given, f"--file={dockerfile}", f"--tag={tag}", str(context))
+            self._leave_nothing_mounted()
         archive = self._folder / f"{tag.rsplit('/')[-1].replace(':', '-')}.tar"
         archive.unlink(missing_ok=True)
         self._buildah("push", "--quiet", "--disable-compression", tag, f"oci-archive:{archive}:{tag}")
@@ -79,6 +81,13 @@ class Images:
                 self._buildah("config", f"--label=base-key={key}", container)
                 self._buildah("commit", "--quiet", "--rm", container, BASE)
                 self._buildah("tag", BASE, f"localhost/base:{key}")
+
+    def _leave_nothing_mounted(self) -> None:
+        """Buildah keeps the container of a build's first stage mounted, and the folder of its layers."""
+        self._buildah("rm", "--all")
+        layers = self._store / "store" / "overlay"
+        if layers.is_mount():
+            _succeed(["umount", str(layers)])
 
     def _buildah(self, *arguments: str) -> str:
         store = ["--root", f"{self._store}/store", "--runroot", f"{self._store}/run", "--storage-driver=overlay"]
