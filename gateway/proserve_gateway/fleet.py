@@ -27,10 +27,10 @@ from proserve_core.routing.coarse_capacity import coarse_snapshot
 from proserve_core.routing.engine_profile import nominal_profile
 from proserve_core.routing.step_watch import StepWatch
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet_health import EngineHealth
+from proserve_gateway.fleet_engine import Engine, EngineGroup
 from proserve_gateway.fleet_match import mark_counted
 from proserve_gateway.fleet_status import EngineStatus, engine_status
-from proserve_gateway.fleet_target import Endpoint, EngineTarget, TargetError
+from proserve_gateway.fleet_target import EngineTarget, TargetError
 from proserve_gateway.lease import Lease, Outcome
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.pool_queue import PoolQueue, WaitingLimits
@@ -40,62 +40,6 @@ RETRY_AFTER_S = 1.0
 """What a client is told when no engine is usable: about the time of a poll or of a circuit's first opening."""
 ONLY_ENGINE = "only engine that may take work"
 """Reason of a choice that no policy was asked for."""
-
-
-class Engine:
-    """One engine: address, health, and the view that policies read."""
-
-    __slots__ = ("endpoint", "health", "last_error", "leases", "polled_s", "target", "view", "watch")
-
-    def __init__(self, target: EngineTarget) -> None:
-        self.target = target
-        self.endpoint: Endpoint = target.endpoint(has_capacity=False)
-        self.health = EngineHealth()
-        self.view = EngineView(name=target.name, snapshot=None, snapshot_s=0.0, dispatched={})
-        self.leases: set[Lease] = set()
-        """Of own requests there."""
-        self.polled_s: float | None = None
-        """When the last poll was answered."""
-        self.last_error = ""
-        """Why the last poll or request failed, for people."""
-        self.watch: StepWatch | None = None
-        """Learns the speed of an engine that publishes no capacity, where requests wait for it."""
-
-    def watched(self, watch: StepWatch, entry: Dispatched, count: int, at_s: float) -> None:
-        """Tokens passed of one of the requests there."""
-        view = self.view
-        if watch.tokens(entry, count, at_s, view.dispatched):
-            view.latency, view.speed_known = watch.latency, True
-            view.revision += 1
-
-    def retarget(self, target: EngineTarget) -> None:
-        """The same server, perhaps with another key."""
-        if target.api_key != self.target.api_key:
-            self.target = target
-            self.endpoint = target.endpoint(has_capacity=self.endpoint.has_capacity, is_vllm=self.endpoint.is_vllm)
-
-
-class _Group:
-    """The engines of one pool, who waits for them, and the tuple of those that may take work."""
-
-    __slots__ = ("dirty", "engines", "policy", "queue", "recheck_s", "usable")
-
-    def __init__(self, policy: str, queue: PoolQueue) -> None:
-        self.policy = policy
-        """Name of the routing policy."""
-        self.queue = queue
-        self.engines: dict[str, Engine] = {}
-        self.usable: tuple[EngineView, ...] = ()
-        self.dirty = True
-        self.recheck_s = float("inf")
-        """When an open circuit's time is up."""
-
-    def views(self, now_s: float) -> tuple[EngineView, ...]:
-        if self.dirty or now_s >= self.recheck_s:
-            self.usable = tuple(e.view for e in self.engines.values() if e.health.takes_work(now_s))
-            self.recheck_s = min((e.health.reopens_s(now_s) for e in self.engines.values()), default=float("inf"))
-            self.dirty = False
-        return self.usable
 
 
 class Fleet:
@@ -117,7 +61,7 @@ class Fleet:
         self._waiting_limits = waiting_limits or WaitingLimits()
         self._clock = clock
         self._on_decision = on_decision
-        self._groups: dict[str, _Group] = {}
+        self._groups: dict[str, EngineGroup] = {}
         self._engines: dict[str, Engine] = {}
         self._listeners: list[Callable[[], None]] = []
 
@@ -144,14 +88,14 @@ class Fleet:
             same = known is not None and target.same_server(known.target)
             engine = known if known is not None and same else Engine(target)
             engines[target.name] = members.setdefault(target.pool, {})[target.name] = engine
-        groups: dict[str, _Group] = {}
+        groups: dict[str, EngineGroup] = {}
         rooms: dict[str, WaitingRoom] = {}
         for pool in members:
             policy = (policies or {}).get(pool, DEFAULT_ROUTING_POLICY)
             group = self._groups.get(pool)
             room = group.queue.room if group is not None and group.policy == policy else self._make_room(policy)
             rooms[pool] = room
-            groups[pool] = group or _Group(policy, self._new_queue(pool, room))
+            groups[pool] = group or EngineGroup(policy, self._new_queue(pool, room))
         for target in targets:
             engines[target.name].retarget(target)
         for pool, group in groups.items():
@@ -208,7 +152,7 @@ class Fleet:
             binding = group.queue.room.place(request, FleetView(now_s=now_s, engines=views))
         return self._grant(group, binding, now_s)
 
-    def _grant(self, group: _Group, binding: Binding, now_s: float) -> Lease:
+    def _grant(self, group: EngineGroup, binding: Binding, now_s: float) -> Lease:
         decision, request = binding.decision, binding.request
         engine = group.engines[decision.engine]
         if not engine.health.circuit_closed:

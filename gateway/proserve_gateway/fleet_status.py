@@ -7,7 +7,7 @@ import msgspec
 from proserve_gateway.fleet_health import EngineState
 
 if TYPE_CHECKING:
-    from proserve_gateway.fleet import Engine
+    from proserve_gateway.fleet_engine import Engine
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

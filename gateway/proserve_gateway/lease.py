@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 from proserve_core.routing import Dispatched, RouteDecision
 
 if TYPE_CHECKING:
-    from proserve_gateway.fleet import Engine, Fleet
+    from proserve_gateway.fleet import Fleet
+    from proserve_gateway.fleet_engine import Engine
 
 
 class Outcome(StrEnum):

@@ -17,7 +17,8 @@ import msgspec
 
 from proserve_core.capacity import CapacityError, CapacitySnapshot, decode_snapshot
 from proserve_core.engine_metrics import EngineReading, read_metrics
-from proserve_gateway.fleet import Engine, Fleet
+from proserve_gateway.fleet import Fleet
+from proserve_gateway.fleet_engine import Engine
 from proserve_gateway.fleet_target import Endpoint
 from proserve_gateway.tls import EngineTls
 from proserve_gateway.upstream import UpstreamClient, request_head

@@ -16,7 +16,7 @@ import msgspec
 from proserve_core.objectives import PriorityClass
 from proserve_core.request_record import RecordedEngine, RecordedFleet, RecordLine
 from proserve_gateway.decisions import Decisions
-from proserve_gateway.fleet import Engine
+from proserve_gateway.fleet_engine import Engine
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.request_trail import RequestTrail
 

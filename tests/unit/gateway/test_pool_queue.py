@@ -17,7 +17,8 @@ from proserve_core.routing import Binding, FleetView, ImmediateRoom, RoutingRequ
 from proserve_core.routing.late_gain import DEPTH_S, TICK_S, LateGain
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet import Engine, Fleet
+from proserve_gateway.fleet import Fleet
+from proserve_gateway.fleet_engine import Engine
 from proserve_gateway.fleet_health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT
 from proserve_gateway.fleet_target import EngineTarget
 from proserve_gateway.lease import Lease, Outcome
