@@ -14,18 +14,17 @@ from proserve_lab.simulation.workload import SimulatedRequest
 
 TERMS = PriorityClass(name="only", weight=1, objectives=ServiceObjectives(ttft_s=1.0, tpot_s=0.05)).terms()
 ENGINE = load_calibration("h100-llama-3.1-8b")
-SPAN_S = 8.0
 SATURATION = 9.8
 """Requests of 4,000 prompt and 60 output tokens per second, about."""
 
 
-def run(policy: str, **rates: float) -> list[Outcome]:
+def run(policy: str, *, span_s: float, **rates: float) -> list[Outcome]:
     """Each tenant sends so many requests per second."""
     draw = random.Random(3)
     requests: list[SimulatedRequest] = []
     for tenant, rate in rates.items():
         at_s = draw.expovariate(rate)
-        while at_s < SPAN_S:
+        while at_s < span_s:
             requests.append(
                 SimulatedRequest(
                     id=f"{tenant}-{len(requests)}",
@@ -60,7 +59,7 @@ def served_tokens(outcomes: list[Outcome], tenant: str) -> int:
 
 @pytest.mark.parametrize("policy", ["fcfs", "recoverable-gain"])
 def test_flood_takes_nothing_from_a_tenant_within_its_part(policy: str) -> None:
-    outcomes = run(policy, flood=2.5 * SATURATION, modest=0.3 * SATURATION)
+    outcomes = run(policy, span_s=8.0, flood=2.5 * SATURATION, modest=0.3 * SATURATION)
     # A stock engine computes all prompts that it has in one step, so one long prompt still delays its decodes.
     assert ratio(outcomes, "modest") > 0.9
     assert ratio(outcomes, "flood") < 0.6
@@ -68,5 +67,6 @@ def test_flood_takes_nothing_from_a_tenant_within_its_part(policy: str) -> None:
 
 @pytest.mark.parametrize("policy", ["fcfs", "recoverable-gain"])
 def test_tenants_that_both_want_more_get_equal_parts(policy: str) -> None:
-    outcomes = run(policy, much=2.0 * SATURATION, more=1.0 * SATURATION)
-    assert served_tokens(outcomes, "much") == pytest.approx(served_tokens(outcomes, "more"), rel=0.15)
+    # A turn is some 4,000 tokens and not each of them arrives in time, so parts are equal only over many.
+    outcomes = run(policy, span_s=32.0, much=2.0 * SATURATION, more=1.0 * SATURATION)
+    assert served_tokens(outcomes, "much") == pytest.approx(served_tokens(outcomes, "more"), rel=0.1)
