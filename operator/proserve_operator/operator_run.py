@@ -121,7 +121,7 @@ class OperatorRun:
             await asyncio.wait({watching, acting})
 
     async def _act(self, ready: asyncio.Event, audit: Audit) -> None:
-        # Not before the first lists are in: what is not in the store would be asked for one by one.
+        # The first lists come after this, in any order: what a look needs and the store lacks, it asks for.
         await ready.wait()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.run(self._look, workers=WORKERS))

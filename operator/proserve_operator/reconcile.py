@@ -96,13 +96,15 @@ class PoolReconciler:
         problems, pool = self._accepted.problems("EnginePool", key), self._accepted.pool(key)
         if pool is None:
             return Observed(problems=problems, pool=None), None
-        name = (key[0], child_name(key[1]))
+        name, uid = (key[0], child_name(key[1])), body["metadata"]["uid"]
+        if pool.scaling is not None and not pool.endpoints:
+            await self._find_deployment(name, uid)
         replicas, scaling, again_s = self._scaling.decide(key, pool, self._store.get("Deployment", name))
         refusal = None
         if replicas < _replicas(self._store.get("Deployment", name)):
             await price_pods(self._kube, self._reports, pool)
         try:
-            await self._make(pool, body["metadata"]["uid"], replicas)
+            await self._make(pool, uid, replicas)
         except Refused as refused:
             refusal = Condition(type="Ready", status=False, reason=refused.reason, message=shortened(str(refused)))
         observed = Observed(
@@ -114,6 +116,14 @@ class PoolReconciler:
             scaling=scaling,
         )
         return observed, again_s
+
+    async def _find_deployment(self, name: Key, uid: str) -> None:
+        """How many engines a scaled pool has stands in its Deployment alone, and the list of pools may come before
+        that of Deployments: without it the pool would fall to its minimum."""
+        if self._store.get("Deployment", name) is None:
+            there = await self._kube.get("Deployment", *name)
+            if there is not None and _owner(there) == uid:
+                self._store.put("Deployment", there)
 
     async def _make(self, pool: EnginePool, uid: str, replicas: int) -> None:
         made = desired_objects(

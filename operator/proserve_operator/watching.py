@@ -44,7 +44,7 @@ def registry(seen: Seen, *, children: Iterable[str]) -> kopf.OperatorRegistry:
 
 
 async def watch(handlers: kopf.OperatorRegistry, *, namespaces: Sequence[str], ready: asyncio.Event) -> None:
-    """Follow until cancelled, or until a signal ends it; `ready` is set when the first lists are in.
+    """Follow until cancelled, or until a signal ends it; `ready` is set before the first lists come.
 
     Not `kopf.operator()`, which at its end cancels every task of the loop that was made after it began, ours too.
     """

@@ -208,6 +208,15 @@ async def test_scaled_pool_keeps_its_engines_while_nobody_reports() -> None:
     assert bench.condition("ScalingActive") == ("False", "NoReport")
 
 
+async def test_new_leader_that_sees_the_pool_before_its_deployment_keeps_the_engines() -> None:
+    bench = Bench(scaling={"min": 1, "max": 8})
+    await bench.look()
+    bench.kube.put({**bench.deployment, "spec": {**bench.deployment["spec"], "replicas": 8}})
+    bench.store.remove("Deployment", ("default", "engine-tiny"))
+    await bench.look()
+    assert bench.deployment["spec"]["replicas"] == 8
+
+
 async def test_figures_are_written_once_a_minute_and_conditions_at_once() -> None:
     bench = Bench()
     await bench.look()
