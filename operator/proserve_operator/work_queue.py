@@ -6,6 +6,7 @@ afterwards, one that is added several times is done once, and one that fails com
 
 import asyncio
 import heapq
+import math
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -25,6 +26,8 @@ class WorkQueue(Generic[K]):
         self._working: set[K] = set()
         self._again: set[K] = set()
         self._later: list[tuple[float, int, K]] = []
+        self._due_s: dict[K, float] = {}
+        """When each key of `_later` comes: the earliest time that was asked for. Other entries of it are void."""
         self._number = 0
         self._failures: dict[K, int] = {}
         self._changed = asyncio.Event()
@@ -34,10 +37,14 @@ class WorkQueue(Generic[K]):
         return len(self._ready)
 
     def add(self, key: K, *, after_s: float = 0.0) -> None:
-        """Work on `key`, not before `after_s` seconds from now."""
+        """Work on `key` after `after_s` seconds; of several times that are asked for before it is worked on the
+        earliest counts."""
         if after_s > 0:
-            self._number += 1
-            heapq.heappush(self._later, (asyncio.get_running_loop().time() + after_s, self._number, key))
+            due_s = asyncio.get_running_loop().time() + after_s
+            if due_s < self._due_s.get(key, math.inf):
+                self._number += 1
+                self._due_s[key] = due_s
+                heapq.heappush(self._later, (due_s, self._number, key))
         elif key in self._working:
             self._again.add(key)
         else:
@@ -73,12 +80,16 @@ class WorkQueue(Generic[K]):
     async def _next(self) -> K:
         loop = asyncio.get_running_loop()
         while True:
-            while self._later and self._later[0][0] <= loop.time():
-                _, _, due = heapq.heappop(self._later)
-                self.add(due)
+            while self._later and (self._is_void(self._later[0]) or self._later[0][0] <= loop.time()):
+                entry = heapq.heappop(self._later)
+                if not self._is_void(entry):
+                    del self._due_s[entry[2]]
+                    self.add(entry[2])
             if self._ready:
                 key = next(iter(self._ready))
                 del self._ready[key]
+                # This look says anew when the next one is.
+                self._due_s.pop(key, None)
                 return key
             self._changed.clear()
             timeout_s = self._later[0][0] - loop.time() if self._later else None
@@ -86,6 +97,10 @@ class WorkQueue(Generic[K]):
                 await asyncio.wait_for(self._changed.wait(), timeout_s)
             except TimeoutError:
                 continue
+
+    def _is_void(self, entry: tuple[float, int, K]) -> bool:
+        due_s, _, key = entry
+        return self._due_s.get(key) != due_s
 
     def _pause_s(self, key: K) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1

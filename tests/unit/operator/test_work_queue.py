@@ -82,6 +82,40 @@ async def test_pause_that_the_server_asked_for_is_kept_and_success_forgets_failu
     assert [after - times[0] for after in times] == pytest.approx([0.0, 7.0, 10.0], abs=0.01)
 
 
+async def test_looks_in_between_do_not_multiply_those_that_come_by_themselves() -> None:
+    done: Counter[str] = Counter()
+
+    async def work(key: str) -> float:
+        done[key] += 1
+        return 10.0
+
+    queue: WorkQueue[str] = WorkQueue(jitter=lambda: 0.5)
+    running = asyncio.create_task(queue.run(work, workers=2))
+    for _ in range(20):
+        queue.add("a")
+        await asyncio.sleep(0.1)
+    done.clear()
+    await asyncio.sleep(100)
+    running.cancel()
+    await asyncio.wait({running})
+    assert done == {"a": 10}
+
+
+async def test_of_several_times_the_earliest_counts() -> None:
+    times: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def work(_: str) -> None:
+        times.append(loop.time())
+
+    queue: WorkQueue[str] = WorkQueue(jitter=lambda: 0.5)
+    began_s = loop.time()
+    for after_s in (9.0, 4.0, 6.0):
+        queue.add("a", after_s=after_s)
+    await run_for(queue, work, 20)
+    assert [each - began_s for each in times] == pytest.approx([4.0], abs=0.01)
+
+
 async def test_fault_of_the_work_is_not_swallowed() -> None:
     async def work(_: str) -> None:
         raise ZeroDivisionError
