@@ -67,6 +67,8 @@ class HttpConnection(asyncio.Protocol):
         """Nothing that still comes is looked at."""
         self.paused = False
         """The client takes less than is sent."""
+        self._deferred = False
+        """The answer is complete and the next request waits until the client has taken it."""
         self._drain: asyncio.Future[None] | None = None
 
     # asyncio.Protocol
@@ -80,7 +82,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._server.lost(self)
         self._transport = None
-        self._deaf = True
+        self._deaf, self._deferred = True, False
         self._queue.clear()
         if self._drain is not None and not self._drain.done():
             self._drain.set_result(None)
@@ -128,6 +130,10 @@ class HttpConnection(asyncio.Protocol):
         self.paused = False
         if self._drain is not None and not self._drain.done():
             self._drain.set_result(None)
+        if self._deferred:
+            self._deferred = False
+            self._server.busy(self)
+            self._next()
 
     # httptools callbacks
 
@@ -220,6 +226,12 @@ class HttpConnection(asyncio.Protocol):
             self.resume_reading()
 
     def _next(self) -> None:
+        if self.paused:
+            # Who pipelines and reads nothing would fill memory with answers. `active` stays, so nothing begins; without
+            # a request under way the connection counts as idle, so it is closed in time and makes room for others.
+            self._deferred = True
+            self._server.idle(self)
+            return
         if self._queue:
             self._start(self._queue.popleft())
         else:
@@ -237,7 +249,7 @@ class HttpConnection(asyncio.Protocol):
         """Answer what has been asked and close then."""
         self._deaf = True
         last = self._queue[-1] if self._queue else self.active
-        if last is None:
+        if last is None or (self._deferred and not self._queue):
             self.close()
         else:
             last.keep_alive = False
@@ -277,14 +289,14 @@ class HttpConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close when everything written is sent."""
-        self._deaf = True
+        self._deaf, self._deferred = True, False
         self._server.busy(self)
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
-        self._deaf = True
+        self._deaf, self._deferred = True, False
         self._server.busy(self)
         if self._transport is not None:
             self._transport.abort()

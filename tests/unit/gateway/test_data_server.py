@@ -12,10 +12,12 @@ from proserve_gateway.errors import ApiError
 from proserve_gateway.http_request import BodyTooLargeError, BodyTooSlowError, HttpRequest
 
 POST = b"POST /echo HTTP/1.1\r\nhost: here\r\n"
+LARGE = bytes(16_000_000)
 
 
 class Echo:
-    """Answers with what it was asked; `/stream` in pieces, `/early` before the body is here, `/fault` not at all."""
+    """Answers with what it was asked; `/stream` in pieces, `/early` before the body is here, `/large` with more than
+    sockets hold, `/fault` not at all."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -28,6 +30,9 @@ class Echo:
         self.asked.append(request.path)
         if request.path == "/early":
             request.reply(401, [], b"who are you?")
+            return
+        if request.path == "/large":
+            request.reply(200, [], LARGE)
             return
         if request.path == "/fault":
             raise RuntimeError("a fault")
@@ -150,6 +155,29 @@ async def test_pipelined_requests_are_answered_in_order_one_at_a_time() -> None:
         assert bench.handler.asked == ["/0"]
         bench.handler.gate.set()
         assert [(await client.answer())[1] for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_pipelined_request_waits_until_the_client_has_taken_the_answer_before() -> None:
+    async with serving() as bench:
+        client = await bench.client()
+        for number in range(3):
+            client.send(sized(b"", b"POST /large HTTP/1.1\r\nhost: a\r\n") + sized(b"%d" % number))
+            await asyncio.sleep(0.05)
+        assert bench.handler.asked == ["/large"]
+        for number in range(3):
+            assert await client.answer() == (200, LARGE)
+            assert await client.answer() == (200, b"%d" % number)
+
+
+async def test_client_that_takes_nothing_is_closed_like_an_idle_one_and_its_next_request_never_begins() -> None:
+    async with serving(keep_alive_s=0.1) as bench:
+        client = await bench.client()
+        client.send(sized(b"", b"POST /large HTTP/1.1\r\nhost: a\r\n") + sized(b"next"))
+        await asyncio.sleep(0.5)
+        answer = await client.rest()
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert answer.endswith(LARGE)
+        assert bench.handler.asked == ["/large"]
 
 
 async def test_endless_pipelining_is_cut_after_what_was_taken() -> None:
