@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 TOGETHER_S = 0.05
 """Changes that come within this time are taken together."""
 SECRET_RETRY_S = 1.0
+SECRET_TYPE = "Opaque"
+"""Tokens, certificates and Helm's releases have other types, and are never API keys."""
 
 _GROUP = "/apis/proserve.dev/v1alpha1"
 _PLURALS = {kind.name: kind.definition.plural for kind in CUSTOM_KINDS if kind.definition is not None}
@@ -87,8 +89,8 @@ class KubernetesSource:
             for namespace in (None,) if kind in _CLUSTER_KINDS else scopes:
                 yield kind, namespace, f"{_GROUP}{_within(namespace)}/{plural}", {}
         for namespace in scopes:
-            # Tokens, certificates and Helm's releases have other types, and are never API keys.
-            yield "Secret", namespace, f"/api/v1{_within(namespace)}/secrets", {"fieldSelector": "type=Opaque"}
+            path = f"/api/v1{_within(namespace)}/secrets"
+            yield "Secret", namespace, path, {"fieldSelector": f"type={SECRET_TYPE}"}
             path = f"/apis/discovery.k8s.io/v1{_within(namespace)}/endpointslices"
             yield "EndpointSlice", namespace, path, {"labelSelector": POOL_LABEL}
 
@@ -166,7 +168,7 @@ class KubernetesSource:
                 logger.warning("a Secret is not read: %s", error)
                 self._named.discard(key)
                 continue
-            if body is not None:
+            if body is not None and _has_keys(body):
                 secrets.setdefault(key, body)
         return self._named == named
 
@@ -195,6 +197,18 @@ def _within(namespace: str | None) -> str:
 def _key(body: Mapping[str, Any]) -> tuple[str, str]:
     metadata = body["metadata"]
     return metadata.get("namespace", ""), metadata["name"]
+
+
+def _has_keys(body: Object) -> bool:
+    """Whether a Secret is of the type that is watched: of another one no change would be heard."""
+    if body["type"] == SECRET_TYPE:
+        return True
+    logger.warning(
+        "Secret %s/%s has type %r and is not read: API keys come from those of type %s; if it holds one, delete it and "
+        "make it anew with type %s (a Secret's type can't be changed)",
+        *_key(body), body["type"], SECRET_TYPE, SECRET_TYPE,
+    )  # fmt: skip
+    return False
 
 
 def _means(body: Mapping[str, Any]) -> list[Any]:

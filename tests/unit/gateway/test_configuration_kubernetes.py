@@ -1,0 +1,74 @@
+"""Secrets of a cluster: which are kept, and whose word counts when the list, the watch and a question overlap."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from proserve_gateway import configuration_kubernetes
+from proserve_gateway.configuration_kubernetes import KubernetesSource
+from resource_builders import Data, keyed_tenant
+
+KEY = ("team", "keys")
+
+
+def in_namespace(data: Data, namespace: str = "team") -> Data:
+    return {**data, "metadata": {**data["metadata"], "namespace": namespace}}
+
+
+def stored(text: str = "b2xk", *, kind: str = "Opaque") -> Data:
+    """A Secret as the API server has it."""
+    return {"metadata": {"namespace": "team", "name": "keys"}, "type": kind, "data": {"alice": text}}
+
+
+class Bench:
+    """A source of which a tenant names one Secret, and the API server that has it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.source = KubernetesSource(namespaces=("team", "other"))
+        self.source.replace("Tenant", "team", [in_namespace(keyed_tenant("alice"))])
+        self.body: Data | None = stored()
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Happens while the Secret is asked for, after the API server has read it."""
+        self.asked = 0
+        monkeypatch.setattr(configuration_kubernetes, "get", self._get)
+
+    async def _get(self, _api: object, path: str) -> Data | None:
+        assert path == "/api/v1/namespaces/team/secrets/keys"
+        self.asked += 1
+        body = self.body
+        await asyncio.sleep(0)
+        self.meanwhile()
+        return body
+
+    async def fetch(self) -> bool:
+        return await self.source._fetch_secrets(cast(Any, None))
+
+    @property
+    def kept(self) -> Data | None:
+        """The entries of the Secret, as they count."""
+        body = self.source._objects.get("Secret", {}).get(KEY)
+        return None if body is None else body["data"]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(monkeypatch)
+
+
+async def test_secret_of_another_type_gives_no_keys_and_the_log_says_what_to_do(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.body = stored(kind="example.com/key")
+    assert await bench.fetch()
+    assert bench.kept is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "Secret team/keys" in line
+    assert "'example.com/key'" in line
+    assert "delete it and make it anew with type Opaque" in line
+    # It is asked for once; made anew, it comes by the watch.
+    assert await bench.fetch()
+    assert bench.asked == 1
+    bench.source.change("Secret", stored("bmV3"), gone=False)
+    assert bench.kept == {"alice": "bmV3"}
