@@ -60,6 +60,9 @@ class KubernetesSource:
         self._objects: dict[str, dict[tuple[str, str], Object]] = {}
         self._named: set[tuple[str, str]] = set()
         """Secrets that resources name."""
+        self._asked_for: tuple[str, str] | None = None
+        """The Secret that is being asked for, while nothing has been heard of it: what its list or watch says
+        meanwhile counts, not the answer."""
         self._changed = asyncio.Event()
         self._settled: Settled | None = None
 
@@ -96,6 +99,8 @@ class KubernetesSource:
 
     def replace(self, kind: str, namespace: str | None, objects: Sequence[Object]) -> None:
         """All objects of a kind in a namespace."""
+        if kind == "Secret" and self._asked_for is not None and namespace in (None, self._asked_for[0]):
+            self._asked_for = None
         kept = {
             key: body
             for key, body in self._objects.get(kind, {}).items()
@@ -107,6 +112,8 @@ class KubernetesSource:
     def change(self, kind: str, body: Object, *, gone: bool) -> None:
         """One object came, changed or went."""
         key, objects = _key(body), self._objects.setdefault(kind, {})
+        if kind == "Secret" and key == self._asked_for:
+            self._asked_for = None
         if gone:
             objects.pop(key, None)
         elif not self._wanted(kind, key) or _means(objects.get(key, {})) == _means(body):
@@ -157,19 +164,21 @@ class KubernetesSource:
             for key, body in self._objects.get(kind, {}).items()
             for name in _secret_names(body.get("spec"))
         }
-        unknown, self._named = named - self._named, named
+        unknown, self._named = named - self._named, set(named)
         secrets = self._objects.setdefault("Secret", {})
         for key in secrets.keys() - named:
             del secrets[key]
         for key in sorted(unknown):
+            self._asked_for = key
             try:
                 body = await get(api, f"/api/v1/namespaces/{key[0]}/secrets/{key[1]}")
             except ClusterError as error:
                 logger.warning("a Secret is not read: %s", error)
                 self._named.discard(key)
                 continue
-            if body is not None and _has_keys(body):
-                secrets.setdefault(key, body)
+            if self._asked_for == key and body is not None and _has_keys(body):
+                # A list that came meanwhile has made it another mapping.
+                self._objects["Secret"][key] = body
         return self._named == named
 
     def _documents(self) -> Iterator[tuple[DocumentKey, Data]]:

@@ -8,6 +8,7 @@ import pytest
 
 from proserve_gateway import configuration_kubernetes
 from proserve_gateway.configuration_kubernetes import KubernetesSource
+from proserve_gateway.kube_watch import ClusterError
 from resource_builders import Data, keyed_tenant
 
 KEY = ("team", "keys")
@@ -72,3 +73,38 @@ async def test_secret_of_another_type_gives_no_keys_and_the_log_says_what_to_do(
     assert bench.asked == 1
     bench.source.change("Secret", stored("bmV3"), gone=False)
     assert bench.kept == {"alice": "bmV3"}
+
+
+async def test_secret_is_kept_when_another_namespace_is_listed_while_it_is_asked_for(bench: Bench) -> None:
+    bench.meanwhile = lambda: bench.source.replace("Secret", "other", [])
+    assert await bench.fetch()
+    assert bench.kept == {"alice": "b2xk"}
+
+
+async def test_secret_that_is_deleted_while_it_is_asked_for_stays_deleted(bench: Bench) -> None:
+    bench.meanwhile = lambda: bench.source.change("Secret", stored(), gone=True)
+    assert await bench.fetch()
+    assert bench.kept is None
+
+
+async def test_secret_that_a_list_no_longer_has_while_it_is_asked_for_stays_deleted(bench: Bench) -> None:
+    bench.meanwhile = lambda: bench.source.replace("Secret", "team", [])
+    assert await bench.fetch()
+    assert bench.kept is None
+
+
+async def test_secret_that_changes_while_it_is_asked_for_keeps_the_change(bench: Bench) -> None:
+    bench.meanwhile = lambda: bench.source.change("Secret", stored("bmV3"), gone=False)
+    assert await bench.fetch()
+    assert bench.kept == {"alice": "bmV3"}
+
+
+async def test_secret_that_could_not_be_asked_for_is_asked_for_again(bench: Bench) -> None:
+    def refuse() -> None:
+        raise ClusterError("the API server does not answer")
+
+    bench.meanwhile = refuse
+    assert not await bench.fetch()
+    bench.meanwhile = lambda: None
+    assert await bench.fetch()
+    assert bench.kept == {"alice": "b2xk"}
