@@ -2,7 +2,8 @@
 
 As client-go's reflector does it: a watch goes on from the version that it has seen, whatever breaks in between, and
 everything is listed anew only when the API server no longer knows that version. While it does not answer, nothing
-changes. A watch that is silent for longer than bookmarks take is taken for dead.
+changes. A watch that is silent for longer than bookmarks take is taken for dead, and one that ends at once without a
+word for a failure (client-go's "very short watch"): whatever repeats itself is asked for ever more rarely.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ WATCH_S = 300
 """After which a watch is begun anew, give or take a tenth."""
 SILENCE_S = 90.0
 """API servers send a bookmark every minute."""
+SHORT_WATCH_S = 1.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 
@@ -99,6 +101,8 @@ class KubeWatch:
         self._version = ""
         self._failures = 0
         """In a row."""
+        self._expired = False
+        """The version was forgotten, and no watch has lasted since."""
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -109,6 +113,9 @@ class KubeWatch:
                 await self._watch()
             except Expired:
                 self._version = ""
+                if self._expired:
+                    await self._failed(ClusterError("the API server forgets versions that it has just listed"))
+                self._expired = True
             except (ClusterError, aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
                 await self._failed(error)
 
@@ -124,13 +131,14 @@ class KubeWatch:
         if self._failures:
             logger.info("%s is followed again", self._path)
         self._failures = 0
+        self._expired = False
 
     async def _list(self) -> None:
         objects: list[Object] = []
         query = {**self._query, "limit": str(PAGE)}
         while True:
             status, content = await _read(self._api, self._path, query)
-            if status == 410:
+            if status == 410 and "limit" in query:
                 # The rest of the pages is forgotten.
                 objects, query = [], {**self._query}
                 continue
@@ -155,12 +163,15 @@ class KubeWatch:
         }
         timeout = aiohttp.ClientTimeout(total=None, connect=ANSWER_S, sock_read=SILENCE_S)
         reply = await _request(self._api, self._path, query, timeout)
+        loop = asyncio.get_running_loop()
+        began_s, heard = loop.time(), False
+        steady: asyncio.TimerHandle | None = None
         try:
             if reply.status == 410:
                 raise Expired
             if reply.status != 200:
                 raise ClusterError(_message(await reply.read(), reply.status))
-            self._succeeded()
+            steady = loop.call_later(SHORT_WATCH_S, self._succeeded)
             buffer = bytearray()
             async for chunk in reply.response.content.iter_any():
                 buffer += chunk
@@ -168,7 +179,13 @@ class KubeWatch:
                 buffer = bytearray(rest)
                 for line in lines:
                     self._event(msgspec.json.decode(line))
+                    heard = True
+                    self._succeeded()
+            if not heard and loop.time() - began_s < SHORT_WATCH_S:
+                raise ClusterError("the watch ended at once, without an event")
         finally:
+            if steady is not None:
+                steady.cancel()
             reply.response.close()
 
     def _event(self, event: Object) -> None:
