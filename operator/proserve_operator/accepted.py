@@ -30,9 +30,8 @@ class Accepted:
     def judge(self) -> set[tuple[str, Key]]:
         """Judge what is in the store now; resources that are new or judged otherwise than before."""
         documents = {DocumentKey(kind, *key): _readable(body) for kind in KINDS for key, body in self._store.all(kind)}
-        known = {key: data for key, data in self._settled.in_force.items() if key.kind in KINDS}
         before, pools, judged = self._settled, self._pools, self._judged
-        self._settled = settle({**documents, **_stand_ins(documents)}, known)
+        self._settled = settle({**documents, **_stand_ins(documents)}, before.in_force)
         self._pools = {(pool.namespace, pool.name): pool for pool in self._settled.resources.engine_pools}
         self._judged = {(key.kind, (key.namespace, key.name)) for key in documents}
         return {

@@ -57,7 +57,7 @@ def endpoint_pool(name: str = "outside", *urls: str) -> Data:
     return engine_pool(name, model={"name": "outside"}, endpoints=endpoints)
 
 
-def parse(*documents: object, **options: bool) -> Resources:
+def parse(*documents: object, **options: Any) -> Resources:
     """Parse decoded documents; sources are `test#1`, `test#2`, ..."""
     return parse_documents(
         [Document(source=f"test#{number}", data=copy.deepcopy(data)) for number, data in enumerate(documents, 1)],

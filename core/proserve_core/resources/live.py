@@ -2,21 +2,26 @@
 
 Files are taken as a whole or not at all. In a cluster that would let one team's mistake stop everybody's changes, so
 here each document stands for itself. Of one that is wrong the last right version stays in force; one that never was
-right is left out. A class that was deleted stays in force while another document names it. The exception is keys: an
-entry of a Secret that is gone must stop working, so only that entry of its tenant is left out.
+right is left out. Of two that exclude each other the newcomer is wrong (`proserve_core.resources.precedence`). A class
+that was deleted stays in force while another document names it. The exception is keys: an entry of a Secret that is
+gone must stop working, so only that entry of its tenant is left out.
 """
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from proserve_core.resources.documents import Document
 from proserve_core.resources.errors import ResourceError, ResourceErrors
+from proserve_core.resources.kinds import Reading
 from proserve_core.resources.model import Resources
 from proserve_core.resources.parse import parse_documents
+from proserve_core.resources.precedence import ANONYMOUS, Claim, Precedence, headroom_claim, key_claim, model_claim
+from proserve_core.resources.secrets import SECRET, secret_values
 
 Data = Mapping[str, Any]
 
@@ -46,12 +51,16 @@ def settle(documents: Mapping[DocumentKey, Data], last_good: Mapping[DocumentKey
     """The largest part of `documents` that makes sense together, with older versions in place of wrong ones."""
     current = {**_deleted_classes(documents, last_good), **documents}
     older = {key: data for key, data in last_good.items() if key in current and current[key] is not data}
+    precedence = Precedence(
+        held={astuple(key): frozenset(_claims(key, data, last_good)) for key, data in last_good.items()},
+        created={astuple(key): _created(data) for key, data in current.items()},
+    )
     problems: dict[DocumentKey, list[ResourceError]] = {}
     while True:
         names = {f"cluster#{number}": key for number, key in enumerate(sorted(current))}
         read = [Document(source=source, data=dict(current[key])) for source, key in names.items()]
         try:
-            resources = parse_documents(read, require_models=False)
+            resources = parse_documents(read, require_models=False, precedence=precedence)
         except ResourceErrors as refused:
             wrong = _by_document(refused.errors, names)
         else:
@@ -69,6 +78,28 @@ def settle(documents: Mapping[DocumentKey, Data], last_good: Mapping[DocumentKey
                 current[key] = older.pop(key)
             else:
                 del current[key]
+
+
+def _claims(key: DocumentKey, data: Data, documents: Mapping[DocumentKey, Data]) -> Iterator[Claim]:
+    """What a document has that is in force."""
+    spec = data.get("spec", {})
+    if key.kind == "EnginePool":
+        yield model_claim(spec["model"]["name"])
+    elif key.kind == "PriorityClass":
+        yield from map(headroom_claim, range(spec.get("headroom", {}).get("percent", 0) + 1))
+    elif key.kind == "Tenant":
+        if spec.get("anonymous") is True:
+            yield ANONYMOUS
+        for entry in spec.get("apiKeys", ()):
+            ref = entry["secretKeyRef"]
+            secret: Any = documents.get(DocumentKey("Secret", key.namespace, ref["name"]), {})
+            if (value := secret_values(Reading(SECRET, "", dict(secret))).get(ref["key"])) is not None:
+                yield key_claim(value)
+
+
+def _created(data: Data) -> str:
+    metadata = data.get("metadata")
+    return str(metadata.get("creationTimestamp", "")) if isinstance(metadata, Mapping) else ""
 
 
 def _by_document(

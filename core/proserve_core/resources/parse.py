@@ -10,6 +10,7 @@ from proserve_core.resources.engine_pools import ENGINE_POOL, build_engine_pool
 from proserve_core.resources.errors import ResourceError, ResourceErrors, show, suggestion
 from proserve_core.resources.kinds import API_VERSION, GROUP, Kind, Reading
 from proserve_core.resources.model import Resources, WithoutEffect
+from proserve_core.resources.precedence import Precedence
 from proserve_core.resources.priority_classes import PRIORITY_CLASS, SHARE_ANNOTATION, build_priority_class
 from proserve_core.resources.references import check_references
 from proserve_core.resources.secrets import SECRET, build_secret
@@ -43,9 +44,10 @@ def parse_documents(
     require_pools: bool = False,
     require_tenants: bool = False,
     require_models: bool = True,
+    precedence: Precedence | None = None,
 ) -> Resources:
     """The same for documents that somebody else decoded. Without `require_models` a tenant may name a model that no
-    pool serves (yet).
+    pool serves (yet). `precedence` says which of two is wrong that exclude each other, instead of their order.
 
     Raises:
         ResourceErrors: anything is wrong.
@@ -57,6 +59,7 @@ def parse_documents(
         require_pools=require_pools,
         require_tenants=require_tenants,
         require_models=require_models,
+        precedence=precedence,
     )
 
 
@@ -68,6 +71,7 @@ def _resources(
     require_pools: bool,
     require_tenants: bool,
     require_models: bool = True,
+    precedence: Precedence | None = None,
 ) -> Resources:
     errors, readings = list(yaml_errors), []
     for document in documents:
@@ -82,7 +86,7 @@ def _resources(
             errors += reading.reader.errors
     if complete:
         # With documents missing or not recognised, these would mostly name consequences of what is listed already.
-        errors += check_references(readings, require_models=require_models)
+        errors += check_references(readings, require_models=require_models, precedence=precedence)
         for kind, required in ((ENGINE_POOL, require_pools), (TENANT, require_tenants)):
             if required and not any(reading.kind is kind for reading in readings):
                 errors.append(_nothing_of(kind))

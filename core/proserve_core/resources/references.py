@@ -12,6 +12,7 @@ from proserve_core.objectives import OverloadAction
 from proserve_core.resources.engine_pools import ENGINE_POOL
 from proserve_core.resources.errors import ResourceError, show, suggestion
 from proserve_core.resources.kinds import Reading
+from proserve_core.resources.precedence import ANONYMOUS, Precedence, headroom_claim, key_claim, model_claim
 from proserve_core.resources.priority_classes import PRIORITY_CLASS, SHARE_ANNOTATION
 from proserve_core.resources.secrets import SECRET, has_entry, secret_values
 from proserve_core.resources.tenants import TENANT
@@ -26,8 +27,12 @@ class _Index(msgspec.Struct, frozen=True, kw_only=True):
     secrets: dict[tuple[str, str], Reading]
 
 
-def check_references(readings: Sequence[Reading], *, require_models: bool = True) -> list[ResourceError]:
-    """Everything wrong between the documents."""
+def check_references(
+    readings: Sequence[Reading], *, require_models: bool = True, precedence: Precedence | None = None
+) -> list[ResourceError]:
+    """Everything wrong between the documents. Of two that exclude each other the one without `precedence` is wrong,
+    by default the later one."""
+    precedence = precedence or Precedence()
     of_kind = {
         kind.name: [reading for reading in readings if reading.kind is kind and reading.name is not None]
         for kind in (PRIORITY_CLASS, TENANT, ENGINE_POOL, SECRET)
@@ -41,13 +46,14 @@ def check_references(readings: Sequence[Reading], *, require_models: bool = True
     return [
         *_duplicates(readings),
         *_degradation(index),
-        *_headroom(index),
+        *_headroom(index, precedence),
         *_shares(index),
         *_tenant_classes(index),
-        *_anonymous(index),
-        *_api_keys(index),
+        *_anonymous(index, precedence),
+        *_api_keys(index, precedence),
         *_endpoint_keys(index),
-        *_models(index, require_models=require_models),
+        *_models(index, precedence),
+        *(_unserved_models(index) if require_models else ()),
     ]
 
 
@@ -113,13 +119,15 @@ def _degradation(index: _Index) -> Iterator[ResourceError]:
                 break
 
 
-def _headroom(index: _Index) -> Iterator[ResourceError]:
+def _headroom(index: _Index, precedence: Precedence) -> Iterator[ResourceError]:
+    wanted = {
+        name: percent
+        for name, reading in index.classes.items()
+        if (percent := reading.spec.get("headroom", {}).get("percent")) is not None
+    }
     percents: dict[str, int] = {}
-    for name, reading in index.classes.items():
-        percent = reading.spec.get("headroom", {}).get("percent")
-        if percent is None:
-            continue
-        percents[name] = percent
+    for reading in precedence.order((index.classes[name], headroom_claim(wanted[name])) for name in wanted):
+        percents[str(reading.name)] = wanted[str(reading.name)]
         total = sum(percents.values())
         if total > 100:
             parts = ", ".join(f"{name} {value}" for name, value in percents.items())
@@ -168,38 +176,38 @@ def _tenant_classes(index: _Index) -> Iterator[ResourceError]:
             )
 
 
-def _anonymous(index: _Index) -> Iterator[ResourceError]:
-    first: Reading | None = None
-    for reading in index.tenants:
-        if reading.spec.get("anonymous") is not True:
-            continue
-        if first is not None:
-            yield _error(
-                reading,
-                "spec.anonymous",
-                f"requests without a key already belong to the tenant of {first.source}",
-                "set anonymous: true for one tenant only",
-            )
-        first = first or reading
+def _anonymous(index: _Index, precedence: Precedence) -> Iterator[ResourceError]:
+    wanting = [reading for reading in index.tenants if reading.spec.get("anonymous") is True]
+    ordered = precedence.order((reading, ANONYMOUS) for reading in wanting)
+    for reading in ordered[1:]:
+        yield _error(
+            reading,
+            "spec.anonymous",
+            f"requests without a key already belong to the tenant of {ordered[0].source}",
+            "set anonymous: true for one tenant only",
+        )
 
 
-def _api_keys(index: _Index) -> Iterator[ResourceError]:
-    owner: dict[bytes, str] = {}
+def _api_keys(index: _Index, precedence: Precedence) -> Iterator[ResourceError]:
+    places: dict[bytes, list[tuple[Reading, str]]] = {}
     for reading in index.tenants:
         for number, entry in enumerate(reading.spec.get("apiKeys", ())):
             path = f"spec.apiKeys[{number}].secretKeyRef"
             value = yield from _secret_entry(reading, path, entry, index)
-            if value is None:
+            if value is not None:
+                places.setdefault(value, []).append((reading, path))
+    for value, wanting in places.items():
+        owner = precedence.order((reading, key_claim(value)) for reading, _ in wanting)[0]
+        kept = next(path for reading, path in wanting if reading is owner)
+        for reading, path in wanting:
+            if reading is owner and path == kept:
                 continue
-            place = f"{reading.source} {path}"
-            if value in owner:
-                yield _error(
-                    reading,
-                    path,
-                    f"holds the same API key as {owner[value]}",
-                    "a key names one tenant: make another key or remove the entry",
-                )
-            owner.setdefault(value, place)
+            yield _error(
+                reading,
+                path,
+                f"holds the same API key as {owner.source} {kept}",
+                "a key names one tenant: make another key or remove the entry",
+            )
 
 
 def _endpoint_keys(index: _Index) -> Iterator[ResourceError]:
@@ -243,10 +251,16 @@ def _secret_entry(
     return None
 
 
-def _models(index: _Index, *, require_models: bool) -> Iterator[ResourceError]:
-    first: dict[str, Reading] = {}
-    for reading in index.pools:
-        name = reading.spec.get("model", {}).get("name")
+def _model_name(reading: Reading) -> str | None:
+    name: str | None = reading.spec.get("model", {}).get("name")
+    return name
+
+
+def _models(index: _Index, precedence: Precedence) -> Iterator[ResourceError]:
+    wanting = [(reading, model_claim(name)) for reading in index.pools if (name := _model_name(reading)) is not None]
+    first: dict[str | None, Reading] = {}
+    for reading in precedence.order(wanting):
+        name = _model_name(reading)
         if name in first:
             yield _error(
                 reading,
@@ -254,13 +268,17 @@ def _models(index: _Index, *, require_models: bool) -> Iterator[ResourceError]:
                 f"{show(name)} is already served by {first[name].source}",
                 "rename one of the models, or put all engines in one pool",
             )
-        if name is not None:
-            first.setdefault(name, reading)
-    if not require_models or not first or any("name" not in reading.spec.get("model", {}) for reading in index.pools):
+        first.setdefault(name, reading)
+
+
+def _unserved_models(index: _Index) -> Iterator[ResourceError]:
+    served = [_model_name(reading) for reading in index.pools]
+    names = [name for name in served if name is not None]
+    if not served or len(names) < len(served):
         return
     for reading in index.tenants:
         for number, model in enumerate(reading.spec.get("models", ())):
-            if model is not None and model not in first:
+            if model is not None and model not in names:
                 yield _error(
-                    reading, f"spec.models[{number}]", f"no EnginePool serves {show(model)}", suggestion(model, first)
+                    reading, f"spec.models[{number}]", f"no EnginePool serves {show(model)}", suggestion(model, names)
                 )

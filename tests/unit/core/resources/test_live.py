@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,9 +12,19 @@ from resource_builders import Data, endpoint_pool, engine_pool, keyed_tenant, pr
 
 def keyed(*documents: Data) -> dict[DocumentKey, Data]:
     return {
-        DocumentKey(each["kind"], "" if each["kind"] == "PriorityClass" else "default", each["metadata"]["name"]): each
+        DocumentKey(
+            each["kind"],
+            "" if each["kind"] == "PriorityClass" else each["metadata"].get("namespace", "default"),
+            each["metadata"]["name"],
+        ): each
         for each in documents
     }
+
+
+def within(namespace: str, made: Data, *, created: str | None = None) -> Data:
+    """The document in a namespace, as the API server shows it."""
+    stamp = {} if created is None else {"creationTimestamp": created}
+    return {**made, "metadata": {**made["metadata"], "namespace": namespace, **stamp}}
 
 
 def settled(*documents: Data, after: Settled | None = None) -> Settled:
@@ -85,6 +96,64 @@ def test_of_two_pools_of_one_model_the_first_serves_it() -> None:
     result = settled(*GOOD, engine_pool("zweite"))
     assert names(result.resources.engine_pools) == ["tiny"]
     assert [key.name for key in result.problems] == ["zweite"]
+
+
+NEWCOMERS = {
+    "model": (within("prod", engine_pool("llm")), within("dev", engine_pool("llm"))),
+    "anonymous": (within("prod", tenant("web")), within("dev", tenant("web"))),
+}
+
+
+@pytest.mark.parametrize(("incumbent", "newcomer"), NEWCOMERS.values(), ids=NEWCOMERS)
+def test_newcomer_does_not_take_what_another_has(incumbent: Data, newcomer: Data) -> None:
+    before = settled(GOOD[0], incumbent)
+    after = settled(GOOD[0], incumbent, newcomer, after=before)
+    assert after.resources == before.resources
+    assert [key.namespace for key in after.problems] == ["dev"]
+
+
+@pytest.mark.parametrize(
+    "former",
+    [keyed_tenant("web"), keyed_tenant("web", anonymous=False), tenant("web", anonymous=False, apiKeys=[])],
+    ids=["with another key", "with another key, not anonymous", "without keys"],
+)
+def test_key_stays_with_the_tenant_that_has_it(former: Data) -> None:
+    prod = (within("prod", keyed_tenant("web")), within("prod", secret(web="sk-prod")))
+    before = settled(GOOD[0], *prod, within("dev", former), within("dev", secret(web="sk-dev")))
+    copied = (within("dev", keyed_tenant("web")), within("dev", secret(web="sk-prod")))
+    after = settled(GOOD[0], *prod, *copied, after=before)
+    assert [(each.namespace, after.resources.api_keys(each)) for each in after.resources.tenants][-1:] == [
+        ("prod", ("sk-prod",))
+    ]
+    assert {key.namespace for key in after.problems} == {"dev"}
+
+
+def test_headroom_that_is_promised_stays() -> None:
+    before = settled(priority_class("z", headroom={"percent": 60}))
+    wanting = priority_class("a", headroom={"percent": 50})
+    after = settled(priority_class("z", headroom={"percent": 55}), wanting, after=before)
+    assert names(after.resources.priority_classes) == ["z"]
+    assert [each.headroom.percent for each in after.resources.priority_classes if each.headroom] == [55]
+    assert [key.name for key in after.problems] == ["a"]
+
+
+def test_pool_may_change_while_another_waits_for_its_model() -> None:
+    prod = within("prod", engine_pool("llm", replicas=2), created="2026-02-01T00:00:00Z")
+    older = within("dev", engine_pool("llm", model={"name": "a", "uri": "generated://tiny"}))
+    waiting = within("dev", engine_pool("llm"), created="2026-01-01T00:00:00Z")
+    before = settled(prod, waiting, after=settled(prod, older))
+    more = within("prod", engine_pool("llm", replicas=3), created="2026-02-01T00:00:00Z")
+    after = settled(more, waiting, after=before)
+    assert [(each.namespace, each.replicas) for each in after.resources.engine_pools] == [("dev", 1), ("prod", 3)]
+    assert [key.namespace for key in after.problems] == ["dev"]
+
+
+def test_without_a_last_good_version_the_older_object_comes_first() -> None:
+    older = within("prod", engine_pool("llm"), created="2026-01-01T00:00:00Z")
+    younger = within("dev", engine_pool("llm"), created="2026-01-02T00:00:00Z")
+    result = settled(older, younger)
+    assert [each.namespace for each in result.resources.engine_pools] == ["prod"]
+    assert [key.namespace for key in result.problems] == ["dev"]
 
 
 def test_tenant_may_name_a_model_that_nobody_serves_yet() -> None:
