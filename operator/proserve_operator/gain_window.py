@@ -1,7 +1,8 @@
 """Gain of the last minutes, over all gateways, from reports whose sums only grow. Pure.
 
 Minutes are buckets of what was added, so memory depends on what was served lately and not on how often gateways are
-asked. A gateway that is new counts from its second report on: its first may hold hours.
+asked. A gateway that is new counts from its second report on: its first may hold hours. One that is silent for a
+while counts from its last report before, so that what it served meanwhile is not lost.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,8 +22,9 @@ class GainWindow:
     """Sums by subject over `BUCKETS` minutes."""
 
     def __init__(self) -> None:
-        self._before: dict[str, dict[Subject, GainTotals]] = {}
-        """Newest sums by gateway."""
+        self._before: dict[str, tuple[float, dict[Subject, GainTotals]]] = {}
+        """Newest sums by gateway, and when they came; as old as the window at most."""
+        self._reporting = False
         self._buckets: dict[int, dict[Subject, GainTotals]] = {}
 
     def take(self, reports: Iterable[GainReport], *, now_s: float) -> None:
@@ -30,22 +32,26 @@ class GainWindow:
         number = int(now_s // BUCKET_S)
         self._buckets = {each: sums for each, sums in self._buckets.items() if each > number - BUCKETS}
         bucket = self._buckets.setdefault(number, {})
-        newest: dict[str, dict[Subject, GainTotals]] = {}
+        oldest_s = now_s - BUCKETS * BUCKET_S
+        self._before = {instance: entry for instance, entry in self._before.items() if entry[0] > oldest_s}
+        self._reporting = False
         for report in reports:
-            sums = newest[report.instance] = _subjects(report)
-            before = self._before.get(report.instance)
-            if before is None:
+            self._reporting = True
+            sums = _subjects(report)
+            known = self._before.get(report.instance)
+            self._before[report.instance] = now_s, sums
+            if known is None:
                 continue
+            _, before = known
             for subject, totals in sums.items():
                 more = added(before.get(subject, GainTotals()), totals)
                 if more.requests or more.earnable:
                     bucket.setdefault(subject, GainTotals()).merge(more)
-        self._before = newest
 
     @property
     def reporting(self) -> bool:
         """Whether any gateway answered last time."""
-        return bool(self._before)
+        return self._reporting
 
     def totals(self, subject: Subject) -> GainTotals:
         """Sums of the window."""

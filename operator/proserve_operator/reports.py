@@ -30,7 +30,8 @@ class Reports:
         self.newest: Sequence[GainReport] = ()
 
     async def read(self, *, now_s: float) -> None:
-        """Ask all gateways once. One that does not answer is left out: others serve on, and its sums come later."""
+        """Ask all gateways once. One that does not answer is left out: others serve on, and what it
+        served meanwhile counts with its next answer, unless that is later than the window is long."""
         if self._url is None:
             return
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)

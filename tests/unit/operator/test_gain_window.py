@@ -50,6 +50,24 @@ def test_gateway_that_restarts_begins_anew() -> None:
     assert requests(window) == 1
 
 
+def test_gateway_that_is_silent_for_a_while_loses_nothing() -> None:
+    window = GainWindow()
+    window.take([report("a", totals(0))], now_s=0)
+    window.take([report("a", totals(10))], now_s=15)
+    window.take([], now_s=30)
+    window.take([report("a", totals(30))], now_s=45)
+    window.take([report("a", totals(40))], now_s=60)
+    assert requests(window) == 40
+
+
+def test_gateway_that_was_silent_for_longer_than_the_window_begins_anew() -> None:
+    window = GainWindow()
+    window.take([report("a", totals(0))], now_s=0)
+    window.take([], now_s=30)
+    window.take([report("a", totals(1000))], now_s=601)
+    assert requests(window) == 0
+
+
 def test_old_minutes_are_forgotten() -> None:
     window = GainWindow()
     window.take([report("a", totals(0))], now_s=0)
