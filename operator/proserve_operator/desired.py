@@ -34,6 +34,9 @@ def desired_objects(
 
     `uid` of the EnginePool makes it the owner, so that Kubernetes removes its objects with it. `replicas` are the
     engines that there should be now. `with_monitor`: the cluster has the Prometheus operator.
+
+    Raises:
+        OverlayError: the pool's `pod.template` cannot be laid over the generated one.
     """
     if pool.endpoints:
         return []

@@ -15,7 +15,7 @@ class OperatorMetrics:
         self.leader = self._gauge("leader", "1 in the replica that acts.")
         self.reconciles = Counter(
             PREFIX + "reconciles_total",
-            "Looks at a resource: ok; retry: the API server could not do what was asked.",
+            "Looks at a resource: ok; retry: the API server could not do what was asked; error: a fault, see the log.",
             ["kind", "result"],
             registry=self.registry,
         )

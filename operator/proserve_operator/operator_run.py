@@ -162,6 +162,9 @@ class OperatorRun:
         except Retry:
             result = "retry"
             raise
+        except Exception:
+            result = "error"
+            raise
         finally:
             self.metrics.reconciles.labels(kind, result).inc()
             self.metrics.reconcile_s.labels(kind).observe(self._clock() - began_s)
@@ -171,8 +174,9 @@ class OperatorRun:
     def _judge(self) -> None:
         """See what is in force now, and wake the resources that it is about."""
         began_s = self._clock()
+        judged = self._accepted.judge()
         edited, self._edited = self._edited, set()
-        for work in edited | self._accepted.judge():
+        for work in edited | judged:
             self._queue.add(work)
         self._judging_s = self._clock() - began_s
 

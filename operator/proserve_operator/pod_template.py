@@ -11,7 +11,11 @@ from proserve_operator.settings import OperatorSettings
 
 
 def pod_template(pool: EnginePool, settings: OperatorSettings) -> dict[str, Any]:
-    """A PodTemplateSpec, the pool's own overlay included."""
+    """A PodTemplateSpec, the pool's own overlay included.
+
+    Raises:
+        OverlayError: the overlay has not the form of a PodTemplateSpec.
+    """
     generated: dict[str, Any] = {
         "metadata": {
             "labels": labels(pool),
@@ -19,9 +23,10 @@ def pod_template(pool: EnginePool, settings: OperatorSettings) -> dict[str, Any]
         },
         "spec": _spec(pool, settings),
     }
-    made = overlaid(generated, pool.pod.template)
+    made = overlaid(generated, pool.pod.template, path="spec.pod.template")
     # What finds the pods must hold whatever the overlay says.
-    made["metadata"] = {**made["metadata"], "labels": {**made["metadata"]["labels"], **selector_labels(pool.name)}}
+    metadata = made.get("metadata", {})
+    made["metadata"] = {**metadata, "labels": {**metadata.get("labels", {}), **selector_labels(pool.name)}}
     return made
 
 

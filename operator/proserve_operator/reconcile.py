@@ -18,6 +18,7 @@ from proserve_operator.drift import differs
 from proserve_operator.figures import pool_figures
 from proserve_operator.kube_client import Kube, KubeError
 from proserve_operator.names import FIELD_MANAGER, child_name, qualified_name
+from proserve_operator.overlay import OverlayError
 from proserve_operator.pool_scaling import PoolScaling
 from proserve_operator.pool_status import Observed
 from proserve_operator.reports import Reports
@@ -126,9 +127,12 @@ class PoolReconciler:
                 self._store.put("Deployment", there)
 
     async def _make(self, pool: EnginePool, uid: str, replicas: int) -> None:
-        made = desired_objects(
-            pool, uid=uid, replicas=replicas, settings=self._settings, with_monitor=self._with_monitor()
-        )
+        try:
+            made = desired_objects(
+                pool, uid=uid, replicas=replicas, settings=self._settings, with_monitor=self._with_monitor()
+            )
+        except OverlayError as error:
+            raise Refused(Reason.INVALID, str(error)) from error
         for each in made:
             await self._make_one(each, uid)
         wanted = {each["kind"] for each in made}

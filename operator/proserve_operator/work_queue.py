@@ -6,9 +6,12 @@ afterwards, one that is added several times is done once, and one that fails com
 
 import asyncio
 import heapq
+import logging
 import math
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
+
+logger = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 
@@ -53,8 +56,8 @@ class WorkQueue(Generic[K]):
 
     async def run(self, work: Callable[[K], Awaitable[float | None]], *, workers: int) -> None:
         """Call `work(key)` for each until cancelled. It returns after how many seconds to look again (None: when
-        something changes); what it raises counts as a failure of that key. It must handle what is not: whatever it
-        raises beside `Retry` ends the queue."""
+        something changes); what it raises counts as a failure of that key. Beside `Retry` that is a fault, which is
+        logged: one odd resource must not keep all others from being looked at."""
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(self._worker(work))
@@ -67,6 +70,9 @@ class WorkQueue(Generic[K]):
                 again_s = await work(key)
             except Retry as retry:
                 again_s = retry.after_s if retry.after_s is not None else self._pause_s(key)
+            except Exception:
+                again_s = self._pause_s(key)
+                logger.exception("%s: an unexpected fault; tried again in %.0f s", key, again_s)
             else:
                 self._failures.pop(key, None)
             finally:

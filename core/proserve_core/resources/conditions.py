@@ -79,7 +79,8 @@ _READY = ConditionType(
         "`spec.pod.template`, a quota or Pod Security.",
         Reason.NAME_TAKEN: "An object of the name that the pool needs exists and is not the pool's; it is left alone. "
         "Rename the pool or remove the object.",
-        Reason.INVALID: "The resource is not accepted, so engines are left as they are.",
+        Reason.INVALID: "The resource is not accepted, or its `pod.template` has not the form of a pod template (the "
+        "message names the field), so engines are left as they are.",
     },
 )
 _SCALING = ConditionType(

@@ -1,6 +1,10 @@
 """A pool's own pod template over the generated one."""
 
-from proserve_operator.overlay import overlaid
+from typing import Any
+
+import pytest
+
+from proserve_operator.overlay import OverlayError, overlaid
 
 
 def test_mappings_are_merged() -> None:
@@ -36,3 +40,19 @@ def test_neither_is_changed() -> None:
     base, overlay = {"a": {"b": [{"name": "x"}]}}, {"a": {"b": [{"name": "x", "y": 1}]}}
     overlaid(base, overlay)
     assert (base, overlay) == ({"a": {"b": [{"name": "x"}]}}, {"a": {"b": [{"name": "x", "y": 1}]}})
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"metadata": "x"}, "spec.pod.template.metadata: is 'x', must be a mapping"),
+        ({"spec": {"containers": "x"}}, "spec.pod.template.spec.containers: is 'x', must be a list"),
+        ({"spec": {"containers": [{"name": {"a": 1}}]}}, "spec.pod.template.spec.containers[0].name: is {'a': 1}"),
+        ({"spec": {"containers": [{"name": "e", "env": 1}]}}, "spec.pod.template.spec.containers[e].env: is 1"),
+    ],
+)
+def test_overlay_of_another_form_is_refused_by_field(overlay: dict[str, Any], message: str) -> None:
+    base = {"metadata": {"labels": {}}, "spec": {"containers": [{"name": "e", "env": []}]}}
+    with pytest.raises(OverlayError) as refused:
+        overlaid(base, overlay, path="spec.pod.template")
+    assert str(refused.value).startswith(message)

@@ -152,6 +152,24 @@ async def test_what_is_refused_for_good_is_a_condition_and_the_rest_is_made() ->
     assert [event["reason"] for event in bench.kube.events] == ["ApplyRefused"]
 
 
+async def test_pod_template_of_another_form_is_a_condition_that_names_the_field() -> None:
+    bench = Bench(pod={"template": {"metadata": "x"}})
+    await bench.look()
+    assert bench.condition("Ready") == ("False", "Invalid")
+    (ready,) = (
+        each for each in bench.kube.objects["EnginePool", *KEY]["status"]["conditions"] if each["type"] == "Ready"
+    )
+    assert "spec.pod.template.metadata" in ready["message"]
+
+
+@pytest.mark.parametrize("template", [{"metadata": None}, {"metadata": {"labels": None}}])
+async def test_pods_are_found_even_if_the_template_removes_labels(template: Data) -> None:
+    bench = Bench(pod={"template": template})
+    await bench.look()
+    found = bench.deployment["spec"]
+    assert found["selector"]["matchLabels"].items() <= found["template"]["metadata"]["labels"].items()
+
+
 async def test_pool_that_is_going_gets_nothing_more() -> None:
     bench = Bench()
     body = bench.kube.objects["EnginePool", *KEY]

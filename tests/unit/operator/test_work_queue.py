@@ -116,11 +116,20 @@ async def test_of_several_times_the_earliest_counts() -> None:
     assert [each - began_s for each in times] == pytest.approx([4.0], abs=0.01)
 
 
-async def test_fault_of_the_work_is_not_swallowed() -> None:
-    async def work(_: str) -> None:
-        raise ZeroDivisionError
+async def test_fault_of_one_key_is_logged_and_tried_again_and_the_others_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done: Counter[str] = Counter()
+
+    async def work(key: str) -> None:
+        done[key] += 1
+        if key == "odd":
+            raise ZeroDivisionError
 
     queue: WorkQueue[str] = WorkQueue(jitter=lambda: 0.5)
-    queue.add("a")
-    with pytest.raises(ExceptionGroup):
-        await queue.run(work, workers=1)
+    for key in ("odd", "good"):
+        queue.add(key)
+    await run_for(queue, work, 1.6, workers=1)
+    assert done == {"odd": 3, "good": 1}
+    assert "odd: an unexpected fault" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
