@@ -57,12 +57,17 @@ def workload(pool: EnginePool, *, replicas: int, settings: OperatorSettings) -> 
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 3,
-            "progressDeadlineSeconds": math.ceil(pool.engine.start_limit_s) + ROLLOUT_MARGIN_S,
+            "progressDeadlineSeconds": start_deadline_s(pool),
             "strategy": {"type": "RollingUpdate", "rollingUpdate": dict(_STRATEGIES[pool.rollout])},
             "selector": {"matchLabels": selector_labels(pool.name)},
             "template": pod_template(pool, settings),
         },
     }
+
+
+def start_deadline_s(pool: EnginePool) -> int:
+    """How long an engine may take to become ready."""
+    return math.ceil(pool.engine.start_limit_s) + ROLLOUT_MARGIN_S
 
 
 def _service(pool: EnginePool) -> Object:

@@ -7,6 +7,8 @@ while counts from its last report before, so that what it served meanwhile is no
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from proserve_core.gain import GainTotals
 from proserve_core.gain_report import GainReport, added
 
@@ -16,6 +18,14 @@ WINDOW_TEXT = "10m"
 
 Subject = tuple[str, str]
 """What gain is about: `class`, `tenant` or `pool` and its name; `pool NAME`, and a class."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A moment in the sums of a subject."""
+
+    bucket: int
+    totals: GainTotals
+    """Of the bucket, until then."""
 
 
 class GainWindow:
@@ -57,13 +67,24 @@ class GainWindow:
         """Sums of the window."""
         return self.recent(subject, buckets=BUCKETS)
 
-    def recent(self, subject: Subject, *, buckets: int) -> GainTotals:
-        """Sums of its last `buckets` minutes, the running one included."""
+    def recent(self, subject: Subject, *, buckets: int, since: Mark | None = None) -> GainTotals:
+        """Sums of its last `buckets` minutes, the running one included, without what came before `since`."""
         sums = GainTotals()
         for number in sorted(self._buckets)[-buckets:]:
-            if (totals := self._buckets[number].get(subject)) is not None:
-                sums.merge(totals)
+            totals = self._buckets[number].get(subject)
+            if totals is None or (since is not None and number < since.bucket):
+                continue
+            sums.merge(added(since.totals, totals) if since is not None and number == since.bucket else totals)
         return sums
+
+    def mark(self, subject: Subject) -> Mark | None:
+        """This moment; None: there are no sums yet."""
+        if not self._buckets:
+            return None
+        number, totals = max(self._buckets), GainTotals()
+        if (known := self._buckets[number].get(subject)) is not None:
+            totals.merge(known)
+        return Mark(number, totals)
 
     def classes_of(self, pool: str) -> list[str]:
         """Classes that a pool served in the window."""

@@ -13,6 +13,8 @@ from proserve_core.pools import EnginePool
 from proserve_core.resources.conditions import Reason
 from proserve_core.scaling import Decision, Sample, ScalingState, Verdict, capacity_loss, decide
 from proserve_operator.conditions import Condition
+from proserve_operator.desired import start_deadline_s
+from proserve_operator.gain_window import Mark
 from proserve_operator.names import qualified_name
 from proserve_operator.reports import Reports
 from proserve_operator.store import Key
@@ -25,14 +27,22 @@ TOLD_S = 600.0
 _QUIET = {
     Verdict.STEADY: (Reason.STEADY, "as many engines as the gain needs"),
     Verdict.STARTING: (Reason.STEADY, "nothing is decided while engines start"),
+    Verdict.LATE: (Reason.SOME_ENGINES_MISSING, "engines did not start in time; none is added beside them"),
     Verdict.AT_MAXIMUM: (Reason.AT_MAXIMUM, "too much gain is lost, with as many engines as there may be"),
     Verdict.BLIND: (Reason.NO_REPORT, "no gateway reports the pool's gain"),
 }
+_HINDERED = (Verdict.BLIND, Verdict.LATE)
 _CHANGES = {Verdict.UP: Reason.SCALED_UP, Verdict.DOWN: Reason.SCALED_DOWN}
 
 
 class _Memory(msgspec.Struct):
     state: ScalingState
+    decision: Decision | None = None
+    """The newest, followed or not."""
+    changes: bool = False
+    """Whether it is another number than there was."""
+    mark: Mark | None = None
+    """Gain before it is of another number of engines and says nothing about this one."""
     told: Condition | None = None
     """The last change."""
     told_s: float = 0.0
@@ -51,41 +61,64 @@ class PoolScaling:
         """The pool is gone."""
         self._memories.pop(key, None)
 
-    def decide(
-        self, key: Key, pool: EnginePool, deployment: Mapping[str, Any] | None
-    ) -> tuple[int, Condition | None, float | None]:
-        """Engines, the condition that says why (None: the pool says it), and after how many seconds to decide again."""
+    def decide(self, key: Key, pool: EnginePool, deployment: Mapping[str, Any] | None) -> tuple[int, float | None]:
+        """Engines, and after how many seconds to decide again. `followed` tells that it was done."""
         if pool.scaling is None:
             self.forget(key)
-            return pool.replicas, None, None
+            return pool.replicas, None
         memory = self._memories.setdefault(key, _Memory(ScalingState()))
-        decision = decide(pool.scaling, memory.state, self._sample(pool, deployment))
-        memory.state = decision.state
-        return decision.engines, self._condition(memory, decision), self._every_s
+        sample = self._sample(memory, pool, deployment)
+        memory.decision = decision = decide(pool.scaling, memory.state, sample)
+        memory.changes = decision.engines != sample.engines
+        if not memory.changes:
+            # Else it stands until it is followed: an API server that refuses must not make the wish begin anew.
+            memory.state = decision.state
+        return decision.engines, self._every_s
 
-    def _sample(self, pool: EnginePool, deployment: Mapping[str, Any] | None) -> Sample:
+    def followed(self, key: Key) -> None:
+        """The number of the last decision is in the Deployment."""
+        memory = self._memories.get(key)
+        if memory is None or memory.decision is None or not memory.changes:
+            return
+        memory.changes = False
+        memory.state = memory.decision.state
+        memory.mark = self._reports.window.mark(_subject(key))
+        if (reason := _CHANGES.get(memory.decision.verdict)) is not None:
+            memory.told, memory.told_s = _scaling(True, reason, memory.decision.message), self._clock()
+
+    def _sample(self, memory: _Memory, pool: EnginePool, deployment: Mapping[str, Any] | None) -> Sample:
         there = deployment or {}
-        name = qualified_name(pool.namespace, pool.name)
-        window = self._reports.window
-        loss = capacity_loss(window.recent(("pool", name), buckets=RECENT_BUCKETS)) if window.reporting else None
+        window, subject = self._reports.window, _subject((pool.namespace, pool.name))
+        engines = there.get("spec", {}).get("replicas", pool.replicas)
+        ready = there.get("status", {}).get("readyReplicas", 0)
+        recent = window.recent(subject, buckets=RECENT_BUCKETS, since=memory.mark)
+        if ready < engines and memory.told is not None:
+            # What is lost until the engine is there, it could not prevent.
+            memory.mark = window.mark(subject)
         return Sample(
             at_s=self._clock(),
-            engines=there.get("spec", {}).get("replicas", pool.replicas),
-            ready=there.get("status", {}).get("readyReplicas", 0),
-            loss=loss,
-            loss_with_one_less=self._reports.loss_with_one_less(name),
+            engines=engines,
+            ready=ready,
+            loss=capacity_loss(recent) if window.reporting else None,
+            loss_with_one_less=self._reports.loss_with_one_less(subject[1]),
+            start_limit_s=start_deadline_s(pool),
         )
 
-    def _condition(self, memory: _Memory, decision: Decision) -> Condition:
-        now_s = self._clock()
-        if (reason := _CHANGES.get(decision.verdict)) is not None:
-            memory.told = _scaling(True, reason, decision.message)
-            memory.told_s = now_s
+    def condition(self, key: Key) -> Condition | None:
+        """Why there are so many engines; None: the pool says it."""
+        memory = self._memories.get(key)
+        if memory is None or memory.decision is None:
+            return None
+        now_s, decision = self._clock(), memory.decision
         reason, message = _QUIET.get(decision.verdict, _QUIET[Verdict.STEADY])
         told = memory.told
         if told is not None and reason is Reason.STEADY and now_s - memory.told_s < TOLD_S:
             return told
-        return _scaling(decision.verdict is not Verdict.BLIND, reason, message)
+        return _scaling(decision.verdict not in _HINDERED, reason, message)
+
+
+def _subject(key: Key) -> tuple[str, str]:
+    return "pool", qualified_name(*key)
 
 
 def _scaling(status: bool, reason: Reason, message: str) -> Condition:

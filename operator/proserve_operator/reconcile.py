@@ -100,12 +100,13 @@ class PoolReconciler:
         name, uid = (key[0], child_name(key[1])), body["metadata"]["uid"]
         if pool.scaling is not None and not pool.endpoints:
             await self._find_deployment(name, uid)
-        replicas, scaling, again_s = self._scaling.decide(key, pool, self._store.get("Deployment", name))
+        replicas, again_s = self._scaling.decide(key, pool, self._store.get("Deployment", name))
         refusal = None
         if replicas < _replicas(self._store.get("Deployment", name)):
             await price_pods(self._kube, self._reports, pool)
         try:
             await self._make(pool, uid, replicas)
+            self._scaling.followed(key)
         except Refused as refused:
             refusal = Condition(type="Ready", status=False, reason=refused.reason, message=shortened(str(refused)))
         observed = Observed(
@@ -114,7 +115,7 @@ class PoolReconciler:
             desired=replicas,
             deployment=self._store.get("Deployment", name),
             refusal=refusal,
-            scaling=scaling,
+            scaling=self._scaling.condition(key),
         )
         return observed, again_s
 

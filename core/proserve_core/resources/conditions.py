@@ -92,6 +92,8 @@ _SCALING = ConditionType(
         Reason.SCALED_UP: "Too much gain was lost for want of capacity.",
         Reason.SCALED_DOWN: "One engine less was enough for long.",
         Reason.AT_MAXIMUM: "Too much gain is lost for want of capacity, but `scaling.max` engines are there.",
+        Reason.SOME_ENGINES_MISSING: "Engines did not become ready within `engine.startLimit` and 10 minutes: see the "
+        "pool's pods. None is added beside them; they go when little gain is lost without them.",
         Reason.NO_REPORT: "No gateway reports gain, so the number of engines stays.",
     },
 )

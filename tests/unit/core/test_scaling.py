@@ -83,6 +83,19 @@ def test_engine_stays_while_it_is_needed_or_nobody_knows(changes: dict[str, Any]
     assert after(10_000, **changes).engines == 4
 
 
+def test_engine_that_does_not_start_goes_when_it_is_not_needed() -> None:
+    late: dict[str, Any] = {"ready": 3, "start_limit_s": 600.0, "loss_with_one_less": None}
+    assert after(585, **late).verdict is Verdict.STARTING
+    assert after(885, **late).verdict is Verdict.LATE
+    decision = after(10_000, **late)
+    assert (decision.engines, decision.verdict) == (3, Verdict.DOWN)
+
+
+def test_no_engine_is_added_beside_one_that_does_not_start_and_none_goes_while_gain_is_lost() -> None:
+    decision = after(10_000, ready=3, start_limit_s=600.0, loss=0.3)
+    assert (decision.engines, decision.verdict) == (4, Verdict.LATE)
+
+
 def test_last_engine_stays() -> None:
     decision = decide(SCALING, ScalingState(less_since_s=0.0), sample(at_s=9999.0, engines=1, ready=1))
     assert (decision.engines, decision.verdict) == (1, Verdict.STEADY)

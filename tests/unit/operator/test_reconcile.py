@@ -198,6 +198,43 @@ async def test_lost_gain_brings_engines_and_says_so() -> None:
     assert notes[-1] == "1 -> 2: 10.0% of the gain is lost for want of capacity"
 
 
+async def lose(bench: Bench) -> None:
+    """45 seconds in which a tenth of the gain is lost, one look short of another engine."""
+    bench.edit(scaling={"min": 1, "max": 3, "scaleUpDelay": "30s"})
+    await bench.look()
+    bench.engines_are(1)
+    for requests in (0, 100, 200):
+        bench.report(requests=requests, lost=requests * 0.1)
+        await bench.look()
+        bench.now_s += 15
+    bench.report(requests=300, lost=30)
+
+
+async def test_losses_from_before_the_last_change_bring_no_further_engine() -> None:
+    bench = Bench()
+    await lose(bench)
+    await bench.look()
+    bench.engines_are(2)
+    for requests in (400, 500, 600, 700):
+        bench.now_s += 15
+        bench.report(requests=requests, lost=30)
+        await bench.look()
+    assert bench.deployment["spec"]["replicas"] == 2
+
+
+async def test_engine_that_the_api_server_refused_for_the_moment_comes_with_the_next_look() -> None:
+    bench = Bench()
+    await lose(bench)
+    bench.kube.refuse = lambda *_: KubeError(503, "later")
+    with pytest.raises(Retry):
+        await bench.look()
+    bench.kube.refuse = lambda *_: None
+    bench.now_s += 1
+    await bench.look()
+    assert bench.deployment["spec"]["replicas"] == 2
+    assert bench.condition("ScalingActive") == ("True", "ScaledUp")
+
+
 async def test_engine_whose_loss_costs_least_goes_first() -> None:
     bench = Bench(replicas=3)
     await bench.look()
