@@ -27,8 +27,10 @@ _OWN_ARGUMENTS: Mapping[str, str] = {
     "--host": "the engine's address is chosen for it",
     "--port": "the engine's port is chosen for it",
     "--kv-offload": "set spec.engine.kvOffload instead",
+    # Probes and draining send no key: such an engine would never be ready.
+    "--key-file": "proserve up makes a key for each run, and in a cluster a network policy keeps others from engines",
 }
-"""Arguments of `vllm serve` that are derived from other fields."""
+"""Arguments of `proserve engine serve` that are derived from other fields or not a pool's to choose."""
 
 _KV_TRANSFER = ("--kv-transfer-config", "-kvt")
 

@@ -126,6 +126,13 @@ def test_argument_that_another_field_sets_is_refused(argument: str) -> None:
     assert "is set by ProServe" in error
 
 
+@pytest.mark.parametrize("argument", ["--key-file=/keys", "--key_file"])
+def test_key_that_probes_and_gateways_do_not_know_is_refused(argument: str) -> None:
+    (error,) = errors_of(engine_pool(engine={"args": [argument]}))
+    assert f"spec.engine.args[0]: '{argument}' is set by ProServe" in error
+    assert "proserve up makes a key for each run" in error
+
+
 @pytest.mark.parametrize("quantity", ["-1", "1.5.1", "4GiB", "", -1, 1.5, True, None, "1" * 100])
 def test_resource_is_a_quantity(quantity: object) -> None:
     (error,) = errors_of(engine_pool(resources={"limits": {"memory": quantity}}))
