@@ -32,7 +32,7 @@ BEAT_S = 1.0
 FIRST_REPLICAS = 2
 """A gateway that has never reached its store counts on one more of its kind: nobody sets up a store for one."""
 _KEY_PREFIX = "proserve"
-_BEAT_LIFE_S = 3600.0
+_BEAT_EPOCH_S = 900.0
 _SCHEMES = {"valkey": "valkey", "valkeys": "valkeys", "redis": "valkey", "rediss": "valkeys"}
 """Redis is spoken to with the same client: the protocol is one."""
 
@@ -58,8 +58,9 @@ class QuotaStore:
         self._wall_clock = wall_clock
         self._presence = Presence("replicas")
         self._presence.own = 1
-        self._beat = SharedCount(f"beat/{os.urandom(6).hex()}", life_s=_BEAT_LIFE_S)
-        """Ours alone: when the store has less of it than we gave, it has lost everything."""
+        self._beats = Presence(f"beat/{os.urandom(6).hex()}", epoch_s=_BEAT_EPOCH_S)
+        """Ours alone: when the store has less of them than we gave, it has lost everything. A store drops a counter
+        some time after it was made, however often it is written to; so there is another one each epoch."""
         self.up = True
         """Whether it is worth asking."""
         self.replicas = FIRST_REPLICAS
@@ -75,8 +76,8 @@ class QuotaStore:
 
     async def beat(self) -> None:
         """Show that this replica lives, count the others, and find out whether the store is there."""
-        self._beat.own += 1
-        if not await self._call(self._beat):
+        self._beats.own += 1
+        if not await self.exchange(self._beats.counts(self._wall_clock())):
             return
         if not await self.exchange(self._presence.counts(self._wall_clock())):
             return
@@ -105,7 +106,8 @@ class QuotaStore:
         if not count.stored(sent, total, self._wall_clock()):
             logger.warning("the quota store has lost its data: it gets what this gateway knows again")
             self.losses += 1
-            for each in (self._beat, *self._presence.counts(self._wall_clock())):
+            wall_s = self._wall_clock()
+            for each in (*self._beats.counts(wall_s), *self._presence.counts(wall_s)):
                 each.forgotten()
             # This call did arrive.
             count.contributed = sent

@@ -3,23 +3,23 @@
 Time is cut into epochs. A replica writes its number into the counter of the running epoch and, towards its end, of the
 next one, and reads that of the running one: in it is everybody who was alive at the end of the epoch before or joined
 since. A replica that died writes into no later epoch, so its part is gone after two epochs at most. Replicas must write
-once in each epoch's last `LEAD_S`.
+once in each epoch's second half. No counter is written to for as long as a store keeps it.
 """
 
 from proserve_core.admission.shared_count import SharedCount
 
 EPOCH_S = 5.0
-LEAD_S = 2.5
-_LIFE_S = 4 * EPOCH_S
+_LIFE_EPOCHS = 4
 
 
 class Presence:
     """This replica's part of one such number, and the others'."""
 
-    __slots__ = ("_counts", "_name", "own", "undecided")
+    __slots__ = ("_counts", "_epoch_s", "_name", "own", "undecided")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, epoch_s: float = EPOCH_S) -> None:
         self._name = name
+        self._epoch_s = epoch_s
         self._counts: dict[int, SharedCount] = {}
         self.own = 0
         self.undecided = 0
@@ -32,16 +32,16 @@ class Presence:
 
     def counts(self, wall_s: float) -> list[SharedCount]:
         """The counter to read, and the next epoch's when it is time; all are to be sent."""
-        epoch, passed_s = divmod(wall_s, EPOCH_S)
+        epoch, passed_s = divmod(wall_s, self._epoch_s)
         number = int(epoch)
         for past in [each for each in self._counts if each < number]:
             del self._counts[past]
         running = self._count(number)
-        return [running] if passed_s < EPOCH_S - LEAD_S else [running, self._count(number + 1)]
+        return [running] if passed_s < self._epoch_s / 2 else [running, self._count(number + 1)]
 
     def _count(self, epoch: int) -> SharedCount:
         count = self._counts.get(epoch)
         if count is None:
-            count = self._counts[epoch] = SharedCount(f"{self._name}/{epoch}", life_s=_LIFE_S)
+            count = self._counts[epoch] = SharedCount(f"{self._name}/{epoch}", life_s=_LIFE_EPOCHS * self._epoch_s)
         count.own, count.undecided = self.own, self.undecided
         return count

@@ -50,8 +50,8 @@ class Wall:
 class Replica:
     """A gateway's quotas. Beats when it is told to."""
 
-    def __init__(self, server: QuotaServer, wall: Wall) -> None:
-        self.store = QuotaStore(server.url, wall_clock=wall)
+    def __init__(self, url: str, wall: Wall) -> None:
+        self.store = QuotaStore(url, wall_clock=wall)
         self.quotas = Quotas(self.store, wall_clock=wall)
 
     async def beat(self) -> None:
@@ -77,7 +77,7 @@ def states(*replicas: Replica) -> list[bool]:
 async def replicas(server: QuotaServer, count: int = 2) -> AsyncIterator[tuple[list[Replica], Wall]]:
     """Gateways that know of each other."""
     wall = Wall()
-    made = [Replica(server, wall) for _ in range(count)]
+    made = [Replica(server.url, wall) for _ in range(count)]
     try:
         for _ in range(2):
             for each in made:
@@ -133,7 +133,7 @@ async def test_a_killed_store_leaves_each_gateway_its_share_and_comes_back_by_it
         # Everything is used, and the store that has lost its data was told so.
         assert not await one.admitted()
         assert not await two.admitted()
-        fresh = Replica(server, Wall())
+        fresh = Replica(server.url, Wall())
         assert not await fresh.admitted()
         await fresh.store.close()
 
@@ -187,9 +187,37 @@ async def test_a_flood_beyond_the_quota_costs_the_store_no_calls(
 
 async def test_a_gateway_that_never_reached_its_store_counts_on_another_one(tmp_path: Path) -> None:
     unreachable = QuotaServer(tmp_path)
-    replica = Replica(unreachable, Wall())
+    replica = Replica(unreachable.url, Wall())
     assert len(await replica.admitted(times=10)) == 5
     await replica.store.close()
+
+
+class ExpiringStore:
+    """Keeps a counter for as long as it was told when it was made, as `limits` does, on the wall's clock."""
+
+    def __init__(self, wall: Wall) -> None:
+        self._wall = wall
+        self._kept: dict[str, tuple[int, float]] = {}
+
+    async def incr(self, key: str, life_s: int, amount: int) -> int:
+        total, end_s = self._kept.get(key, (0, 0.0))
+        if end_s <= self._wall.now_s:
+            total, end_s = 0, self._wall.now_s + life_s
+        self._kept[key] = (total + amount, end_s)
+        return total + amount
+
+
+async def test_a_gateway_that_runs_for_hours_is_charged_no_more_than_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, limits = Wall(), TenantLimits(max_in_flight=10)
+    store = ExpiringStore(wall)
+    monkeypatch.setattr(quota_store, "RedisStorage", lambda *_, **__: store)
+    gateway = Replica("valkey://unused", wall)
+    assert len(await gateway.admitted(limits, times=6)) == 6
+    for _ in range(3 * 3600):
+        await gateway.beat()
+        wall.now_s += 1.0
+    assert gateway.store.losses == 0
+    assert len(await gateway.admitted(limits, times=6)) == 4
 
 
 @pytest.mark.parametrize("url", ["", "valkey://", "http://host", "memory://", "valkey://host:99999", "host:6379"])
