@@ -106,9 +106,8 @@ class QuotaStore:
         if not count.stored(sent, total, self._wall_clock()):
             logger.warning("the quota store has lost its data: it gets what this gateway knows again")
             self.losses += 1
-            wall_s = self._wall_clock()
-            for each in (*self._beats.counts(wall_s), *self._presence.counts(wall_s)):
-                each.forgotten()
+            self._beats.forgotten()
+            self._presence.forgotten()
             # This call did arrive.
             count.contributed = sent
         return True

@@ -83,8 +83,7 @@ class QuotaTenant:
         counts = self.usage.counts(self.limits, wall_s)
         if self._losses != store.losses:
             self._losses = store.losses
-            for count in (*counts, *self.usage.counts_before(self.limits, wall_s)):
-                count.forgotten()
+            self.usage.forgotten()
         before = self.usage.counts_before(self.limits, wall_s)
         asked = [count for count in counts if batch or count.pending]
         asked += [count for count in before if count.pending or (batch and count.read_s <= wall_s - FRESH_S)]

@@ -4,12 +4,17 @@ Time is cut into epochs. A replica writes its number into the counter of the run
 next one, and reads that of the running one: in it is everybody who was alive at the end of the epoch before or joined
 since. A replica that died writes into no later epoch, so its part is gone after two epochs at most. Replicas must write
 once in each epoch's second half. No counter is written to for as long as a store keeps it.
+
+Counters of the last epochs are kept: somebody may ask with a time from before the epoch's edge, and the wall's clock
+may step back. A new counter of an old epoch would give the store everything a second time.
 """
 
 from proserve_core.admission.shared_count import SharedCount
 
 EPOCH_S = 5.0
-_LIFE_EPOCHS = 4
+_KEPT_EPOCHS = 2
+_LIFE_EPOCHS = 3 + 2 * _KEPT_EPOCHS
+"""A counter may be made half an epoch before its own and be used until the clock has come back to the end of it."""
 
 
 class Presence:
@@ -34,10 +39,15 @@ class Presence:
         """The counter to read, and the next epoch's when it is time; all are to be sent."""
         epoch, passed_s = divmod(wall_s, self._epoch_s)
         number = int(epoch)
-        for past in [each for each in self._counts if each < number]:
-            del self._counts[past]
+        for other in [each for each in self._counts if abs(each - number) > _KEPT_EPOCHS]:
+            del self._counts[other]
         running = self._count(number)
         return [running] if passed_s < self._epoch_s / 2 else [running, self._count(number + 1)]
+
+    def forgotten(self) -> None:
+        """The store has nothing of ours any more."""
+        for count in self._counts.values():
+            count.forgotten()
 
     def _count(self, epoch: int) -> SharedCount:
         count = self._counts.get(epoch)

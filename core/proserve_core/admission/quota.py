@@ -151,6 +151,12 @@ class TenantUsage:
         kinds = [kind for kind, _ in limited(limits) if kind is not QuotaKind.IN_FLIGHT]
         return [self._of_minute(kind, minute_of(wall_s)[0] - 1) for kind in kinds]
 
+    def forgotten(self) -> None:
+        """The store has nothing of ours any more."""
+        self._in_flight.forgotten()
+        for count in self._minutes.values():
+            count.forgotten()
+
     def forget_old(self, wall_s: float) -> None:
         """Drop minutes that count for nothing any more."""
         minute, _ = minute_of(wall_s)
