@@ -243,14 +243,20 @@ class PoolQueue:
             self._ask()
         except Exception:
             logger.exception("%d waiting requests are given up: a fault of the gateway", len(self._tickets))
-            self.turn_away(lambda: internal_error("the gateway made a mistake with the requests that wait"))
+            self.turn_away(_fault)
 
     def _bound(self, binding: Binding, now_s: float) -> None:
         ticket = self._exit(binding.request.id)
         priority_class = binding.request.terms.priority_class
         self._drain.left(priority_class, now_s)
         self._metrics.waited(self._pool, priority_class, now_s - ticket.since_s)
-        ticket.settle(self._grant(binding))
+        try:
+            lease = self._grant(binding)
+        except Exception:
+            # It is not among those who wait any more, so nobody else would tell it.
+            ticket.settle(_fault())
+            raise
+        ticket.settle(lease)
 
     def _refuse_hopeless(self) -> None:
         for request_id in self.room.hopeless():
@@ -298,3 +304,7 @@ class PoolQueue:
         if future.done() and not future.cancelled() and future.exception() is None:
             # Its client left in the turn of the event loop in which it was bound.
             future.result().close(Outcome.CANCELLED)
+
+
+def _fault() -> ApiError:
+    return internal_error("the gateway made a mistake with the requests that wait")

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 
 import looptime
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from engine_builders import service_terms
 from fleet_builders import capacity, prefill_row, routing_request
 from proserve_core.capacity import CapacitySnapshot
-from proserve_core.routing import Binding, FleetView, ImmediateRoom, RoutingRequest, WaitingRoom
+from proserve_core.routing import Binding, FleetView, ImmediateRoom, RouteDecision, RoutingRequest, WaitingRoom
 from proserve_core.routing.late_gain import DEPTH_S, TICK_S, LateGain
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.errors import ApiError
@@ -373,6 +374,27 @@ async def test_fault_of_the_room_is_told_to_everybody_who_waits() -> None:
     tasks = [pool.ask(request("one")), pool.ask(request("two"))]
     assert [(await error_of(task)).code for task in tasks] == ["internal_error", "internal_error"]
     assert len(pool.room) == 0
+
+
+class Misdirecting(LateGain):
+    """Binds to an engine that the gateway does not have."""
+
+    def bind(self, fleet: FleetView) -> Iterator[Binding]:
+        for binding in super().bind(fleet):
+            yield msgspec.structs.replace(
+                binding, decision=RouteDecision(engine="nowhere", reason="a mistake", candidates=("nowhere",))
+            )
+
+
+async def test_fault_with_a_request_that_was_bound_is_told_to_it_and_to_everybody_who_waits() -> None:
+    pool = Pool("a", room=Misdirecting())
+    pool.shows("a", BUSY)
+    tasks = [pool.ask(request("one")), pool.ask(request("two"))]
+    await asyncio.sleep(0.1)
+    pool.shows("a", IDLE)
+    async with asyncio.timeout(600):
+        assert [(await error_of(task)).code for task in tasks] == ["internal_error", "internal_error"]
+    assert (pool.fleet.waiting, len(pool.room)) == (0, 0)
 
 
 @settings(max_examples=15, deadline=None)
