@@ -46,6 +46,7 @@ class Entry:
         "model",
         "on_end",
         "on_length",
+        "sent",
         "tenant",
         "ticket",
     )
@@ -78,6 +79,8 @@ class Entry:
         """Told at the end whether the output was complete."""
         self.ticket: QuotaTicket | None = None
         """What it holds of its tenant's quotas, settled when it ends."""
+        self.sent = False
+        """Whether an engine was given it."""
 
     def tokens(self, at_s: float, count: int = 1) -> None:
         """`count` tokens passed to the client at `at_s`, on the clock of the arrival."""
@@ -98,7 +101,7 @@ class Entry:
                 prompt_tokens=prompt_tokens,
                 output_tokens=self.account.tokens,
                 # A client that leaves while its prompt is computed has had that work.
-                worked=cause is LossCause.CLIENT_CANCEL,
+                worked=self.sent and cause is LossCause.CLIENT_CANCEL,
             )
         if cause is LossCause.CLIENT_CANCEL:
             status = CLIENT_CLOSED

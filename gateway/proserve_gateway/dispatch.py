@@ -142,6 +142,7 @@ class Dispatcher:
             exact_usage=endpoint.is_vllm,
             token_ids=keep_ids,
         )
+        entry.sent = True
         exchange = await self._calls.post(request, lease, request.path, data)
         try:
             relay: Relay | None = None

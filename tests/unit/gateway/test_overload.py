@@ -8,7 +8,7 @@ from fake_openai_engine import FakeEngine, fake_engine
 from fleet_builders import capacity, prefill_row
 from gateway_builders import FREE_KEY, Gateway, gateway
 from proserve_core.capacity import CapacitySnapshot
-from proserve_core.objectives import Overload, OverloadAction
+from proserve_core.objectives import Overload, OverloadAction, TenantLimits
 from proserve_core.routing.late_gain import LateGain
 
 IDLE = capacity()
@@ -17,9 +17,14 @@ SHORT_S = 0.05
 
 
 @asynccontextmanager
-async def busy_gateway(overload: Overload | None = None) -> AsyncIterator[tuple[Gateway, FakeEngine]]:
+async def busy_gateway(
+    overload: Overload | None = None, tenant_limits: TenantLimits | None = None
+) -> AsyncIterator[tuple[Gateway, FakeEngine]]:
     """One engine that has enough to do."""
-    async with fake_engine() as engine, gateway(engine, room=LateGain(), overload=overload) as gate:
+    async with (
+        fake_engine() as engine,
+        gateway(engine, room=LateGain(), overload=overload, tenant_limits=tenant_limits) as gate,
+    ):
         show(gate, BUSY)
         yield gate, engine
 
@@ -79,6 +84,18 @@ async def test_client_that_leaves_while_it_waits_is_gone() -> None:
         asked.cancel()
         await until_waiting(gate, 0)
         assert not engine.requests
+
+
+async def test_client_that_leaves_while_it_waits_pays_for_no_tokens() -> None:
+    async with busy_gateway(tenant_limits=TenantLimits(max_in_flight=2, tokens_per_minute=1000)) as (gate, _):
+        asked = asyncio.create_task(gate.chat())
+        await until_waiting(gate, 1)
+        assert gate.sample("quota_used", tenant="gold", quota="tokens") > 0
+        asked.cancel()
+        async with asyncio.timeout(10):
+            while gate.sample("quota_used", tenant="gold", quota="in_flight"):  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        assert gate.sample("quota_used", tenant="gold", quota="tokens") == 0
 
 
 async def test_waiting_requests_are_seen_and_served_heavier_ones_first() -> None:
