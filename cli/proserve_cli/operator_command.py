@@ -9,6 +9,7 @@ from proserve_cli.addresses import parse_address
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 
 ADMIN = "127.0.0.1:9091"
+LEASE = "proserve-operator"
 
 
 def operator(
@@ -33,6 +34,10 @@ def operator(
         str | None, typer.Option(help="Namespace of those pods [default: the pool's].")
     ] = None,
     scraper_namespace: Annotated[str | None, typer.Option(help="Pods there may read metrics of engines.")] = None,
+    monitor_labels: Annotated[
+        str, typer.Option(help="Labels of engines' ServiceMonitors.", metavar="KEY=VALUE,...")
+    ] = "",
+    lease_name: Annotated[str, typer.Option(help="Name of the Lease that says which replica acts.")] = LEASE,
     lease_namespace: Annotated[str | None, typer.Option(help="Namespace of the Lease [default: this pod's].")] = None,
     admin: Annotated[str, typer.Option(help="Address of liveness and metrics.", metavar="HOST:PORT")] = ADMIN,
 ) -> None:
@@ -48,6 +53,7 @@ def operator(
 
     try:
         labels = parse_labels("--gateway-labels", gateway_labels) if gateway_labels else {}
+        of_monitors = parse_labels("--monitor-labels", monitor_labels) if monitor_labels else {}
     except SettingsError as error:
         raise wrong_usage(error) from error
     settings = OperatorSettings(
@@ -59,6 +65,8 @@ def operator(
         gateway_labels=labels,
         gateway_namespace=gateway_namespace,
         scraper_namespace=scraper_namespace,
+        monitor_labels=of_monitors,
+        lease_name=lease_name,
         lease_namespace=lease_namespace or own_namespace(),
     )
     try:

@@ -16,14 +16,19 @@ logger = logging.getLogger(__name__)
 HIGHEST = 2**31 - 1
 MOST_PODS = 100
 """Of a pool, so that shrinking a large one is not a flood of requests: the cheapest ones are priced."""
+LOWEST = -(2**31)
 
 
 async def price_pods(kube: Kube, reports: Reports, pool: EnginePool) -> None:
-    """Annotate the pods of the pool's engines. Pods that no gateway knows cost nothing and go first: they serve
-    nobody."""
+    """Annotate the pods of the pool's engines.
+
+    Pods without a price cost 0. Where all engines are priced those are pods that no gateway knows, which serve nobody
+    and go first; where only the cheapest ones are, prices are below 0, so that the dear ones stay.
+    """
     stakes = reports.stakes(qualified_name(pool.namespace, pool.name))
+    lowest, highest = (1, HIGHEST) if len(stakes) <= MOST_PODS else (LOWEST, -1)
     for name, stake in sorted(stakes.items(), key=lambda item: item[1])[:MOST_PODS]:
-        price = {DELETION_COST_ANNOTATION: str(min(round(stake) + 1, HIGHEST))}
+        price = {DELETION_COST_ANNOTATION: str(min(lowest + round(stake), highest))}
         try:
             await kube.annotate("Pod", pool.namespace, name.rpartition("/")[2], price)
         except KubeError as error:

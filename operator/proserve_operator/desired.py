@@ -44,7 +44,7 @@ def desired_objects(
     if settings.gateway_labels:
         made.append(_network_policy(pool, settings))
     if with_monitor:
-        made.append(_service_monitor(pool))
+        made.append(_service_monitor(pool, settings))
     made.append(workload(pool, replicas=replicas, settings=settings))
     return [_finished(pool, uid, each) for each in made]
 
@@ -87,11 +87,16 @@ def _service(pool: EnginePool) -> Object:
 
 
 def _budget(pool: EnginePool) -> Object:
-    # Not minAvailable: with one engine that would keep its node from ever being drained.
+    # Not minAvailable: with one engine that would keep its node from ever being drained. And an engine that is not
+    # ready serves nobody: by default one that keeps crashing would use up the budget and stop every drain.
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector_labels(pool.name)}},
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": selector_labels(pool.name)},
+        },
     }
 
 
@@ -119,13 +124,14 @@ def _namespace(name: str) -> Object:
     return {"matchLabels": {"kubernetes.io/metadata.name": name}}
 
 
-def _service_monitor(pool: EnginePool) -> Object:
+def _service_monitor(pool: EnginePool, settings: OperatorSettings) -> Object:
     endpoints = [{"port": "capacity", "path": "/metrics"}]
     if pool.engine.runtime is EngineRuntime.VLLM:
         endpoints.append({"port": "http", "path": "/metrics"})
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
+        "labels": dict(settings.monitor_labels),
         "spec": {"selector": {"matchLabels": selector_labels(pool.name)}, "endpoints": endpoints},
     }
 
@@ -139,7 +145,7 @@ def _finished(pool: EnginePool, uid: str, made: Object) -> Object:
         "metadata": {
             "name": child_name(pool.name),
             "namespace": pool.namespace,
-            "labels": labels(pool),
+            "labels": {**made.get("labels", {}), **labels(pool)},
             "annotations": {HASH_ANNOTATION: digest},
             "ownerReferences": [
                 {

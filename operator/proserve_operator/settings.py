@@ -31,6 +31,8 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Pods that may reach engines; empty: no NetworkPolicy is made."""
     scraper_namespace: str | None = None
     """Its pods may read metrics of engines."""
+    monitor_labels: Mapping[str, str] = {}
+    """Of ServiceMonitors, by which Prometheus finds them."""
     lease_name: str = "proserve-operator"
     lease_namespace: str = "default"
     identity: str = ""

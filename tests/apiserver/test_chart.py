@@ -114,9 +114,34 @@ def test_watched_namespaces_limit_what_may_be_read(cluster: ApiServer) -> None:
                 "priorityclasses/status",
             }
     assert named(objects, "Role", "serving-proserve-gateway")["metadata"]["namespace"] == "team-a"
+    # Where events about PriorityClasses are kept.
+    assert named(objects, "Role", "serving-proserve-operator-events")["metadata"]["namespace"] == "default"
     for component in ("operator", "gateway"):
         (container,) = named(objects, "Deployment", f"proserve-{component}")["spec"]["template"]["spec"]["containers"]
         assert "--namespace=team-a" in container["args"]
+
+
+@pytest.mark.parametrize(("tls", "protocol"), [("", "kubernetes.io/h2c"), ("gateway-tls", None)])
+def test_grpc_port_says_plain_only_where_it_is(cluster: ApiServer, tls: str, protocol: str | None) -> None:
+    service = named(render(cluster, {"gateway": {"tls": {"secretName": tls}}}), "Service", "proserve-gateway")
+    (port,) = (each for each in service["spec"]["ports"] if each["name"] == "grpc")
+    assert port.get("appProtocol") == protocol
+
+
+def test_monitors_of_engines_get_the_labels_of_the_others(cluster: ApiServer) -> None:
+    objects = render(cluster, {"monitoring": {"serviceMonitor": {"labels": {"release": "prometheus", "a": "b"}}}})
+    (container,) = named(objects, "Deployment", "proserve-operator")["spec"]["template"]["spec"]["containers"]
+    assert "--monitor-labels=a=b,release=prometheus" in container["args"]
+
+
+def test_release_has_a_lease_of_its_own_and_may_change_no_other(cluster: ApiServer) -> None:
+    objects = render(cluster, {}, release="second")
+    (container,) = named(objects, "Deployment", "second-proserve-operator")["spec"]["template"]["spec"]["containers"]
+    assert "--lease-name=second-proserve-operator" in container["args"]
+    rules = named(objects, "Role", "second-proserve-operator-lease")["rules"]
+    assert [(rule["verbs"], rule.get("resourceNames")) for rule in rules] == [
+        (["create"], None), (["get", "update"], ["second-proserve-operator"]),
+    ]  # fmt: skip
 
 
 def test_replicas_are_left_to_the_autoscaler(cluster: ApiServer) -> None:
@@ -173,7 +198,7 @@ OPERATOR_MAY = [
     ("patch", "priorityclasses.proserve.dev", "--subresource=status"),
     ("create", "deployments.apps", "-n", "team-a"),
     ("patch", "pods", "-n", "team-a"),
-    ("update", "leases.coordination.k8s.io", "-n", "serving"),
+    ("update", "leases.coordination.k8s.io/rights-proserve-operator", "-n", "serving"),
 ]
 OPERATOR_MAY_NOT = [
     ("get", "secrets", "-n", "team-a"),
@@ -181,7 +206,8 @@ OPERATOR_MAY_NOT = [
     ("delete", "pods", "-n", "team-a"),
     ("update", "enginepools.proserve.dev", "-n", "team-a"),
     ("delete", "tenants.proserve.dev", "-n", "team-a"),
-    ("update", "leases.coordination.k8s.io", "-n", "team-a"),
+    ("update", "leases.coordination.k8s.io", "-n", "serving"),
+    ("update", "leases.coordination.k8s.io/rights-proserve-operator", "-n", "team-a"),
     ("create", "clusterroles.rbac.authorization.k8s.io"),
 ]
 

@@ -18,6 +18,16 @@ VALUES: dict[str, dict[str, Any]] = {
         "commonLabels": {"cost-centre": "42"},
         "gateway": {"serviceAccount": {"create": False, "name": "existing"}, "admin": {"secretName": "admin-keys"}},
     },
+    "TLS up to the gateway": {
+        "gateway": {
+            "tls": {"secretName": "gateway-tls"},
+            "ingress": {
+                "enabled": True,
+                "hosts": ["llm.example.com"],
+                "annotations": {"nginx.ingress.kubernetes.io/backend-protocol": "HTTPS"},
+            },
+        },
+    },
     "everything on": {
         "operator": {
             "extraArgs": ["--lease-namespace=elsewhere"],
@@ -32,7 +42,6 @@ VALUES: dict[str, dict[str, Any]] = {
         },
         "gateway": {
             "service": {"type": "LoadBalancer", "annotations": {"example.com/lb": "internal"}},
-            "tls": {"secretName": "gateway-tls"},
             "admin": {"secretName": "admin-keys"},
             "quotas": {"secretName": "valkey"},
             "ingress": {"enabled": True, "className": "nginx", "hosts": ["llm.example.com"], "annotations": {"a": "b"}},
@@ -85,6 +94,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "route to nowhere": ({"gateway": {"httpRoute": {"enabled": True}}}, "name the Gateway"),
     "ingress for nobody": ({"gateway": {"ingress": {"enabled": True}}}, "name at least one"),
+    "ingress without TLS before a gateway with it": (
+        {"gateway": {"tls": {"secretName": "tls"}, "ingress": {"enabled": True, "hosts": ["a.example.com"]}}},
+        "end TLS at the Ingress",
+    ),
+    "route without TLS before a gateway with it": (
+        {"gateway": {"tls": {"secretName": "tls"}, "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]}}},
+        "add a BackendTLSPolicy",
+    ),
     "no time to drain": ({"gateway": {"terminationGracePeriodSeconds": 30}}, "set it to 36 or more"),
     "half a key": ({"test": {"apiKeySecret": {"name": "keys"}}}, "give both or none"),
     "resources before their kinds": (

@@ -20,6 +20,12 @@
 {{- if and .ingress.enabled (not .ingress.hosts) }}
 {{- $errors = append $errors "gateway.ingress: enabled without hosts; name at least one" }}
 {{- end }}
+{{- if and .tls.secretName .ingress.enabled (not .ingress.annotations) }}
+{{- $errors = append $errors "gateway.ingress: with gateway.tls the Service speaks TLS, and the controller sends plain HTTP; tell it in gateway.ingress.annotations, e.g. nginx.ingress.kubernetes.io/backend-protocol: HTTPS, or end TLS at the Ingress and leave gateway.tls.secretName empty" }}
+{{- end }}
+{{- if and .tls.secretName .httpRoute.enabled (not (contains "BackendTLSPolicy" (toYaml $.Values.extraObjects))) }}
+{{- $errors = append $errors "gateway.httpRoute: with gateway.tls the Service speaks TLS, and the Gateway sends plain HTTP; add a BackendTLSPolicy to extraObjects, or end TLS at the Gateway and leave gateway.tls.secretName empty" }}
+{{- end }}
 {{- if le (int .terminationGracePeriodSeconds) (add (int .preStopSeconds) 30) }}
 {{- $errors = append $errors (printf "gateway.terminationGracePeriodSeconds: %d leaves open requests less than their 30 s after preStopSeconds %d; set it to %d or more" (int .terminationGracePeriodSeconds) (int .preStopSeconds) (add (int .preStopSeconds) 31)) }}
 {{- end }}

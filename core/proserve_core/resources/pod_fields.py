@@ -118,7 +118,8 @@ _MODEL_CACHE = Object(
         Field(
             name="hostPath",
             type=Text(pattern=r"/[^\x00]*", form="an absolute path", label="path", max_length=1024),
-            description="A folder of the node. It is made if it is not there; Pod Security `restricted` forbids it.",
+            description="A folder of the node that user 65532 may write to (`chown 65532:65532`). It is made if it is "
+            "not there, but then belongs to root and nothing can be written; Pod Security `restricted` forbids it.",
         ),
         Field(name="size", type=Quantity(), description="An empty volume of at most this size, gone with the pod."),
     ),

@@ -40,7 +40,11 @@ def test_pool_is_a_deployment_behind_a_headless_service_with_a_disruption_budget
     assert selector.items() <= deployment["template"]["metadata"]["labels"].items()
     assert made["Service"]["spec"]["clusterIP"] == "None"
     assert made["Service"]["spec"]["selector"] == selector
-    assert made["PodDisruptionBudget"]["spec"] == {"maxUnavailable": 1, "selector": {"matchLabels": selector}}
+    assert made["PodDisruptionBudget"]["spec"] == {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": selector},
+    }
 
 
 def test_objects_go_with_their_pool() -> None:
@@ -187,6 +191,13 @@ def test_prometheus_finds_engines_where_its_operator_is() -> None:
     assert monitor["spec"]["selector"] == {
         "matchLabels": objects(pool())["Deployment"]["spec"]["selector"]["matchLabels"]
     }
+
+
+def test_monitor_has_the_labels_that_prometheus_looks_for_beside_the_pools() -> None:
+    settings = OperatorSettings(monitor_labels={"release": "prometheus"})
+    made = objects(pool(), settings=settings, with_monitor=True)
+    labels = made["ServiceMonitor"]["metadata"]["labels"]
+    assert labels == {"release": "prometheus", **made["Deployment"]["metadata"]["labels"]}
 
 
 def test_same_pool_gives_the_same_objects_and_another_one_other_marks() -> None:
