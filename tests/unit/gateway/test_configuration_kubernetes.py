@@ -6,8 +6,9 @@ from typing import Any, cast
 
 import pytest
 
+from proserve_core.resources import Resources
 from proserve_gateway import configuration_kubernetes
-from proserve_gateway.configuration_kubernetes import KubernetesSource
+from proserve_gateway.configuration_kubernetes import TOGETHER_S, KubernetesSource, _Kind
 from proserve_gateway.kube_watch import ClusterError
 from resource_builders import Data, keyed_tenant
 
@@ -108,3 +109,34 @@ async def test_secret_that_could_not_be_asked_for_is_asked_for_again(bench: Benc
     bench.meanwhile = lambda: None
     assert await bench.fetch()
     assert bench.kept == {"alice": "b2xk"}
+
+
+class Taker:
+    """A gateway without pools, as a source sees it."""
+
+    def __init__(self) -> None:
+        self.configured = asyncio.Event()
+
+    def configure(self, resources: Resources, engines: object) -> None:
+        assert resources.engine_pools == ()
+        self.configured.set()
+
+    def refused(self, error: str) -> None:
+        raise AssertionError(error)
+
+    def left_out(self, problems: object) -> None:
+        assert problems == {}
+
+
+async def test_nothing_is_in_force_before_everything_is_listed() -> None:
+    """A gateway that is ready on half of the resources refuses clients that it will know a moment later."""
+    source, taker = KubernetesSource(namespaces=("team",)), Taker()
+    pools, secrets = (_Kind(source, kind, "team") for kind in ("EnginePool", "Secret"))
+    taking = asyncio.create_task(source._take_changes(cast(Any, None), taker, (pools, secrets)))
+    pools.listed([])
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(taker.configured.wait(), 10 * TOGETHER_S)
+    secrets.listed([])
+    await asyncio.wait_for(taker.configured.wait(), 30)
+    taking.cancel()
+    await asyncio.wait({taking})
