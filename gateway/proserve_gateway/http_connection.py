@@ -63,6 +63,8 @@ class HttpConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._queue: deque[HttpRequest] = deque()
         self._reading = True
+        self._last = False
+        """What has been asked is answered, a body on its way included, and nothing more."""
         self._deaf = False
         """Nothing that still comes is looked at."""
         self.paused = False
@@ -194,8 +196,9 @@ class HttpConnection(asyncio.Protocol):
         request, self._incoming = self._incoming, None
         if request is not None:
             request.completed()
+            self._deaf = self._deaf or self._last
             if request.ended:
-                self._next()
+                self.answered(request)
 
     # One request after another
 
@@ -247,7 +250,8 @@ class HttpConnection(asyncio.Protocol):
 
     def last_one(self) -> None:
         """Answer what has been asked and close then."""
-        self._deaf = True
+        self._last = True
+        self._deaf = self._deaf or self._incoming is None
         last = self._queue[-1] if self._queue else self.active
         if last is None or (self._deferred and not self._queue):
             self.close()
