@@ -21,7 +21,7 @@ import httptools
 
 from proserve_gateway.catalog_terms import CONTROL_HEADERS
 from proserve_gateway.errors import ApiError
-from proserve_gateway.http_request import BodyTooSlowError, HttpRequest
+from proserve_gateway.http_request import EARLY_BODY_BYTES, BodyTooSlowError, HttpRequest
 
 if TYPE_CHECKING:
     from proserve_gateway.data_server import DataServer
@@ -56,12 +56,16 @@ class HttpConnection(asyncio.Protocol):
         self._head_bytes = 0
         self.head_open = False
         """A request has begun whose headers are not complete."""
+        self._parted = False
+        """A request ended in what came last."""
         self._incoming: HttpRequest | None = None
         """Its body is being received."""
         self.active: HttpRequest | None = None
         """It is being answered."""
         self._task: asyncio.Task[None] | None = None
         self._queue: deque[HttpRequest] = deque()
+        self._ahead_bytes = 0
+        """Received since a request waits in the queue."""
         self._reading = True
         self._last = False
         """What has been asked is answered, a body on its way included, and nothing more."""
@@ -97,14 +101,22 @@ class HttpConnection(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
+        self._parted = False
         if self._deaf or not self._parse(data):
             return
+        if self._queue:
+            # Reading goes on, or nobody would notice that the client has left.
+            self._ahead_bytes += len(data)
+            if self._ahead_bytes > EARLY_BODY_BYTES or len(self._queue) >= MOST_PIPELINED:
+                self.pause_reading()
+        # Of what also held the end of a request nobody knows how much belongs to the next.
+        counted = 0 if self._parted else len(data)
         if self.head_open:
-            self._head_bytes += len(data)
+            self._head_bytes += counted
             if self._head_bytes > self._server.head_bytes:
                 self._too_large()
         elif (incoming := self._incoming) is not None:
-            incoming.received_bytes += len(data)
+            incoming.received_bytes += counted
             if incoming.is_bloated:
                 self._too_large()
         elif self.active is None:
@@ -183,7 +195,6 @@ class HttpConnection(asyncio.Protocol):
             self._start(request)
         elif len(self._queue) < MOST_PIPELINED:
             self._queue.append(request)
-            self.pause_reading()
         else:
             self._incoming = None
             self.last_one()
@@ -193,6 +204,7 @@ class HttpConnection(asyncio.Protocol):
             self._incoming.add_body(data)
 
     def on_message_complete(self) -> None:
+        self._parted = True
         request, self._incoming = self._incoming, None
         if request is not None:
             request.completed()
@@ -244,6 +256,7 @@ class HttpConnection(asyncio.Protocol):
             else:
                 self._server.idle(self)
         if not self._queue:
+            self._ahead_bytes = 0
             self.resume_reading()
 
     # How it ends

@@ -180,6 +180,18 @@ async def test_client_that_takes_nothing_is_closed_like_an_idle_one_and_its_next
         assert bench.handler.asked == ["/large"]
 
 
+async def test_pipelined_requests_beyond_what_is_read_ahead_wait_their_turn() -> None:
+    async with serving() as bench:
+        bench.handler.gate.clear()
+        client = await bench.client()
+        for number in range(40):
+            client.send(sized(b"%d" % number * 30_000))
+        await asyncio.sleep(0.05)
+        bench.handler.gate.set()
+        for number in range(40):
+            assert await client.answer() == (200, b"%d" % number * 30_000)
+
+
 async def test_endless_pipelining_is_cut_after_what_was_taken() -> None:
     async with serving() as bench:
         client = await bench.client()
@@ -343,11 +355,12 @@ async def test_head_request_gets_no_body() -> None:
         assert (await client.rest()).endswith(b"content-length: 12\r\nconnection: close\r\n\r\n")
 
 
-async def test_leaving_client_cancels_its_handler() -> None:
+@pytest.mark.parametrize("requests", [1, 2, 10])
+async def test_leaving_client_cancels_its_handler(requests: int) -> None:
     async with serving() as bench:
         bench.handler.gate.clear()
         client = await bench.client()
-        client.send(sized(b"x"))
+        client.send(sized(b"x") * requests)
         await asyncio.sleep(0.05)
         client.writer.transport.abort()
         async with asyncio.timeout(5):
