@@ -136,6 +136,9 @@ def _server_context(files: TlsFiles) -> ssl.SSLContext:
     if files.client_ca is not None:
         _load_ca(context, files.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
+        # A resumed session is not checked against the authority, so one from before a renewal would go on for hours.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
     return context
 
 

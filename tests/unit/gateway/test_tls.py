@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -140,6 +141,40 @@ async def test_clients_must_show_a_certificate_where_one_is_asked_for(tmp_path: 
         assert await answers(gateway, client_context("second", "second"))
         assert not await answers(gateway, client_context("second", "first"))
         assert not await grpc_answers(gateway, "second", "first")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_old_session_is_no_way_around_a_new_authority_of_clients(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    folder = TlsFolder(tmp_path)
+    server = ServerTls(folder.files(client_ca=True))
+    client = client_context("first", "first")
+    client.maximum_version = version
+    session = handshake(client, server.context)
+    shutil.copy(DATA / "second-ca.pem", folder.ca)
+    assert server.renew()
+    with pytest.raises(ssl.SSLError, match=r"(?i)certificate.verify.failed"):
+        handshake(client, server.context, session)
+
+
+def handshake(
+    client: ssl.SSLContext, server: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> ssl.SSLSession | None:
+    """A connection with a message in each direction; what the client may resume later."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = client.wrap_bio(to_client, to_server, server_hostname="localhost", session=session)
+    theirs = server.wrap_bio(to_server, to_client, server_side=True)
+    waiting = [ours.do_handshake, theirs.do_handshake]
+    while waiting:
+        step = waiting.pop(0)
+        try:
+            step()
+        except ssl.SSLWantReadError:
+            waiting.append(step)
+    theirs.write(b"x")
+    assert ours.read(1) == b"x"
+    ours.write(b"y")
+    assert theirs.read(1) == b"y"
+    return ours.session
 
 
 async def test_engine_over_https_is_checked_and_sees_the_gateways_certificate() -> None:
