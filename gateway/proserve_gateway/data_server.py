@@ -23,6 +23,8 @@ HEAD_BYTES = 65536
 """Of a request's line and headers."""
 HEAD_S = 30.0
 """For a request's line and headers, from the connection or their first byte on."""
+HANDSHAKE_S = 5.0
+"""Of TLS. Short, since a connection counts as one, and can make room for others, only after it."""
 DISCARD_S = 60.0
 """For the rest of a body that was refused: who is cut while sending never sees why."""
 MOST_CONNECTIONS = 16_384
@@ -82,7 +84,7 @@ class DataServer:
 
     async def start(self) -> None:
         """Returns when connections are accepted."""
-        handshake_s = None if self._tls is None else self._head_s
+        handshake_s = None if self._tls is None else HANDSHAKE_S
         self._server = await self.loop.create_server(
             lambda: HttpConnection(self),
             sock=self._socket,
