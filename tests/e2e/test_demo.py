@@ -81,7 +81,7 @@ def test_the_demo_in_front_of_stock_engines_compares_what_the_gateway_does() -> 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
 def test_heavy_class_waits_less_for_stock_vllm_when_the_gateway_orders(engine_python: str) -> None:
-    """vLLM with its own scheduler, asked for twice what it can do: in order of arrival all wait alike."""
+    """vLLM with its own scheduler, asked for twice what it can do."""
     policies = ["least-requests", "late-gain"]
     finished = demo(
         "--stock", "--engine", "vllm", "--limit", "120", "--policies", ",".join(policies), "--json",
@@ -90,8 +90,9 @@ def test_heavy_class_waits_less_for_stock_vllm_when_the_gateway_orders(engine_py
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
     check(result, 120, policies)
-    arrival, late = (run["report"]["classes"]["interactive"]["ttft_p50_s"] for run in result["runs"])
-    assert late < arrival
+    # Within one run: what else the machine does meanwhile is the same for both classes.
+    classes = result["runs"][policies.index("late-gain")]["report"]["classes"]
+    assert classes["interactive"]["ttft_p50_s"] < classes["batch"]["ttft_p50_s"]
 
 
 @pytest.mark.engine

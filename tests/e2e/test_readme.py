@@ -69,9 +69,10 @@ def test_python_clients(up: RunningProserve, client: str) -> None:
 
 
 def test_status_on_the_admin_port(up: RunningProserve) -> None:
-    url = re.search(r"`curl (http://127\.0\.0\.1:9090/status)`", README)
+    url = re.search(r"\((http://127\.0\.0\.1:9090)\)", README)
     assert url is not None
-    status = httpx.get(here(url[1], up)).json()
+    assert httpx.get(here(url[1], up)).headers["content-type"].startswith("text/html")
+    status = httpx.get(here(url[1], up) + "/status").json()
     assert [engine["state"] for engine in status["engines"]] == ["ready", "ready"]
 
 
