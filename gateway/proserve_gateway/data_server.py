@@ -151,7 +151,8 @@ class DataServer:
 
     def _make_room(self) -> None:
         """End the one that has kept us waiting longest: under attack an attacker's, and never a request under way."""
-        oldest = [next(iter(kind.items())) for kind in (self._heads_s, self._idle_s) if kind]
+        # Idle ones first: with a clock of milliseconds the one just opened may be as old as the oldest of them.
+        oldest = [next(iter(kind.items())) for kind in (self._idle_s, self._heads_s) if kind]
         connection, _ = min(oldest, key=lambda item: item[1])
         connection.abort()
 
