@@ -120,7 +120,7 @@ class HttpConnection(asyncio.Protocol):
             if incoming.is_bloated:
                 self._too_large()
         elif self.active is None:
-            self._server.awaits_head(self)
+            self._server.waiting.awaits_head(self)
 
     def _parse(self, data: bytes) -> bool:
         """False when nothing more of the connection is looked at."""
@@ -146,7 +146,7 @@ class HttpConnection(asyncio.Protocol):
             self._drain.set_result(None)
         if self._deferred:
             self._deferred = False
-            self._server.busy(self)
+            self._server.waiting.busy(self)
             self._next()
 
     # httptools callbacks
@@ -158,7 +158,7 @@ class HttpConnection(asyncio.Protocol):
         self._head_bytes = 0
         self.head_open = True
         if self.active is None:
-            self._server.awaits_head(self)
+            self._server.waiting.awaits_head(self)
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -216,7 +216,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _start(self, request: HttpRequest) -> None:
         self.active = request
-        self._server.busy(self)
+        self._server.waiting.busy(self)
         self._task = self.loop.create_task(self._answer(request))
 
     async def _answer(self, request: HttpRequest) -> None:
@@ -245,16 +245,16 @@ class HttpConnection(asyncio.Protocol):
             # Who pipelines and reads nothing would fill memory with answers. `active` stays, so nothing begins; without
             # a request under way the connection counts as idle, so it is closed in time and makes room for others.
             self._deferred = True
-            self._server.idle(self)
+            self._server.waiting.idle(self)
             return
         if self._queue:
             self._start(self._queue.popleft())
         else:
             self.active = None
             if self.head_open:
-                self._server.awaits_head(self)
+                self._server.waiting.awaits_head(self)
             else:
-                self._server.idle(self)
+                self._server.waiting.idle(self)
         if not self._queue:
             self._ahead_bytes = 0
             self.resume_reading()
@@ -307,14 +307,14 @@ class HttpConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close when everything written is sent."""
         self._deaf, self._deferred = True, False
-        self._server.busy(self)
+        self._server.waiting.busy(self)
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
         self._deaf, self._deferred = True, False
-        self._server.busy(self)
+        self._server.waiting.busy(self)
         if self._transport is not None:
             self._transport.abort()
 

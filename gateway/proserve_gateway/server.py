@@ -28,7 +28,7 @@ from proserve_gateway.catalog import Catalog, qualified_name
 from proserve_gateway.class_metrics import ClassCollector
 from proserve_gateway.configuration import ConfigurationRecord, ConfigurationSource, Problems, follow
 from proserve_gateway.credentials import ENGINE_KEYS, CredentialFiles, Credentials
-from proserve_gateway.data_server import CLOSING_S, DataServer
+from proserve_gateway.data_server import DataServer
 from proserve_gateway.dispatch import Dispatcher
 from proserve_gateway.dispatch_errors import shutting_down
 from proserve_gateway.engine_decisions import engine_decisions
@@ -40,6 +40,7 @@ from proserve_gateway.grpc_server import GrpcLimits, GrpcServer
 from proserve_gateway.http_api import HttpApi, HttpLimits
 from proserve_gateway.http_server import HttpServer
 from proserve_gateway.intake import Intake
+from proserve_gateway.listening import CLOSING_S
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.poller import Poller, PollResult
 from proserve_gateway.queue_metrics import QueueMetrics

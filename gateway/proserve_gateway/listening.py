@@ -1,0 +1,39 @@
+"""What the HTTP ports have in common: how they listen, and what bounds their connections."""
+
+import resource
+import socket
+
+KEEP_ALIVE_S = 75
+"""Idle client connections; above what usual load balancers keep, so that they close first."""
+BACKLOG = 2048
+CLIENT_STALL_MS = 60_000
+"""How long a client may take nothing of what was sent before the kernel cuts its connection."""
+HEAD_BYTES = 65536
+"""Of a request's line and headers."""
+HEAD_S = 30.0
+"""For a request's line and headers, from the connection or their first byte on."""
+MOST_CONNECTIONS = 16_384
+"""Open at a time, if the system lets the process have two descriptors for each."""
+_SPARE_DESCRIPTORS = 200
+CLOSING_S = 2.0
+"""For requests that were cut to notice it."""
+
+
+def listen(host: str, port: int, *, stall_ms: int = CLIENT_STALL_MS) -> socket.socket:
+    """A socket that is bound; port 0 picks a free one.
+
+    Raises:
+        OSError: the address is in use or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Accepted connections inherit it. Neither asyncio nor uvicorn ever gives a stalled client up.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_ms)
+    return listening
+
+
+def possible_connections() -> int:
+    """What the limit on descriptors allows: each may need a second one, for its engine."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(MOST_CONNECTIONS, (soft - _SPARE_DESCRIPTORS) // 2))
