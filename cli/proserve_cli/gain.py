@@ -6,7 +6,7 @@ import typer
 
 from proserve_cli.admin_client import AdminClient, AdminKeyOption, AdminOption, Format
 from proserve_cli.up import ADMIN
-from proserve_cli.watching import View, WatchOption, show
+from proserve_cli.watching import WatchOption, show
 
 
 def gain(
@@ -20,10 +20,4 @@ def gain(
     from proserve_cli.gain_view import gain_table
     from proserve_core.gain_status import GainReply
 
-    client = AdminClient(admin, admin_key_file)
-
-    async def look() -> View:
-        body = await client.body("/gain")
-        return View(table=gain_table(client.read(body, GainReply)), data=body)
-
-    show(look, output=output, watch=watch)
+    show(AdminClient(admin, admin_key_file), "/gain", GainReply, gain_table, output=output, watch=watch)

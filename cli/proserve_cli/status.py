@@ -6,7 +6,7 @@ import typer
 
 from proserve_cli.admin_client import AdminClient, AdminKeyOption, AdminOption, Format
 from proserve_cli.up import ADMIN
-from proserve_cli.watching import View, WatchOption, show
+from proserve_cli.watching import WatchOption, show
 
 
 def status(
@@ -19,10 +19,4 @@ def status(
     """The state of a gateway: ready or why not, engines, gain per class."""
     from proserve_cli.gateway_view import GatewayReply, gateway_table
 
-    client = AdminClient(admin, admin_key_file)
-
-    async def look() -> View:
-        body = await client.body("/status")
-        return View(table=gateway_table(client.read(body, GatewayReply)), data=body)
-
-    show(look, output=output, watch=watch)
+    show(AdminClient(admin, admin_key_file), "/status", GatewayReply, gateway_table, output=output, watch=watch)

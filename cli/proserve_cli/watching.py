@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 import typer
@@ -11,10 +11,12 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from proserve_cli.admin_client import AdminError, Format
+from proserve_cli.admin_client import AdminClient, AdminError, Format
 from proserve_cli.failures import failed
 
 EVERY_S = 2.0
+
+T = TypeVar("T")
 
 WatchOption = Annotated[bool, typer.Option("--watch", "-w", help=f"Show it anew every {EVERY_S:g} s until Ctrl-C.")]
 
@@ -27,12 +29,20 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """The same as one line of JSON."""
 
 
-def show(look: Callable[[], Awaitable[View]], *, output: Format, watch: bool) -> None:
-    """Show what `look` returns, to stdout. With `watch` a gateway that does not answer is waited for.
+def show(
+    client: AdminClient, path: str, kind: type[T], table: Callable[[T], RenderableType], *, output: Format, watch: bool
+) -> None:
+    """Show what the gateway answers to `GET path`, read as `kind`, to stdout. With `watch` a gateway that does not
+    answer is waited for.
 
     Raises:
         typer.Exit: code 1 if the gateway does not answer at first.
     """
+
+    async def look() -> View:
+        body = await client.body(path)
+        return View(table=table(client.read(body, kind)), data=body)
+
     console = Console(markup=False, highlight=False)
     try:
         asyncio.run(_watch(look, output, console) if watch else _once(look, output, console))

@@ -204,16 +204,14 @@ def test_a_budget_restores_a_part_and_the_rest_is_computed(
     assert most == 2 if budget is CopyBudget.FIXED else most > 2
 
 
-@every_scheduler
-def test_what_a_spent_budget_leaves_is_computed_in_the_step_that_was_planned(
-    scheduler: type, depth: int, tiny_model: str
-) -> None:
+def two_who_wait(scheduler: type, *, step_tokens: int, depth: int, model: str) -> tuple[Engine, ChosenPolicy]:
+    """An engine that may copy two blocks a step, and whose host memory has those of `first` and `second`, preempted."""
     engine = Engine(
         scheduler,
-        model=tiny_model,
+        model=model,
         kv=kv(200, offload=Offload.ON_PREEMPT, copy_budget=CopyBudget.FIXED, copy_blocks=2),
         blocks=100,
-        step_tokens=512,
+        step_tokens=step_tokens,
         depth=depth,
         prefix_caching=False,
     )
@@ -226,6 +224,14 @@ def test_what_a_spent_budget_leaves_is_computed_in_the_step_that_was_planned(
     chosen.preempt("second")
     for _ in range(4):
         engine.step()
+    return engine, chosen
+
+
+@every_scheduler
+def test_what_a_spent_budget_leaves_is_computed_in_the_step_that_was_planned(
+    scheduler: type, depth: int, tiny_model: str
+) -> None:
+    engine, chosen = two_who_wait(scheduler, step_tokens=512, depth=depth, model=tiny_model)
     tokens = {name: engine.scheduler.requests[name].num_tokens for name in ("first", "second")}
     chosen.paused.clear()
     scheduled = engine.step()
@@ -240,25 +246,8 @@ def test_what_a_spent_budget_leaves_is_computed_in_the_step_that_was_planned(
 def test_a_spent_budget_takes_no_tokens_that_are_planned_for_others(
     scheduler: type, depth: int, tiny_model: str
 ) -> None:
-    engine = Engine(
-        scheduler,
-        model=tiny_model,
-        kv=kv(200, offload=Offload.ON_PREEMPT, copy_budget=CopyBudget.FIXED, copy_blocks=2),
-        blocks=100,
-        # Once the first one's blocks are back, the second one needs 32 tokens more than were planned for it.
-        step_tokens=260,
-        depth=depth,
-        prefix_caching=False,
-    )
-    chosen = engine.scheduler._proserve.adapter._policy = ChosenPolicy()
-    for number, name in enumerate(("first", "second", "filler")):
-        engine.submit(name, prompt=[number] * 80, output=40, facts=HIGH)
-    for _ in range(3):
-        engine.step()
-    chosen.preempt("first")
-    chosen.preempt("second")
-    for _ in range(4):
-        engine.step()
+    # Once the first one's blocks are back, the second one needs 32 tokens more than were planned for it.
+    engine, chosen = two_who_wait(scheduler, step_tokens=260, depth=depth, model=tiny_model)
     engine.submit("third", prompt=[3] * 500, output=4, facts=HIGH)
     chosen.paused.clear()
     scheduled = engine.step()

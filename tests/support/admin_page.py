@@ -1,11 +1,11 @@
 """A gateway's admin port that answers what a test says."""
 
 import contextlib
-import http.server
-import threading
 from collections.abc import Iterator, Mapping
 
 import msgspec
+
+from local_server import QuietHandler, local_server
 
 
 class AdminPage:
@@ -29,22 +29,12 @@ def admin_page(answers: Mapping[str, object], *, key: str | None = None) -> Iter
     """Serves values as JSON."""
     page = AdminPage(answers, key)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802 - name of http.server
             status, body = page.answer(self.path, self.headers.get("authorization"))
             self.send_response(status)
             self.end_headers()
             self.wfile.write(msgspec.json.encode(body))
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        page.address = f"127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield page
-        finally:
-            server.shutdown()
-            thread.join()
+    with local_server(Handler) as page.address:
+        yield page

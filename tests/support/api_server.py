@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from etcd_flags import etcd_flags
 from kubernetes_access import KubernetesAccess
 from kubernetes_keys import kubeconfig, make_authority, make_certificate
 from server_process import ServerProcess
@@ -33,7 +34,8 @@ class ApiServer(KubernetesAccess):
         self.tls = ssl.create_default_context(cafile=folder / "ca.crt")
         self.tls.load_cert_chain(folder / "admin.crt", folder / "admin.key")
         self._etcd = ServerProcess(
-            [programs / "etcd", *_etcd_flags(folder / "etcd", self._etcd_port, peer_port)], log=folder / "etcd.log"
+            [programs / "etcd", *etcd_flags(folder / "etcd", port=self._etcd_port, peer_port=peer_port)],
+            log=folder / "etcd.log",
         )
         self._server: ServerProcess | None = None
         self._controllers: ServerProcess | None = None
@@ -109,24 +111,6 @@ class ApiServer(KubernetesAccess):
         for process in (self._controllers, self._server, self._etcd):
             if process is not None:
                 process.kill()
-
-
-def _etcd_flags(data: Path, port: int, peer_port: int) -> list[str]:
-    clients, peers = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer_port}"
-    return [
-        "--name=test",
-        f"--data-dir={data}",
-        "--unsafe-no-fsync",
-        # Elections take ten heartbeats; a single member need not wait long for others.
-        "--heartbeat-interval=20",
-        "--election-timeout=200",
-        "--log-level=warn",
-        f"--listen-client-urls={clients}",
-        f"--advertise-client-urls={clients}",
-        f"--listen-peer-urls={peers}",
-        f"--initial-advertise-peer-urls={peers}",
-        f"--initial-cluster=test={peers}",
-    ]
 
 
 def _free_ports(count: int) -> list[int]:

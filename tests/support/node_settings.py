@@ -116,23 +116,6 @@ nodePortAddresses: ["{NODE_NETWORK}"]
 """
 
 
-def etcd_flags(folder: Path) -> list[str]:
-    clients, peers = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
-    return [
-        "--name=test",
-        f"--data-dir={folder}/etcd/data",
-        "--unsafe-no-fsync",
-        "--heartbeat-interval=20",
-        "--election-timeout=200",
-        "--log-level=warn",
-        f"--listen-client-urls={clients}",
-        f"--advertise-client-urls={clients}",
-        f"--listen-peer-urls={peers}",
-        f"--initial-advertise-peer-urls={peers}",
-        f"--initial-cluster=test={peers}",
-    ]
-
-
 def audit_policy() -> str:
     """What service accounts of installed releases ask for; nothing about the node's own parts."""
     return """\

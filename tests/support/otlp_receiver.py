@@ -2,12 +2,12 @@
 
 import contextlib
 import gzip
-import http.server
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from local_server import QuietHandler, local_server
 
 
 class Receiver:
@@ -44,8 +44,8 @@ def values(attributes: Any) -> dict[str, Any]:
 def otlp_receiver() -> Iterator[Receiver]:
     received = Receiver()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class Handler(QuietHandler):
+        def do_POST(self) -> None:  # noqa: N802 - name of http.server
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
@@ -54,15 +54,6 @@ def otlp_receiver() -> Iterator[Receiver]:
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        received.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield received
-        finally:
-            server.shutdown()
-            thread.join()
+    with local_server(Handler) as address:
+        received.url = f"http://{address}"
+        yield received

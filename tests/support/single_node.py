@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import node_settings
+from etcd_flags import etcd_flags
 from kubernetes_access import KubernetesAccess
 from kubernetes_keys import kubeconfig, make_authority, make_certificate
 from node_namespace import NODE_ADDRESS, NodeNamespace
@@ -76,7 +77,7 @@ class SingleNode(KubernetesAccess):
         folder, programs = self.folder, self.programs
         containerd = shutil.which("containerd") or "containerd"
         self._run("containerd", containerd, "-c", folder / "containerd.toml")
-        self._run("etcd", programs / "etcd", *node_settings.etcd_flags(folder))
+        self._run("etcd", programs / "etcd", *etcd_flags(folder / "etcd" / "data", port=2379, peer_port=2380))
         self._processes["containerd"].wait_until(
             lambda: node_settings.containerd_socket(folder).exists(), limit_s=START_LIMIT_S, what="socket"
         )

@@ -1,78 +1,21 @@
 """Whoever waits for an engine gets one in order of gain, or an explicit error; nobody is forgotten. Simulated time."""
 
 import asyncio
-import contextlib
-import random
 from collections.abc import Iterator
 
-import looptime
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from engine_builders import service_terms
-from fleet_builders import capacity, prefill_row, routing_request
-from proserve_core.capacity import CapacitySnapshot
-from proserve_core.routing import Binding, FleetView, ImmediateRoom, RouteDecision, RoutingRequest, WaitingRoom
+from pool_queue_bench import BUSY, IDLE, SECOND, Pool, request
+from proserve_core.routing import Binding, FleetView, ImmediateRoom, RouteDecision
 from proserve_core.routing.late_gain import DEPTH_S, TICK_S, LateGain
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet import Fleet
-from proserve_gateway.fleet_engine import Engine
 from proserve_gateway.fleet_health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT
-from proserve_gateway.fleet_target import EngineTarget
 from proserve_gateway.lease import Lease, Outcome
 from proserve_gateway.pool_queue import OUTAGE_S, WaitingLimits
 
 pytestmark = pytest.mark.looptime
-
-SECOND = 1000
-"""Tokens that take an engine of the tests a second."""
-IDLE = capacity()
-BUSY = capacity(prefill_row(100 * SECOND, weight=100, due_s=600))
-"""Everybody else would be served a hundred seconds later, which is beyond the depth at which requests are bound."""
-
-
-class Pool:
-    """Engines of one pool with a waiting room, on the loop's clock."""
-
-    def __init__(self, *engines: str, room: WaitingRoom | None = None, limits: WaitingLimits | None = None) -> None:
-        self.room: WaitingRoom = LateGain() if room is None else room
-        self.fleet = Fleet(make_room=lambda _: self.room, clock=asyncio.get_running_loop().time, waiting_limits=limits)
-        self.use(*engines)
-
-    def use(self, *engines: str) -> None:
-        targets = [EngineTarget(name=name, pool="chat", base_url="http://127.0.0.1:8000") for name in engines]
-        # A room of its own is a policy of its own.
-        self.fleet.set_targets(targets, {"chat": str(id(self.room))})
-        for engine in self.fleet.engines:
-            if engine.polled_s is None:
-                self.fleet.snapshot_arrived(engine, IDLE)
-
-    def engine(self, name: str) -> Engine:
-        return next(engine for engine in self.fleet.engines if engine.target.name == name)
-
-    def shows(self, name: str, snapshot: CapacitySnapshot) -> None:
-        self.fleet.snapshot_arrived(self.engine(name), snapshot)
-
-    def ask(
-        self,
-        request: RoutingRequest,
-        *,
-        patience_s: float = 600.0,
-        needs_prospect: bool = False,
-        body_bytes: int = 0,
-    ) -> "asyncio.Task[Lease]":
-        queue = self.fleet.queue("chat")
-        assert queue is not None
-        waiting = queue.lease(request, patience_s=patience_s, needs_prospect=needs_prospect, body_bytes=body_bytes)
-        return asyncio.create_task(waiting, name=request.id)
-
-
-def request(name: str = "r", tokens: int = 100, *, weight: float = 1.0, ttft_s: float = 60.0) -> RoutingRequest:
-    now_s = asyncio.get_running_loop().time()
-    return routing_request(tokens, name=name, arrival_s=now_s, terms=service_terms(weight, ttft_s=ttft_s))
 
 
 async def error_of(task: "asyncio.Task[Lease]") -> ApiError:
@@ -395,62 +338,3 @@ async def test_fault_with_a_request_that_was_bound_is_told_to_it_and_to_everybod
     async with asyncio.timeout(600):
         assert [(await error_of(task)).code for task in tasks] == ["internal_error", "internal_error"]
     assert (pool.fleet.waiting, len(pool.room)) == (0, 0)
-
-
-@settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_whatever_happens_everybody_gets_an_engine_or_an_answer(seed: int) -> None:
-    with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
-        runner.run(_random_life(random.Random(seed)))
-
-
-async def _random_life(draw: random.Random) -> None:
-    pool = Pool("a", "b")
-    tasks: list[asyncio.Task[None]] = []
-    open_leases: list[Lease] = []
-
-    async def served(request: RoutingRequest) -> None:
-        queue = pool.fleet.queue("chat")
-        if queue is None:
-            lease = pool.fleet.choose("chat", request)
-        else:
-            lease = await queue.lease(request, patience_s=draw.choice([0.1, 1.0, 3.0]))
-        open_leases.append(lease)
-
-    async def one(request: RoutingRequest) -> None:
-        with contextlib.suppress(ApiError):
-            await served(request)
-
-    for number in range(60):
-        match draw.randrange(9):
-            case 0 | 1 | 2 | 3:
-                asked = request(
-                    f"r{number}",
-                    draw.randrange(1, 3 * SECOND),
-                    weight=draw.choice([1, 4]),
-                    ttft_s=draw.choice([0.1, 5]),
-                )
-                tasks.append(asyncio.create_task(one(asked)))
-            case 4 if tasks:
-                draw.choice(tasks).cancel()
-            case 5 if open_leases:
-                lease = open_leases.pop(draw.randrange(len(open_leases)))
-                lease.close(draw.choice(list(Outcome)), "an engine's failure")
-            case 6 if pool.fleet.engines:
-                pool.fleet.poll_missed(draw.choice(list(pool.fleet.engines)), "silent")
-            case 7:
-                pool.room = draw.choice([pool.room, LateGain(), ImmediateRoom(RoundRobin())])
-                pool.use(*draw.sample(["a", "b", "c"], draw.choice([0, 1, 2, 3])))
-            case 8 if pool.fleet.engines:
-                pool.shows(draw.choice(list(pool.fleet.engines)).target.name, draw.choice([IDLE, BUSY]))
-        await asyncio.sleep(draw.choice([0.0, 0.0, 0.01, 0.3]))
-    await asyncio.sleep(OUTAGE_S + 5)
-    assert all(task.done() for task in tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
-    assert pool.fleet.waiting == 0
-    assert len(pool.room) == 0
-    for lease in open_leases:
-        lease.close(Outcome.ANSWERED)
-    assert not any(engine.view.dispatched or engine.leases for engine in pool.fleet.engines)

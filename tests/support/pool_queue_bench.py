@@ -1,0 +1,61 @@
+"""Engines of one pool with a waiting room, and requests that wait there, in simulated time."""
+
+import asyncio
+
+from engine_builders import service_terms
+from fleet_builders import capacity, prefill_row, routing_request
+from proserve_core.capacity import CapacitySnapshot
+from proserve_core.routing import RoutingRequest, WaitingRoom
+from proserve_core.routing.late_gain import LateGain
+from proserve_gateway.fleet import Fleet
+from proserve_gateway.fleet_engine import Engine
+from proserve_gateway.fleet_target import EngineTarget
+from proserve_gateway.lease import Lease
+from proserve_gateway.pool_queue import WaitingLimits
+
+SECOND = 1000
+"""Tokens that take an engine of the tests a second."""
+IDLE = capacity()
+BUSY = capacity(prefill_row(100 * SECOND, weight=100, due_s=600))
+"""Everybody else would be served a hundred seconds later, which is beyond the depth at which requests are bound."""
+
+
+class Pool:
+    """Engines of one pool with a waiting room, on the loop's clock."""
+
+    def __init__(self, *engines: str, room: WaitingRoom | None = None, limits: WaitingLimits | None = None) -> None:
+        self.room: WaitingRoom = LateGain() if room is None else room
+        self.fleet = Fleet(make_room=lambda _: self.room, clock=asyncio.get_running_loop().time, waiting_limits=limits)
+        self.use(*engines)
+
+    def use(self, *engines: str) -> None:
+        targets = [EngineTarget(name=name, pool="chat", base_url="http://127.0.0.1:8000") for name in engines]
+        # A room of its own is a policy of its own.
+        self.fleet.set_targets(targets, {"chat": str(id(self.room))})
+        for engine in self.fleet.engines:
+            if engine.polled_s is None:
+                self.fleet.snapshot_arrived(engine, IDLE)
+
+    def engine(self, name: str) -> Engine:
+        return next(engine for engine in self.fleet.engines if engine.target.name == name)
+
+    def shows(self, name: str, snapshot: CapacitySnapshot) -> None:
+        self.fleet.snapshot_arrived(self.engine(name), snapshot)
+
+    def ask(
+        self,
+        request: RoutingRequest,
+        *,
+        patience_s: float = 600.0,
+        needs_prospect: bool = False,
+        body_bytes: int = 0,
+    ) -> "asyncio.Task[Lease]":
+        queue = self.fleet.queue("chat")
+        assert queue is not None
+        waiting = queue.lease(request, patience_s=patience_s, needs_prospect=needs_prospect, body_bytes=body_bytes)
+        return asyncio.create_task(waiting, name=request.id)
+
+
+def request(name: str = "r", tokens: int = 100, *, weight: float = 1.0, ttft_s: float = 60.0) -> RoutingRequest:
+    now_s = asyncio.get_running_loop().time()
+    return routing_request(tokens, name=name, arrival_s=now_s, terms=service_terms(weight, ttft_s=ttft_s))
