@@ -110,7 +110,7 @@ class LateGain:
 
     def hopeless(self) -> list[str]:
         queue = self._queue
-        return [*queue.aside, *[request.id for request in queue.late if request.id in queue]]
+        return [*queue.aside, *[request.id for request in queue.late if request in queue]]
 
     def weakest(self, now_s: float) -> str:
         return self._queue.weakest(self._outlook.table, now_s).id
@@ -128,7 +128,7 @@ class LateGain:
         misses = 0
         while misses < MISSES:
             # What is left of the last part is asked again: an engine has less room since.
-            part += islice(((each, times) for each, times in order if each.id in queue), MISSES - misses - len(part))
+            part += islice(((each, times) for each, times in order if each in queue), MISSES - misses - len(part))
             if not part:
                 break
             hits = [self._hits(request) for request, _ in part]

@@ -49,9 +49,11 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def __contains__(self, request_id: str) -> bool:
-        """Whether the request waits and was not put aside."""
-        return request_id in self._places
+    def __contains__(self, request: RoutingRequest) -> bool:
+        """Whether this request waits and was not put aside. One that left and came back with the same id, as another
+        class, is not the one that left."""
+        place = self._places.get(request.id)
+        return place is not None and self._requests[place] is request
 
     def add(self, request: RoutingRequest, cached_tokens: int) -> None:
         """A request arrives; some engine is predicted to hold `cached_tokens` of its prompt."""
@@ -76,7 +78,7 @@ class WaitingQueue:
     def in_turn(self) -> Iterator[tuple[RoutingRequest, float]]:
         """Who should be bound next: in the order of the last ranking, tenants of a class in turn. Each with how many
         times its own weight gives it the density of the place that it takes."""
-        waiting = [request for request in self.order if request.id in self._places]
+        waiting = [request for request in self.order if request in self]
         if not self.tenants.shared:
             return ((request, 1.0) for request in waiting)
         return ((taker, self._times(place, taker)) for place, taker in self.tenants.in_turn(waiting))

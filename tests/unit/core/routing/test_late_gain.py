@@ -48,6 +48,28 @@ def test_heavier_request_that_comes_later_goes_first() -> None:
     assert bound(room, done, now_s=0.5)[0] == ("high", "x")
 
 
+def test_request_that_comes_back_as_another_class_before_the_next_ranking_is_what_it_is_then() -> None:
+    room = room_with(("r", 100, HIGH))
+    busy = engine_view("x", capacity(prefill_row(400, due_s=9.0), policy="fcfs"))
+    assert bound(room, busy) == []
+    assert room.left("r")
+    room.arrived(routing_request(100, name="r", terms=LOW))
+    (binding,) = bind_all(room, [queue_of("y", 0)])
+    assert binding.request.terms == LOW
+    assert len(room) == 0
+
+
+def test_request_that_was_hopeless_is_judged_anew_when_it_comes_back() -> None:
+    late = routing_request(100, name="late", terms=service_terms(1.0, ttft_s=0.05), expected_output_tokens=1)
+    room = room_with(("first", 3000, HIGH))
+    room.arrived(late)
+    bound(room, engine_view("x", capacity(prefill_row(4000, weight=100, due_s=9.0), policy="fcfs")))
+    assert room.hopeless() == ["late"]
+    assert room.left("late")
+    room.arrived(routing_request(100, name="late", terms=HIGH))
+    assert room.hopeless() == []
+
+
 def test_nothing_is_sent_while_all_engines_have_enough_to_do() -> None:
     room = room_with(("r", 100, LOW))
     busy = engine_view("x", capacity(prefill_row(400, due_s=9.0), policy="fcfs"))
