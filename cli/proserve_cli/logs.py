@@ -5,7 +5,9 @@ Nothing logs prompts, answers or keys.
 """
 
 import datetime
+import functools
 import logging
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -36,13 +38,17 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        standard = _every_records(logging.getLogRecordFactory())
+        line |= {name: value for name, value in vars(record).items() if name not in standard}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
-_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
+@functools.cache
+def _every_records(factory: Callable[..., logging.LogRecord]) -> frozenset[str]:
+    """Attributes that a record has whatever it is about: Python's, and those of a library's factory, as vLLM's."""
+    return frozenset({*vars(factory(None, logging.NOTSET, "", 0, "", (), None)), "message", "asctime"})
 
 
 def use_log_format(log_format: LogFormat) -> None:

@@ -4,6 +4,8 @@ import json
 import logging
 from typing import Any
 
+import pytest
+
 from proserve_cli.logs import JsonLines
 
 
@@ -40,3 +42,17 @@ def test_lines_never_break() -> None:
 
 def test_what_is_no_json_is_written_as_text() -> None:
     assert line("x", error=ValueError("odd"))["error"] == "odd"
+
+
+def test_what_a_library_puts_on_every_record_is_no_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    python = logging.getLogRecordFactory()
+
+    def with_process_name(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = python(*args, **kwargs)
+        record.vllm_process_name = "EngineCore"
+        return record
+
+    monkeypatch.setattr(logging, "_logRecordFactory", with_process_name)
+    found = line("x", request_id="abc")
+    assert "vllm_process_name" not in found
+    assert found["request_id"] == "abc"
