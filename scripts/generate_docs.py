@@ -14,8 +14,8 @@ from pathlib import Path
 from chart_values_table import values_markdown
 from proserve_core.resources.conditions import conditions_markdown
 from proserve_core.resources.field_tables import reference_markdown
-from proserve_gateway.metrics_docs import metrics_markdown
-from proserve_gateway.openapi import openapi
+from proserve_gateway.http.openapi import openapi
+from proserve_gateway.seeing.metrics_docs import metrics_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENAPI = ROOT / "docs" / "openapi.json"

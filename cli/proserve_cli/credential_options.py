@@ -8,7 +8,7 @@ import typer
 from proserve_cli.failures import wrong_usage
 
 if TYPE_CHECKING:
-    from proserve_gateway.credentials import CredentialFiles
+    from proserve_gateway.security.credentials import CredentialFiles
 
 
 def _file(text: str) -> typer.models.OptionInfo:
@@ -40,8 +40,8 @@ def credential_files(
     engine_key_file: Path | None,
 ) -> "CredentialFiles":
     """What the gateway is told; exit code 2 where one option lacks another."""
-    from proserve_gateway.credentials import CredentialFiles
-    from proserve_gateway.tls import EngineTlsFiles, TlsFiles
+    from proserve_gateway.security.credentials import CredentialFiles
+    from proserve_gateway.security.tls import EngineTlsFiles, TlsFiles
 
     for one, other, given in (
         ("--tls-cert", "--tls-key", (tls_cert, tls_key)),

@@ -17,7 +17,7 @@ from proserve_cli.up import ADMIN, GRPC, HTTP, RecordOption
 
 if TYPE_CHECKING:
     from proserve_core.resources import Resources
-    from proserve_gateway.configuration import ConfigurationSource
+    from proserve_gateway.configuration.configuration import ConfigurationSource
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +76,11 @@ def gateway(
     timeouts = parse_timeouts(timeout or [])
     with needs_extra("gateway"):
         from proserve_gateway.server import GatewayConfig, Listen, run_gateway
-        from proserve_gateway.upstream_exchange import UpstreamLimits
+        from proserve_gateway.upstream.exchange import UpstreamLimits
 
     if quota_store is not None:
         with needs_extra("gateway"):
-            from proserve_gateway.quota_store import store_address
+            from proserve_gateway.quotas.store import store_address
         try:
             store_address(quota_store)
         except ValueError as error:
@@ -124,7 +124,7 @@ def _of_cluster(namespaces: list[str]) -> "tuple[ConfigurationSource, Resources]
     from proserve_core.resources import Resources
 
     with needs_extra("operator"):
-        from proserve_gateway.configuration_kubernetes import KubernetesSource
+        from proserve_gateway.configuration.kubernetes import KubernetesSource
 
     return KubernetesSource(namespaces=namespaces), Resources()
 
@@ -132,7 +132,7 @@ def _of_cluster(namespaces: list[str]) -> "tuple[ConfigurationSource, Resources]
 def _of_files(files: list[Path]) -> "tuple[ConfigurationSource, Resources]":
     """What the files hold now, and a source of their changes."""
     from proserve_cli.resource_files import load_resources, read_resources
-    from proserve_gateway.configuration_files import ResourceFiles
+    from proserve_gateway.configuration.files import ResourceFiles
 
     source = ResourceFiles(
         files, load=lambda: (_with_endpoints(load_resources(files)), ()), reload_signal=signal.SIGHUP

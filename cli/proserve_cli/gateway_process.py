@@ -64,7 +64,7 @@ def gateway_spec(*, name: str, resources: str, engines: Sequence[EngineSpec], fo
 
 def main(file: Path) -> None:
     """Run the gateway that `file` describes."""
-    from proserve_gateway.fleet_target import EngineTarget
+    from proserve_gateway.fleet.target import EngineTarget
     from proserve_gateway.server import GatewayConfig, Listen, run_gateway
 
     config = msgspec.json.decode(file.read_bytes(), type=GatewayFile)

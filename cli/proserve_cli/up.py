@@ -52,7 +52,7 @@ def up(
     from proserve_core.access_keys import AccessKeysError
 
     with needs_extra("gateway"):
-        from proserve_gateway.configuration_files import ResourceFiles
+        from proserve_gateway.configuration.files import ResourceFiles
         from proserve_gateway.server import run_in_loop
 
     addresses = Addresses(http=parse_address(http), grpc=parse_address(grpc), admin=parse_address(admin))

@@ -20,9 +20,9 @@ from proserve_core.gain import GainTotals
 from proserve_core.resources import Resources
 
 if TYPE_CHECKING:
-    from proserve_gateway.configuration import ConfigurationSource
-    from proserve_gateway.fleet_status import EngineStatus
-    from proserve_gateway.fleet_target import EngineTarget
+    from proserve_gateway.configuration.configuration import ConfigurationSource
+    from proserve_gateway.fleet.status import EngineStatus
+    from proserve_gateway.fleet.target import EngineTarget
     from proserve_gateway.server import Gateway, GatewayConfig
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class UpRun:
 
     async def _serve(self, gateway: "Gateway", engines: LocalEngines) -> None:
         """Say where to send requests, then show the state until something breaks."""
-        from proserve_gateway.configuration import follow
+        from proserve_gateway.configuration.configuration import follow
 
         try:
             await gateway.start()
@@ -124,7 +124,7 @@ class UpRun:
     @property
     def targets(self) -> tuple["EngineTarget", ...]:
         """The engines as the gateway knows them."""
-        from proserve_gateway.fleet_target import EngineTarget
+        from proserve_gateway.fleet.target import EngineTarget
 
         return tuple(
             EngineTarget(name=spec.name, pool=spec.pool, base_url=spec.base_url, capacity_url=spec.capacity_url)
@@ -132,7 +132,7 @@ class UpRun:
         )
 
     def _config(self) -> "GatewayConfig":
-        from proserve_gateway.credentials import CredentialFiles
+        from proserve_gateway.security.credentials import CredentialFiles
         from proserve_gateway.server import GatewayConfig, Listen
 
         addresses = self._addresses

@@ -1,8 +1,8 @@
 """The gateway's Prometheus registry and the table of all its metrics, from which docs/metrics.md is generated.
 
 Events are counted here as they fall; sums and states that are kept anyway are read at scrape time by the collectors
-in `accounting_metrics` and `fleet_metrics`. Label values come from the configuration (class, tenant, model, pool,
-engine) or from closed lists, never from clients; `Bounded` caps what is left.
+in `seeing.accounting_metrics` and `fleet.metrics`. Label values come from the configuration (class, tenant, model,
+pool, engine) or from closed lists, never from clients; `Bounded` caps what is left.
 """
 
 from collections.abc import Iterable, Sequence

@@ -20,39 +20,39 @@ from prometheus_client import Counter
 from proserve_core.objectives import PriorityClass
 from proserve_core.resources import Resources
 from proserve_core.routing import make_room
-from proserve_gateway.accounting import Accounting
-from proserve_gateway.accounting_metrics import AccountingCollector
-from proserve_gateway.admin import Readiness, admin_app
-from proserve_gateway.admin_guard import guarded
-from proserve_gateway.catalog import Catalog, qualified_name
-from proserve_gateway.class_metrics import ClassCollector
-from proserve_gateway.configuration import ConfigurationRecord, ConfigurationSource, Problems, follow
-from proserve_gateway.credentials import ENGINE_KEYS, CredentialFiles, Credentials
-from proserve_gateway.data_server import DataServer
-from proserve_gateway.dispatch import Dispatcher
-from proserve_gateway.dispatch_errors import shutting_down
-from proserve_gateway.engine_decisions import engine_decisions
-from proserve_gateway.fleet import Fleet
-from proserve_gateway.fleet_metrics import FleetCollector, RouteCounter
-from proserve_gateway.fleet_target import EngineTarget
-from proserve_gateway.grpc_api import GrpcApi
-from proserve_gateway.grpc_server import GrpcLimits, GrpcServer
-from proserve_gateway.http_api import HttpApi, HttpLimits
-from proserve_gateway.http_server import HttpServer
-from proserve_gateway.intake import Intake
-from proserve_gateway.listening import CLOSING_S
+from proserve_gateway.admin.app import Readiness, admin_app
+from proserve_gateway.admin.guard import guarded
+from proserve_gateway.admin.http_server import HttpServer
+from proserve_gateway.configuration.catalog import Catalog, qualified_name
+from proserve_gateway.configuration.configuration import ConfigurationRecord, ConfigurationSource, Problems, follow
+from proserve_gateway.fleet.engine_decisions import engine_decisions
+from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.metrics import FleetCollector, RouteCounter
+from proserve_gateway.fleet.poller import Poller, PollResult
+from proserve_gateway.fleet.queue_metrics import QueueMetrics
+from proserve_gateway.fleet.target import EngineTarget
+from proserve_gateway.grpc.api import GrpcApi
+from proserve_gateway.grpc.server import GrpcLimits, GrpcServer
+from proserve_gateway.http.api import HttpApi, HttpLimits
+from proserve_gateway.http.data_server import DataServer
+from proserve_gateway.http.listening import CLOSING_S
 from proserve_gateway.metrics import GatewayMetrics
-from proserve_gateway.poller import Poller, PollResult
-from proserve_gateway.queue_metrics import QueueMetrics
-from proserve_gateway.quota_metrics import QuotaCollector
-from proserve_gateway.quotas import Quotas
-from proserve_gateway.renewals import keep_renewed
-from proserve_gateway.seeing import Seeing
-from proserve_gateway.upstream import UpstreamClient
-from proserve_gateway.upstream_exchange import UpstreamLimits
+from proserve_gateway.quotas.metrics import QuotaCollector
+from proserve_gateway.quotas.quotas import Quotas
+from proserve_gateway.requests.dispatch import Dispatcher
+from proserve_gateway.requests.dispatch_errors import shutting_down
+from proserve_gateway.requests.intake import Intake
+from proserve_gateway.security.credentials import ENGINE_KEYS, CredentialFiles, Credentials
+from proserve_gateway.security.renewals import keep_renewed
+from proserve_gateway.seeing.accounting import Accounting
+from proserve_gateway.seeing.accounting_metrics import AccountingCollector
+from proserve_gateway.seeing.class_metrics import ClassCollector
+from proserve_gateway.seeing.seeing import Seeing
+from proserve_gateway.upstream.client import UpstreamClient
+from proserve_gateway.upstream.exchange import UpstreamLimits
 
 if TYPE_CHECKING:
-    from proserve_gateway.quota_store import QuotaStore
+    from proserve_gateway.quotas.store import QuotaStore
 
 logger = logging.getLogger(__name__)
 
@@ -293,7 +293,7 @@ class Gateway:
 
 def _quota_store(url: str) -> "QuotaStore":
     # The client takes a seventh of a second to import, and most gateways have no store.
-    from proserve_gateway.quota_store import QuotaStore
+    from proserve_gateway.quotas.store import QuotaStore
 
     return QuotaStore(url)
 

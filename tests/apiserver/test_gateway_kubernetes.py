@@ -13,9 +13,9 @@ from api_server import ApiServer
 from cluster_objects import LIMIT_S, Namespace, install_definitions
 from proserve_core.gain_report import GainReport
 from proserve_core.resources import Resources
-from proserve_gateway.configuration import follow
-from proserve_gateway.configuration_kubernetes import KubernetesSource
-from proserve_gateway.kube_watch import connect
+from proserve_gateway.configuration.configuration import follow
+from proserve_gateway.configuration.kube_watch import connect
+from proserve_gateway.configuration.kubernetes import KubernetesSource
 from proserve_gateway.server import Gateway, GatewayConfig, Listen
 from resource_builders import Data, engine_pool, keyed_tenant, priority_class, secret, tenant
 

@@ -5,9 +5,9 @@ import contextlib
 import re
 from collections.abc import AsyncIterator
 
-from proserve_gateway.data_server import DataServer
 from proserve_gateway.errors import ApiError
-from proserve_gateway.http_request import BodyTooLargeError, BodyTooSlowError, HttpRequest
+from proserve_gateway.http.data_server import DataServer
+from proserve_gateway.http.request import BodyTooLargeError, BodyTooSlowError, HttpRequest
 
 POST = b"POST /echo HTTP/1.1\r\nhost: here\r\n"
 LARGE = bytes(16_000_000)

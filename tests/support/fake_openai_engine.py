@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from proserve_gateway.fleet_target import EngineTarget
+from proserve_gateway.fleet.target import EngineTarget
 
 
 class FakeRequest:

@@ -14,21 +14,21 @@ from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
 from proserve_core.routing import ImmediateRoom, RoutingPolicy, WaitingRoom
 from proserve_core.routing.round_robin import RoundRobin
-from proserve_gateway.accounting import Accounting
-from proserve_gateway.accounting_metrics import AccountingCollector
-from proserve_gateway.catalog import Catalog
-from proserve_gateway.data_server import DataServer
-from proserve_gateway.decisions import Decisions
-from proserve_gateway.dispatch import Dispatcher
-from proserve_gateway.fleet import Fleet
-from proserve_gateway.http_api import HttpApi, HttpLimits
-from proserve_gateway.intake import Intake
+from proserve_gateway.configuration.catalog import Catalog
+from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.queue_metrics import QueueMetrics
+from proserve_gateway.http.api import HttpApi, HttpLimits
+from proserve_gateway.http.data_server import DataServer
 from proserve_gateway.metrics import GatewayMetrics
-from proserve_gateway.queue_metrics import QueueMetrics
-from proserve_gateway.quota_metrics import QuotaCollector
-from proserve_gateway.quotas import Quotas
-from proserve_gateway.upstream import UpstreamClient
-from proserve_gateway.upstream_exchange import UpstreamLimits
+from proserve_gateway.quotas.metrics import QuotaCollector
+from proserve_gateway.quotas.quotas import Quotas
+from proserve_gateway.requests.dispatch import Dispatcher
+from proserve_gateway.requests.intake import Intake
+from proserve_gateway.seeing.accounting import Accounting
+from proserve_gateway.seeing.accounting_metrics import AccountingCollector
+from proserve_gateway.seeing.decisions import Decisions
+from proserve_gateway.upstream.client import UpstreamClient
+from proserve_gateway.upstream.exchange import UpstreamLimits
 
 GOLD_KEY = "gold-key"
 FREE_KEY = "free-key"

@@ -14,21 +14,21 @@ from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjecti
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
 from proserve_core.routing import make_room
-from proserve_gateway.accounting import Accounting
-from proserve_gateway.accounting_metrics import AccountingCollector
-from proserve_gateway.catalog import Catalog
-from proserve_gateway.decisions import Decisions
-from proserve_gateway.dispatch import Dispatcher
-from proserve_gateway.fleet import Fleet
-from proserve_gateway.fleet_target import EngineTarget
-from proserve_gateway.grpc_api import GrpcApi
-from proserve_gateway.grpc_server import GrpcLimits, GrpcServer
-from proserve_gateway.intake import Intake
+from proserve_gateway.configuration.catalog import Catalog
+from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.target import EngineTarget
+from proserve_gateway.grpc.api import GrpcApi
+from proserve_gateway.grpc.server import GrpcLimits, GrpcServer
 from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.requests.dispatch import Dispatcher
+from proserve_gateway.requests.intake import Intake
 from proserve_gateway.rpc import inference_pb2 as pb
 from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
-from proserve_gateway.upstream import UpstreamClient
-from proserve_gateway.upstream_exchange import UpstreamLimits
+from proserve_gateway.seeing.accounting import Accounting
+from proserve_gateway.seeing.accounting_metrics import AccountingCollector
+from proserve_gateway.seeing.decisions import Decisions
+from proserve_gateway.upstream.client import UpstreamClient
+from proserve_gateway.upstream.exchange import UpstreamLimits
 
 KEY = (("authorization", "Bearer sk-acme"),)
 

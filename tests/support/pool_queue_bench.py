@@ -7,11 +7,11 @@ from fleet_builders import capacity, prefill_row, routing_request
 from proserve_core.capacity import CapacitySnapshot
 from proserve_core.routing import RoutingRequest, WaitingRoom
 from proserve_core.routing.late_gain import LateGain
-from proserve_gateway.fleet import Fleet
-from proserve_gateway.fleet_engine import Engine
-from proserve_gateway.fleet_target import EngineTarget
-from proserve_gateway.lease import Lease
-from proserve_gateway.pool_queue import WaitingLimits
+from proserve_gateway.fleet.engine import Engine
+from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.lease import Lease
+from proserve_gateway.fleet.pool_queue import WaitingLimits
+from proserve_gateway.fleet.target import EngineTarget
 
 SECOND = 1000
 """Tokens that take an engine of the tests a second."""

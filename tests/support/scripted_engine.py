@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from proserve_gateway.fleet_target import Endpoint
-from proserve_gateway.upstream import UpstreamClient, request_head
-from proserve_gateway.upstream_exchange import Exchange, UpstreamLimits
+from proserve_gateway.fleet.target import Endpoint
+from proserve_gateway.upstream.client import UpstreamClient, request_head
+from proserve_gateway.upstream.exchange import Exchange, UpstreamLimits
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -4,7 +4,7 @@ import shutil
 import ssl
 from pathlib import Path
 
-from proserve_gateway.tls import EngineTlsFiles, TlsFiles
+from proserve_gateway.security.tls import EngineTlsFiles, TlsFiles
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "tls"
 

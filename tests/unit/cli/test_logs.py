@@ -10,8 +10,8 @@ from proserve_cli.logs import JsonLines
 
 
 def line(message: str, *args: object, **extra: object) -> dict[str, Any]:
-    record = logging.getLogger("proserve_gateway.attempts").makeRecord(
-        "proserve_gateway.attempts", logging.WARNING, "file", 1, message, args, None, extra=extra
+    record = logging.getLogger("proserve_gateway.requests.attempts").makeRecord(
+        "proserve_gateway.requests.attempts", logging.WARNING, "file", 1, message, args, None, extra=extra
     )
     found: dict[str, Any] = json.loads(JsonLines().format(record))
     return found
@@ -22,7 +22,7 @@ def test_line_is_one_object_with_the_requests_id_as_a_field() -> None:
     assert found.pop("time")
     assert found == {
         "level": "warning",
-        "logger": "proserve_gateway.attempts",
+        "logger": "proserve_gateway.requests.attempts",
         "message": "request abc: engine llama-0 failed",
         "request_id": "abc",
         "engine": "llama-0",

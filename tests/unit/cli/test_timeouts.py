@@ -5,7 +5,7 @@ import pytest
 import typer
 
 from proserve_cli.timeouts import FIELDS, parse_timeouts
-from proserve_gateway.upstream_exchange import UpstreamLimits
+from proserve_gateway.upstream.exchange import UpstreamLimits
 
 
 def test_every_name_sets_a_field_of_the_gateways_limits() -> None:

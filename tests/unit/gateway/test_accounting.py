@@ -5,9 +5,9 @@ import pytest
 from proserve_core.gain import LossCause
 from proserve_core.objectives import PriorityClass, ServiceObjectives, ServiceTerms
 from proserve_core.routing.output_lengths import FIRST_GUESS_TOKENS
-from proserve_gateway.accounting import CLIENT_CLOSED, Accounting, Entry
-from proserve_gateway.accounting_metrics import AccountingCollector
 from proserve_gateway.metrics import OTHER, Bounded, GatewayMetrics
+from proserve_gateway.seeing.accounting import CLIENT_CLOSED, Accounting, Entry
+from proserve_gateway.seeing.accounting_metrics import AccountingCollector
 
 HIGH: ServiceTerms = PriorityClass(
     name="high", weight=2, objectives=ServiceObjectives(ttft_s=1.0, tpot_s=0.1), first_token_gain=5

@@ -11,14 +11,14 @@ from proserve_core.objectives import PriorityClass, ServiceObjectives, Tenant
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources
 from proserve_core.routing import make_room
-from proserve_gateway.accounting import Accounting
-from proserve_gateway.admin import Readiness, admin_app
-from proserve_gateway.catalog import Catalog
-from proserve_gateway.fleet import Fleet
-from proserve_gateway.fleet_metrics import FleetCollector
-from proserve_gateway.fleet_target import EngineTarget
+from proserve_gateway.admin.app import Readiness, admin_app
+from proserve_gateway.configuration.catalog import Catalog
+from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.metrics import FleetCollector
+from proserve_gateway.fleet.target import EngineTarget
 from proserve_gateway.metrics import GatewayMetrics
-from proserve_gateway.seeing import Seeing
+from proserve_gateway.seeing.accounting import Accounting
+from proserve_gateway.seeing.seeing import Seeing
 
 HIGH = PriorityClass(name="high", weight=2, objectives=ServiceObjectives(ttft_s=1.0, tpot_s=0.1))
 LOW = PriorityClass(name="low", weight=1, objectives=ServiceObjectives(ttft_s=1.0, tpot_s=0.1))

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from proserve_core.access_keys import AccessKeysError
-from proserve_gateway.admin_guard import guarded
-from proserve_gateway.renewals import KeyFile
+from proserve_gateway.admin.guard import guarded
+from proserve_gateway.security.renewals import KeyFile
 
 KEY, OTHER = "admin-key-of-16-or-more", "another-key-of-16-or-more"
 

@@ -8,9 +8,9 @@ import pytest
 from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjectives, Tenant
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
-from proserve_gateway.auth import KeyRing
-from proserve_gateway.catalog import Catalog, qualified_name
+from proserve_gateway.configuration.catalog import Catalog, qualified_name
 from proserve_gateway.errors import ApiError
+from proserve_gateway.security.auth import KeyRing
 
 HIGH = PriorityClass(name="high", weight=4, objectives=ServiceObjectives(ttft_s=0.5, tpot_s=0.05))
 MIDDLE = PriorityClass(name="middle", weight=2, objectives=ServiceObjectives(ttft_s=1.0, tpot_s=0.1))

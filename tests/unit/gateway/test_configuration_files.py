@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from proserve_core.resources import Resources, parse_resources
-from proserve_gateway.configuration import ConfigurationTaker, Problems, follow
-from proserve_gateway.configuration_files import ResourceFiles
-from proserve_gateway.fleet_target import EngineTarget
+from proserve_gateway.configuration.configuration import ConfigurationTaker, Problems, follow
+from proserve_gateway.configuration.files import ResourceFiles
+from proserve_gateway.fleet.target import EngineTarget
 
 LOOK_S = 0.005
 

@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 
 from proserve_core.resources import Resources
-from proserve_gateway import configuration_kubernetes
-from proserve_gateway.configuration_kubernetes import TOGETHER_S, KubernetesSource, _Kind
-from proserve_gateway.kube_watch import ClusterError
+from proserve_gateway.configuration import kubernetes as configuration_kubernetes
+from proserve_gateway.configuration.kube_watch import ClusterError
+from proserve_gateway.configuration.kubernetes import TOGETHER_S, KubernetesSource, _Kind
 from resource_builders import Data, keyed_tenant
 
 KEY = ("team", "keys")

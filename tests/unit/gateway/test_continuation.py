@@ -12,8 +12,8 @@ import pytest
 from fake_openai_engine import FakeEngine, FakeRequest, Reply, fake_engine
 from gateway_builders import Gateway, gateway
 from openai_replies import AUTH, events
-from proserve_gateway.fleet_health import MISSES_TO_LOSE
-from proserve_gateway.upstream_exchange import UpstreamLimits
+from proserve_gateway.fleet.health import MISSES_TO_LOSE
+from proserve_gateway.upstream.exchange import UpstreamLimits
 
 TOKENS = 8
 

@@ -11,11 +11,11 @@ from gateway_builders import FREE_KEY, gateway
 from proserve_core.gain import LossCause
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
 from proserve_core.routing import FleetView, RouteDecision, RoutingRequest
-from proserve_gateway.accounting import Accounting, Entry
-from proserve_gateway.decisions import Decisions
-from proserve_gateway.inference_request import InferenceRequest
 from proserve_gateway.metrics import GatewayMetrics
-from proserve_gateway.request_body import BodyKind, parse_body
+from proserve_gateway.requests.body import BodyKind, parse_body
+from proserve_gateway.requests.inference_request import InferenceRequest
+from proserve_gateway.seeing.accounting import Accounting, Entry
+from proserve_gateway.seeing.decisions import Decisions
 
 TERMS = ServiceTerms(
     priority_class="high",

@@ -14,11 +14,11 @@ from proserve_core.routing import make_room
 from proserve_engine.access import EngineAccess, EngineKeys
 from proserve_engine.capacity_board import CapacityBoard
 from proserve_engine.capacity_server import CapacityApp, CapacityServer
-from proserve_gateway.engine_decisions import EngineDecisions, engine_decisions
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet import Fleet
-from proserve_gateway.fleet_target import EngineTarget
-from proserve_gateway.upstream import UpstreamClient
+from proserve_gateway.fleet.engine_decisions import EngineDecisions, engine_decisions
+from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.target import EngineTarget
+from proserve_gateway.upstream.client import UpstreamClient
 
 KEY = "key-of-this-engine"
 

@@ -12,8 +12,8 @@ from faults import BROKEN_STREAMS, NO_ANSWERS, WAITED_FOR, Outcome, cut_at, drip
 from gateway_builders import Gateway, gateway
 from openai_replies import AUTH
 from proserve_core.routing import FleetView, RouteDecision, RoutingRequest
-from proserve_gateway.fleet_health import EngineHealth
-from proserve_gateway.upstream_exchange import UpstreamLimits
+from proserve_gateway.fleet.health import EngineHealth
+from proserve_gateway.upstream.exchange import UpstreamLimits
 
 BODY = {"model": "tiny", "prompt": "hi", "max_tokens": 2, "temperature": 0}
 TEXT = "t0 t1 "

@@ -7,10 +7,10 @@ from proserve_core.latency import LatencyModel
 from proserve_core.objectives import DEFAULT_CLASS
 from proserve_core.routing import FleetView, ImmediateRoom, RouteDecision, RoutingRequest
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet import ONLY_ENGINE, Fleet
-from proserve_gateway.fleet_health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT, EngineState
-from proserve_gateway.fleet_target import EngineTarget, TargetError
-from proserve_gateway.lease import Outcome
+from proserve_gateway.fleet.fleet import ONLY_ENGINE, Fleet
+from proserve_gateway.fleet.health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT, EngineState
+from proserve_gateway.fleet.lease import Outcome
+from proserve_gateway.fleet.target import EngineTarget, TargetError
 
 LATENCY = LatencyModel(
     host_s=0.001, floor_s=0.01, linear_base_s=0.005, linear_token_s=1e-5, attention_s=0, context_s=0, sequence_s=0

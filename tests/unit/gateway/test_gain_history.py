@@ -4,7 +4,7 @@ import pytest
 
 from proserve_core.gain import GainLedger, LossCause, RequestAccount
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
-from proserve_gateway.gain_history import GainHistory
+from proserve_gateway.seeing.gain_history import GainHistory
 
 
 class Bench:

@@ -10,8 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from grpc_bench import KEY, PROMPT, Bench
-from proserve_gateway.grpc_api import SERVICE, GrpcApi
-from proserve_gateway.grpc_server import GrpcServer
+from proserve_gateway.grpc.api import SERVICE, GrpcApi
+from proserve_gateway.grpc.server import GrpcServer
 from proserve_gateway.rpc import inference_pb2 as pb
 
 

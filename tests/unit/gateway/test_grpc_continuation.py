@@ -10,7 +10,7 @@ import pytest
 from fake_openai_engine import Reply, fake_engine
 from grpc_bench import KEY, running_bench
 from proserve_gateway.rpc import inference_pb2 as pb
-from proserve_gateway.upstream_exchange import UpstreamLimits
+from proserve_gateway.upstream.exchange import UpstreamLimits
 
 TOKENS = 6
 INPUTS = [

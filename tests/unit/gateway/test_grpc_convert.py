@@ -5,10 +5,10 @@ import json
 import pytest
 
 from proserve_gateway.errors import ApiError
-from proserve_gateway.grpc_convert import chunk, parse_request, request_body, response
-from proserve_gateway.request_body import BodyKind
+from proserve_gateway.grpc.convert import chunk, parse_request, request_body, response
+from proserve_gateway.relay.sse import payloads
+from proserve_gateway.requests.body import BodyKind
 from proserve_gateway.rpc import inference_pb2 as pb
-from proserve_gateway.sse import payloads
 
 SERVED = pb.Served(request_id="r", priority_class="high", engine="chat-0")
 

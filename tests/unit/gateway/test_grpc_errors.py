@@ -9,7 +9,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from grpc_bench import KEY, PROMPT, Bench
-from proserve_gateway.grpc_api import SERVICE
+from proserve_gateway.grpc.api import SERVICE
 from proserve_gateway.rpc import inference_pb2 as pb
 
 

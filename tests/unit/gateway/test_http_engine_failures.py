@@ -8,8 +8,8 @@ import pytest
 from fake_openai_engine import FakeRequest, Reply, fake_engine
 from gateway_builders import gateway
 from openai_replies import events, text_of
-from proserve_gateway.request_body import RequestBody
-from proserve_gateway.upstream_exchange import UpstreamLimits
+from proserve_gateway.requests.body import RequestBody
+from proserve_gateway.upstream.exchange import UpstreamLimits
 
 
 async def die_before_answering(request: FakeRequest, reply: Reply) -> None:

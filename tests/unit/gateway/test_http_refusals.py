@@ -9,7 +9,7 @@ import pytest
 from fake_openai_engine import FakeRequest, Reply, fake_engine
 from gateway_builders import FREE_KEY, GOLD_KEY, Gateway, gateway
 from openai_replies import AUTH
-from proserve_gateway.http_api import HttpLimits
+from proserve_gateway.http.api import HttpLimits
 
 
 async def refused(gate: Gateway, status: int, **error: Any) -> str:

@@ -10,7 +10,7 @@ from fake_openai_engine import FakeEngine, FakeRequest, Reply, fake_engine
 from gateway_builders import GOLD_KEY, Gateway, gateway
 from openai_replies import AUTH
 from proserve_gateway.errors import ApiError
-from proserve_gateway.request_body import BodyKind, parse_body
+from proserve_gateway.requests.body import BodyKind, parse_body
 
 USAGE = {
     "input_tokens": 7,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proserve_gateway.kube_targets import engine_targets
+from proserve_gateway.configuration.kube_targets import engine_targets
 
 
 def endpoint(address: str, pod: str | None = None, **conditions: bool) -> dict[str, Any]:

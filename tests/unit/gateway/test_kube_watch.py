@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from proserve_gateway import kube_watch
-from proserve_gateway.kube_watch import KubeWatch
+from proserve_gateway.configuration import kube_watch
+from proserve_gateway.configuration.kube_watch import KubeWatch
 
 pytestmark = pytest.mark.looptime
 

@@ -6,9 +6,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fake_openai_engine import fake_engine
 from gateway_builders import gateway
-from proserve_gateway.fleet_metrics import MAX_REASONS, RouteCounter
+from proserve_gateway.fleet.metrics import MAX_REASONS, RouteCounter
 from proserve_gateway.metrics import OTHER, PREFIX, GatewayMetrics
-from proserve_gateway.metrics_docs import all_metrics, metrics_markdown
+from proserve_gateway.seeing.metrics_docs import all_metrics, metrics_markdown
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 

@@ -15,8 +15,8 @@ from schemathesis.checks import CHECKS
 
 from fake_openai_engine import FakeRequest, Reply, fake_engine
 from gateway_builders import GOLD_KEY, gateway
-from proserve_gateway.openapi import ERRORS, openapi
-from proserve_gateway.request_body import BodyKind
+from proserve_gateway.http.openapi import ERRORS, openapi
+from proserve_gateway.requests.body import BodyKind
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "openapi.json"
 EXAMPLES = 6

@@ -10,10 +10,10 @@ import pytest
 from proserve_core.capacity import CapacitySnapshot, encode_snapshot
 from proserve_core.latency import LatencyModel
 from proserve_core.routing import FleetView, ImmediateRoom, RouteDecision, RoutingRequest
-from proserve_gateway.fleet import Fleet
-from proserve_gateway.fleet_health import EngineState
-from proserve_gateway.fleet_target import EngineTarget
-from proserve_gateway.poller import Poller, PollResult, PollSettings
+from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.health import EngineState
+from proserve_gateway.fleet.poller import Poller, PollResult, PollSettings
+from proserve_gateway.fleet.target import EngineTarget
 
 QUICK = PollSettings(
     wait_s=0.05, answer_s=0.1, retry_s=0.005, probe_s=0.005, recheck_s=0.02, closest_s=0.002, metrics_s=0.004

@@ -11,9 +11,9 @@ from proserve_core.routing import Binding, FleetView, ImmediateRoom, RouteDecisi
 from proserve_core.routing.late_gain import DEPTH_S, TICK_S, LateGain
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet_health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT
-from proserve_gateway.lease import Lease, Outcome
-from proserve_gateway.pool_queue import OUTAGE_S, WaitingLimits
+from proserve_gateway.fleet.health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT
+from proserve_gateway.fleet.lease import Lease, Outcome
+from proserve_gateway.fleet.pool_queue import OUTAGE_S, WaitingLimits
 
 pytestmark = pytest.mark.looptime
 

@@ -13,8 +13,8 @@ from proserve_core.routing import ImmediateRoom, RoutingRequest
 from proserve_core.routing.late_gain import LateGain
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.errors import ApiError
-from proserve_gateway.lease import Lease, Outcome
-from proserve_gateway.pool_queue import OUTAGE_S
+from proserve_gateway.fleet.lease import Lease, Outcome
+from proserve_gateway.fleet.pool_queue import OUTAGE_S
 
 
 @settings(max_examples=15, deadline=None)

@@ -10,10 +10,11 @@ import pytest
 
 from fake_openai_engine import fake_engine
 from proserve_core.objectives import TenantLimits
-from proserve_gateway import quota_store, quota_tenant
-from proserve_gateway.quota_errors import QuotaError
-from proserve_gateway.quota_store import QuotaStore, QuotaStoreError, store_address
-from proserve_gateway.quotas import Quotas, QuotaTicket
+from proserve_gateway.quotas import store as quota_store
+from proserve_gateway.quotas import tenant as quota_tenant
+from proserve_gateway.quotas.errors import QuotaError
+from proserve_gateway.quotas.quotas import Quotas, QuotaTicket
+from proserve_gateway.quotas.store import QuotaStore, QuotaStoreError, store_address
 from proserve_gateway.server import Gateway, GatewayConfig, Listen
 from quota_server import QuotaServer
 from resource_builders import endpoint_pool, keyed_tenant, parse, priority_class, secret

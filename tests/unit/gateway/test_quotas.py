@@ -9,7 +9,7 @@ import pytest
 from fake_openai_engine import PROMPT_IDS, FakeRequest, Reply, fake_engine
 from gateway_builders import FREE_KEY, GOLD_KEY, Gateway, gateway
 from proserve_core.objectives import TenantLimits
-from proserve_gateway.quotas import Quotas
+from proserve_gateway.quotas.quotas import Quotas
 
 ONE = TenantLimits(requests_per_minute=1)
 TOKENS = TenantLimits(tokens_per_minute=1000)

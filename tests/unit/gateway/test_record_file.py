@@ -11,8 +11,8 @@ from fake_openai_engine import fake_engine
 from fleet_builders import capacity
 from gateway_builders import Gateway, gateway
 from proserve_core.request_record import RecordedFleet, RecordLine
-from proserve_gateway import record_file
-from proserve_gateway.record_file import RecordFile, recorded_fleet
+from proserve_gateway.seeing import record_file
+from proserve_gateway.seeing.record_file import RecordFile, recorded_fleet
 
 
 def lines(path: Path) -> list[RecordLine]:

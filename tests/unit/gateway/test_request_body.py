@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from proserve_gateway.errors import ApiError
-from proserve_gateway.prompt_estimate import PromptEstimator
-from proserve_gateway.request_body import DEEPEST, BodyKind, parse_body
+from proserve_gateway.requests.body import DEEPEST, BodyKind, parse_body
+from proserve_gateway.requests.prompt_estimate import PromptEstimator
 
 
 def chat(**fields: Any) -> bytes:

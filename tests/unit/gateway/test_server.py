@@ -13,8 +13,8 @@ import pytest
 
 from fake_openai_engine import FakeEngine, fake_engine
 from proserve_core.resources import Resources
-from proserve_gateway.configuration import ConfigurationTaker
-from proserve_gateway.fleet_target import EngineTarget, TargetError
+from proserve_gateway.configuration.configuration import ConfigurationTaker
+from proserve_gateway.fleet.target import EngineTarget, TargetError
 from proserve_gateway.rpc import inference_pb2 as pb
 from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
 from proserve_gateway.server import Gateway, GatewayConfig, Listen, serve

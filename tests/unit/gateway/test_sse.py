@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proserve_gateway.sse import MAX_EVENT_BYTES, SseError, decode_reply, payloads
-from proserve_gateway.sse_relay import SseRelay
-from proserve_gateway.token_trail import TokenTrail
+from proserve_gateway.relay.sse import MAX_EVENT_BYTES, SseError, decode_reply, payloads
+from proserve_gateway.relay.sse_relay import SseRelay
+from proserve_gateway.relay.token_trail import TokenTrail
 
 DONE = b"data: [DONE]\n\n"
 

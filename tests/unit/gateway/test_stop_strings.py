@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proserve_gateway.stop_strings import StopStrings, kept_chars
+from proserve_gateway.relay.stop_strings import StopStrings, kept_chars
 
 TEXT = st.text(alphabet="abc", max_size=20)
 STOPS = st.lists(st.text(alphabet="abc", min_size=1, max_size=4), min_size=1, max_size=3)

@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from fake_openai_engine import FakeEngine, fake_engine
-from proserve_gateway import data_server
-from proserve_gateway.credentials import CredentialFiles
+from proserve_gateway.http import data_server
 from proserve_gateway.rpc import inference_pb2 as pb
 from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
+from proserve_gateway.security.credentials import CredentialFiles
+from proserve_gateway.security.tls import EngineTls, EngineTlsFiles, ServerTls, TlsError, TlsFiles
 from proserve_gateway.server import Gateway, GatewayConfig, Listen
-from proserve_gateway.tls import EngineTls, EngineTlsFiles, ServerTls, TlsError, TlsFiles
 from resource_builders import endpoint_pool, keyed_tenant, parse, priority_class, secret
 from tls_files import DATA, TlsFolder, ca, client_context, client_pem, engine_files, server_context
 

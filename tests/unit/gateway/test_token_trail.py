@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proserve_gateway.token_trail import TokenTrail
+from proserve_gateway.relay.token_trail import TokenTrail
 
 
 def event(value: dict[str, Any], separators: tuple[str, str]) -> bytes:

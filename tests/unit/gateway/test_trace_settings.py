@@ -2,7 +2,7 @@
 
 import pytest
 
-from proserve_gateway.trace_settings import tracing_wanted
+from proserve_gateway.seeing.trace_settings import tracing_wanted
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
 

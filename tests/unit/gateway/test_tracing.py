@@ -13,8 +13,8 @@ from fake_openai_engine import FakeEngine, FakeRequest, Reply, fake_engine
 from gateway_builders import Gateway, gateway
 from otlp_receiver import Receiver, otlp_receiver, values
 from proserve_core.routing import FleetView, RouteDecision, RoutingRequest
-from proserve_gateway.trace_context import TraceContext, trace_context
-from proserve_gateway.tracing import Tracing
+from proserve_gateway.seeing.trace_context import TraceContext, trace_context
+from proserve_gateway.seeing.tracing import Tracing
 
 PARENT = "00-0123456789abcdef0123456789abcdef-00f067aa0ba902b7-01"
 TRACE_ID = bytes.fromhex(PARENT[3:35])

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from proserve_gateway.upstream_exchange import FailureKind, UpstreamError, UpstreamLimits
+from proserve_gateway.upstream.exchange import FailureKind, UpstreamError, UpstreamLimits
 from scripted_engine import CHUNKED, answering, read_request, serving, sized
 
 HEAD, ONE = b"HTTP/1.1 200 OK\r\nx: ", b"1\r\na\r\n"

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from proserve_gateway.upstream import UpstreamClient, request_head
-from proserve_gateway.upstream_exchange import FailureKind, UpstreamError, UpstreamLimits
+from proserve_gateway.upstream.client import UpstreamClient, request_head
+from proserve_gateway.upstream.exchange import FailureKind, UpstreamError, UpstreamLimits
 from scripted_engine import CHUNKED, answering, read_request, serving, sized
 
 

@@ -1,6 +1,6 @@
 """Who keeps a server waiting, and who goes first when there are too many."""
 
-from proserve_gateway.waiting_connections import WaitingConnections
+from proserve_gateway.http.waiting_connections import WaitingConnections
 
 
 class Clock:

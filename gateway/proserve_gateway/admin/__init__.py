@@ -1,0 +1,1 @@
+"""The admin port: metrics, state, the console, and what the operator asks for."""

@@ -1,0 +1,239 @@
+"""The configuration from a cluster: the three resources, the Secrets that they name, and the engines' addresses
+(`proserve gateway --kubernetes`).
+
+Changes are taken within a fraction of a second. Each resource stands for itself (`proserve_core.resources.live`): one
+that is wrong keeps its last right version and hinders no other. While the API server is away the last known
+configuration serves on. Of all Secrets of a namespace only those that are named are kept.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from kubernetes.aio.client import ApiClient
+
+from proserve_core.resources import CUSTOM_KINDS
+from proserve_core.resources.live import Data, DocumentKey, Settled, settle
+from proserve_gateway.configuration.configuration import ConfigurationTaker
+from proserve_gateway.configuration.kube_targets import POOL_LABEL, engine_targets
+from proserve_gateway.configuration.kube_watch import ClusterError, KubeWatch, Object, connect, get
+
+logger = logging.getLogger(__name__)
+
+TOGETHER_S = 0.05
+"""Changes that come within this time are taken together."""
+SECRET_RETRY_S = 1.0
+SECRET_TYPE = "Opaque"
+"""Tokens, certificates and Helm's releases have other types, and are never API keys."""
+
+_GROUP = "/apis/proserve.dev/v1alpha1"
+_PLURALS = {kind.name: kind.definition.plural for kind in CUSTOM_KINDS if kind.definition is not None}
+_CLUSTER_KINDS = frozenset(kind.name for kind in CUSTOM_KINDS if not kind.namespaced)
+
+
+class _Kind:
+    """Keeps the objects of one kind and namespace."""
+
+    def __init__(self, source: "KubernetesSource", kind: str, namespace: str | None) -> None:
+        self._source = source
+        self._kind = kind
+        self._namespace = namespace
+        """None: all."""
+        self.is_listed = False
+
+    def listed(self, objects: Sequence[Object]) -> None:
+        self.is_listed = True
+        self._source.replace(self._kind, self._namespace, objects)
+
+    def changed(self, event: str, body: Object) -> None:
+        self._source.change(self._kind, body, gone=event == "DELETED")
+
+
+class KubernetesSource:
+    """A `ConfigurationSource` over a cluster."""
+
+    def __init__(self, *, namespaces: Sequence[str] = (), api: ApiClient | None = None) -> None:
+        """Of these namespaces, or of the whole cluster. `api` is for tests; without it the one that is there."""
+        self._namespaces = tuple(namespaces)
+        self._api = api
+        self._objects: dict[str, dict[tuple[str, str], Object]] = {}
+        self._named: set[tuple[str, str]] = set()
+        """Secrets that resources name."""
+        self._asked_for: tuple[str, str] | None = None
+        """The Secret that is being asked for, while nothing has been heard of it: what its list or watch says
+        meanwhile counts, not the answer."""
+        self._changed = asyncio.Event()
+        self._settled: Settled | None = None
+
+    async def follow(self, taker: ConfigurationTaker) -> None:
+        """See `ConfigurationSource`."""
+        api = self._api or await connect()
+        try:
+            kinds: list[_Kind] = []
+            async with asyncio.TaskGroup() as group:
+                for kind, namespace, path, query in self._watched():
+                    kinds.append(_Kind(self, kind, namespace))
+                    group.create_task(KubeWatch(api, path, kinds[-1], query=query).run())
+                group.create_task(self._take_changes(api, taker, kinds))
+        finally:
+            if self._api is None:
+                await api.close()
+
+    @property
+    def secrets_kept(self) -> Collection[tuple[str, str]]:
+        """Namespace and name of each Secret in memory."""
+        return self._objects.get("Secret", {}).keys()
+
+    def _watched(self) -> Iterator[tuple[str, str | None, str, dict[str, str]]]:
+        """Kind, namespace, path and selectors of each watch."""
+        scopes: Sequence[str | None] = self._namespaces or (None,)
+        for kind, plural in _PLURALS.items():
+            for namespace in (None,) if kind in _CLUSTER_KINDS else scopes:
+                yield kind, namespace, f"{_GROUP}{_within(namespace)}/{plural}", {}
+        for namespace in scopes:
+            path = f"/api/v1{_within(namespace)}/secrets"
+            yield "Secret", namespace, path, {"fieldSelector": f"type={SECRET_TYPE}"}
+            path = f"/apis/discovery.k8s.io/v1{_within(namespace)}/endpointslices"
+            yield "EndpointSlice", namespace, path, {"labelSelector": POOL_LABEL}
+
+    def replace(self, kind: str, namespace: str | None, objects: Sequence[Object]) -> None:
+        """All objects of a kind in a namespace."""
+        if kind == "Secret" and self._asked_for is not None and namespace in (None, self._asked_for[0]):
+            self._asked_for = None
+        kept = {
+            key: body
+            for key, body in self._objects.get(kind, {}).items()
+            if namespace is not None and key[0] != namespace
+        }
+        self._objects[kind] = kept | {_key(body): body for body in objects if self._wanted(kind, _key(body))}
+        self._changed.set()
+
+    def change(self, kind: str, body: Object, *, gone: bool) -> None:
+        """One object came, changed or went."""
+        key, objects = _key(body), self._objects.setdefault(kind, {})
+        if kind == "Secret" and key == self._asked_for:
+            self._asked_for = None
+        if gone:
+            objects.pop(key, None)
+        elif not self._wanted(kind, key) or _means(objects.get(key, {})) == _means(body):
+            return
+        else:
+            objects[key] = body
+        self._changed.set()
+
+    def _wanted(self, kind: str, key: tuple[str, str]) -> bool:
+        return kind != "Secret" or key in self._named
+
+    async def _take_changes(self, api: ApiClient, taker: ConfigurationTaker, kinds: Sequence[_Kind]) -> None:
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(TOGETHER_S)
+            self._changed.clear()
+            if not all(kind.is_listed for kind in kinds):
+                continue
+            if not await self._fetch_secrets(api):
+                asyncio.get_running_loop().call_later(SECRET_RETRY_S, self._changed.set)
+            before = self._settled
+            documents = dict(self._documents())
+            self._settled = await asyncio.to_thread(settle, documents, {} if before is None else before.in_force)
+            self._tell_problems(before, self._settled)
+            pools = {(pool.namespace, pool.name) for pool in self._settled.resources.engine_pools if not pool.endpoints}
+            slices = [
+                each
+                for each in self._objects.get("EndpointSlice", {}).values()
+                if (each["metadata"]["namespace"], each["metadata"]["labels"][POOL_LABEL]) in pools
+            ]
+            problems = {
+                f"{key.kind}/{key.namespace}/{key.name}": [
+                    f"{error.path}: {error.problem}; {error.fix}" for error in errors
+                ]
+                for key, errors in self._settled.problems.items()
+            }
+            taker.left_out(problems)
+            try:
+                taker.configure(self._settled.resources, engine_targets(slices))
+            except ValueError as error:
+                taker.refused(str(error))
+
+    async def _fetch_secrets(self, api: ApiClient) -> bool:
+        """Get those that are named for the first time; False if some could not be asked for now."""
+        named = {
+            (key[0], name)
+            for kind in _PLURALS
+            for key, body in self._objects.get(kind, {}).items()
+            for name in _secret_names(body.get("spec"))
+        }
+        unknown, self._named = named - self._named, set(named)
+        secrets = self._objects.setdefault("Secret", {})
+        for key in secrets.keys() - named:
+            del secrets[key]
+        for key in sorted(unknown):
+            self._asked_for = key
+            try:
+                body = await get(api, f"/api/v1/namespaces/{key[0]}/secrets/{key[1]}")
+            except ClusterError as error:
+                logger.warning("a Secret is not read: %s", error)
+                self._named.discard(key)
+                continue
+            if self._asked_for == key and body is not None and _has_keys(body):
+                # A list that came meanwhile has made it another mapping.
+                self._objects["Secret"][key] = body
+        return self._named == named
+
+    def _documents(self) -> Iterator[tuple[DocumentKey, Data]]:
+        for kind in (*_PLURALS, "Secret"):
+            version = "v1" if kind == "Secret" else _GROUP.removeprefix("/apis/")
+            for key, body in self._objects.get(kind, {}).items():
+                # Items of a list come without their kind.
+                yield DocumentKey(kind, *key), {**body, "apiVersion": version, "kind": kind}
+
+    @staticmethod
+    def _tell_problems(before: Settled | None, now: Settled) -> None:
+        known: Mapping[DocumentKey, Any] = {} if before is None else before.problems
+        for key, errors in now.problems.items():
+            if known.get(key) != errors:
+                for error in errors:
+                    logger.warning("%s; its last right version stays, or it is left out", error)
+        for key in known.keys() - now.problems.keys():
+            logger.info("%s %s/%s is in force again or gone", key.kind, key.namespace, key.name)
+
+
+def _within(namespace: str | None) -> str:
+    return "" if namespace is None else f"/namespaces/{namespace}"
+
+
+def _key(body: Mapping[str, Any]) -> tuple[str, str]:
+    metadata = body["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+def _has_keys(body: Object) -> bool:
+    """Whether a Secret is of the type that is watched: of another one no change would be heard."""
+    if body["type"] == SECRET_TYPE:
+        return True
+    logger.warning(
+        "Secret %s/%s has type %r and is not read: API keys come from those of type %s; if it holds one, delete it and "
+        "make it anew with type %s (a Secret's type can't be changed)",
+        *_key(body), body["type"], SECRET_TYPE, SECRET_TYPE,
+    )  # fmt: skip
+    return False
+
+
+def _means(body: Mapping[str, Any]) -> list[Any]:
+    """What counts of an object: the operator writes statuses all the time."""
+    annotations = body.get("metadata", {}).get("annotations")
+    return [annotations, *(body.get(field) for field in ("spec", "data", "endpoints", "ports"))]
+
+
+def _secret_names(data: Any) -> Iterator[str]:
+    """Names in every `secretKeyRef` below."""
+    if isinstance(data, Mapping):
+        reference = data.get("secretKeyRef")
+        if isinstance(reference, Mapping) and isinstance(reference.get("name"), str):
+            yield reference["name"]
+        for value in data.values():
+            yield from _secret_names(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _secret_names(value)

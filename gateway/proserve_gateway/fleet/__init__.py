@@ -1,0 +1,1 @@
+"""Engines as the gateway sees them: polled capacity, health, leases on them, and the requests that wait for one."""

@@ -1,0 +1,64 @@
+"""One engine as the gateway knows it, and the engines of one pool (`fleet` keeps them)."""
+
+from proserve_core.routing import Dispatched, EngineView
+from proserve_core.routing.step_watch import StepWatch
+from proserve_gateway.fleet.health import EngineHealth
+from proserve_gateway.fleet.lease import Lease
+from proserve_gateway.fleet.pool_queue import PoolQueue
+from proserve_gateway.fleet.target import Endpoint, EngineTarget
+
+
+class Engine:
+    """One engine: address, health, and the view that policies read."""
+
+    __slots__ = ("endpoint", "health", "last_error", "leases", "polled_s", "target", "view", "watch")
+
+    def __init__(self, target: EngineTarget) -> None:
+        self.target = target
+        self.endpoint: Endpoint = target.endpoint(has_capacity=False)
+        self.health = EngineHealth()
+        self.view = EngineView(name=target.name, snapshot=None, snapshot_s=0.0, dispatched={})
+        self.leases: set[Lease] = set()
+        """Of own requests there."""
+        self.polled_s: float | None = None
+        """When the last poll was answered."""
+        self.last_error = ""
+        """Why the last poll or request failed, for people."""
+        self.watch: StepWatch | None = None
+        """Learns the speed of an engine that publishes no capacity, where requests wait for it."""
+
+    def watched(self, watch: StepWatch, entry: Dispatched, count: int, at_s: float) -> None:
+        """Tokens passed of one of the requests there."""
+        view = self.view
+        if watch.tokens(entry, count, at_s, view.dispatched):
+            view.latency, view.speed_known = watch.latency, True
+            view.revision += 1
+
+    def retarget(self, target: EngineTarget) -> None:
+        """The same server, perhaps with another key."""
+        if target.api_key != self.target.api_key:
+            self.target = target
+            self.endpoint = target.endpoint(has_capacity=self.endpoint.has_capacity, is_vllm=self.endpoint.is_vllm)
+
+
+class EngineGroup:
+    """The engines of one pool, who waits for them, and the tuple of those that may take work."""
+
+    __slots__ = ("dirty", "engines", "policy", "queue", "recheck_s", "usable")
+
+    def __init__(self, policy: str, queue: PoolQueue) -> None:
+        self.policy = policy
+        """Name of the routing policy."""
+        self.queue = queue
+        self.engines: dict[str, Engine] = {}
+        self.usable: tuple[EngineView, ...] = ()
+        self.dirty = True
+        self.recheck_s = float("inf")
+        """When an open circuit's time is up."""
+
+    def views(self, now_s: float) -> tuple[EngineView, ...]:
+        if self.dirty or now_s >= self.recheck_s:
+            self.usable = tuple(e.view for e in self.engines.values() if e.health.takes_work(now_s))
+            self.recheck_s = min((e.health.reopens_s(now_s) for e in self.engines.values()), default=float("inf"))
+            self.dirty = False
+        return self.usable

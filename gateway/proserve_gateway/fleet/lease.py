@@ -1,0 +1,68 @@
+"""One request's place at an engine, from the choice to its end."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from proserve_core.routing import Dispatched, RouteDecision
+
+if TYPE_CHECKING:
+    from proserve_gateway.fleet.engine import Engine
+    from proserve_gateway.fleet.fleet import Fleet
+
+
+class Outcome(StrEnum):
+    """How a request ended at its engine."""
+
+    ANSWERED = "answered"
+    """The engine did its part, a refusal of the request itself (4xx) included."""
+    FAILED = "failed"
+    """Connection refused or broken, time-out, server error."""
+    CANCELLED = "cancelled"
+    """Ended by us or by the client; says nothing about the engine."""
+
+
+class Watched(Protocol):
+    """An exchange with an engine, as far as the fleet is concerned."""
+
+    def give_up_if_silent(self) -> None:
+        """The engine does not answer its polls."""
+
+
+class Lease:
+    """The first close counts."""
+
+    __slots__ = ("_dispatched", "_engine", "_fleet", "_open", "decision", "endpoint", "exchange", "request")
+
+    def __init__(self, *, fleet: "Fleet", engine: "Engine", dispatched: Dispatched, decision: RouteDecision) -> None:
+        self._fleet = fleet
+        self._engine = engine
+        self._dispatched = dispatched
+        self._open = True
+        self.endpoint = engine.endpoint
+        self.decision = decision
+        self.request = dispatched.request
+        """As it was given to the engine: its class may be another one than it came in."""
+        self.exchange: Watched | None = None
+
+    def watch(self, exchange: Watched) -> None:
+        """Give this exchange up when the engine is lost and it is silent."""
+        self.exchange = exchange
+
+    def on_tokens(self, count: int, at_s: float) -> None:
+        """The engine emitted `count` tokens of the request."""
+        engine, dispatched = self._engine, self._dispatched
+        if not dispatched.emitted_tokens:
+            engine.view.revision += 1
+            if not engine.health.circuit_closed:
+                engine.health.request_answered()
+                self._fleet.invalidate(engine.target.pool)
+        if engine.watch is not None:
+            engine.watched(engine.watch, dispatched, count, at_s)
+        dispatched.emitted_tokens += count
+
+    def close(self, outcome: Outcome, error: str = "") -> None:
+        """The request ended there; `error` says why it failed."""
+        if not self._open:
+            return
+        self._open = False
+        self._fleet.release(self, self._engine, self._dispatched, outcome, error)

@@ -1,0 +1,95 @@
+"""Fleet series: engine gauges are made when they are scraped, decisions are counted as they fall."""
+
+from collections.abc import Iterator
+
+from prometheus_client import Counter
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.health import EngineState
+from proserve_gateway.fleet.status import EngineStatus
+from proserve_gateway.metrics import PREFIX, Bounded, GatewayMetrics, MetricInfo
+
+MAX_REASONS = 64
+"""Reasons are phrases of the routing policies: few, but free text."""
+
+_LABELS = ("engine", "pool")
+_STATE = MetricInfo(
+    name=f"{PREFIX}engine_state",
+    kind="gauge",
+    labels=(*_LABELS, "state"),
+    help=f"1 for the state the engine is in, of {', '.join(EngineState)}.",
+)
+_IN_FLIGHT = MetricInfo(
+    name=f"{PREFIX}engine_requests_in_flight",
+    kind="gauge",
+    labels=_LABELS,
+    help="Requests that this gateway has at the engine.",
+)
+_POLL_AGE = MetricInfo(
+    name=f"{PREFIX}engine_poll_age_seconds",
+    kind="gauge",
+    labels=_LABELS,
+    help="Since the engine's last answer to a poll; up to the long poll's wait while it is idle.",
+)
+
+_HEADROOM = MetricInfo(
+    name=f"{PREFIX}headroom_share",
+    kind="gauge",
+    labels=("pool", "class", "kind"),
+    help="Shares of the pool's engine time of the last seconds, where any class has headroom: held by the class, used "
+    "by it, lent (held, not used by it, used by others), borrowed (used beyond what is held).",
+)
+
+
+class RouteCounter:
+    """Counts routing decisions by reason; `Fleet(on_decision=RouteCounter(metrics))`."""
+
+    def __init__(self, metrics: GatewayMetrics) -> None:
+        self._metrics = metrics
+        self._reason_label = Bounded(MAX_REASONS)
+        self._children: dict[tuple[str, str], Counter] = {}
+
+    def __call__(self, pool: str, reason: str) -> None:
+        child = self._children.get((pool, reason))
+        if child is None:
+            label = self._reason_label(reason)
+            child = self._metrics.decisions.labels(pool, label)
+            if label == reason:
+                self._children[pool, reason] = child
+        child.inc()
+
+
+class FleetCollector(Collector):
+    """Reads the fleet at scrape time."""
+
+    def __init__(self, fleet: Fleet, metrics: GatewayMetrics) -> None:
+        self._fleet = fleet
+        for info in (_STATE, _IN_FLIGHT, _POLL_AGE, _HEADROOM):
+            metrics.declare(info)
+        metrics.registry.register(self)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        rows = self._fleet.status()
+        state, in_flight, poll_age = (
+            GaugeMetricFamily(info.name, info.help, labels=info.labels) for info in (_STATE, _IN_FLIGHT, _POLL_AGE)
+        )
+        for row in rows:
+            labels = _labels(row)
+            for name in EngineState:
+                state.add_metric([*labels, name], 1.0 if row.state is name else 0.0)
+            in_flight.add_metric(labels, row.in_flight)
+            if row.poll_age_s is not None:
+                poll_age.add_metric(labels, row.poll_age_s)
+        headroom = GaugeMetricFamily(_HEADROOM.name, _HEADROOM.help, labels=_HEADROOM.labels)
+        for pool, uses in self._fleet.headroom_uses().items():
+            for use in uses:
+                shares = {"held": use.held, "used": use.used, "lent": use.lent, "borrowed": use.borrowed}
+                for kind, share in shares.items():
+                    headroom.add_metric([pool, use.priority_class, kind], share)
+        yield from (state, in_flight, poll_age, headroom)
+
+
+def _labels(row: EngineStatus) -> list[str]:
+    return [row.name, row.pool]

@@ -1,0 +1,143 @@
+"""The data path over gRPC: `proserve.v1.Inference` on the same intake and dispatch core as HTTP.
+
+Messages are read here and not by the generated handlers, so that authentication comes first and a message that can't
+be read is the client's error (INVALID_ARGUMENT) instead of an internal one. The call's task is cancelled by grpc when
+the client cancels or its deadline passes; that aborts the engine's work.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from proserve_gateway.configuration.catalog_terms import CONTROL_HEADERS
+from proserve_gateway.errors import ApiError, client_stalled
+from proserve_gateway.grpc.convert import PATHS, chunk, parse_request, request_body, response
+from proserve_gateway.grpc.status import abort
+from proserve_gateway.relay.sse import payloads
+from proserve_gateway.requests.answer import Answer
+from proserve_gateway.requests.dispatch import Dispatcher
+from proserve_gateway.requests.inference_request import InferenceRequest
+from proserve_gateway.requests.intake import Intake, new_request_id
+from proserve_gateway.rpc import inference_pb2 as pb
+from proserve_gateway.seeing.trace_context import TraceContext, trace_context
+
+SERVICE = "proserve.v1.Inference"
+
+Context: TypeAlias = grpc.aio.ServicerContext[bytes, Message]
+
+
+class GrpcApi:
+    """Handlers of the service."""
+
+    def __init__(self, *, intake: Intake, dispatcher: Dispatcher, clock: Callable[[], float]) -> None:
+        """`clock` is the dispatcher's: deadlines count from the arrival that is stamped here, when the whole message
+        is there."""
+        self._intake = intake
+        self._dispatcher = dispatcher
+        self._clock = clock
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For `Server.add_generic_rpc_handlers`."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Generate": grpc.unary_unary_rpc_method_handler(
+                    self.generate, response_serializer=pb.GenerateResponse.SerializeToString
+                ),
+                "GenerateStream": grpc.unary_stream_rpc_method_handler(
+                    self.generate_stream, response_serializer=pb.GenerateChunk.SerializeToString
+                ),
+            },
+        )
+
+    async def generate(self, message: bytes, context: Context) -> pb.GenerateResponse:
+        """The whole answer at once."""
+        request_id = new_request_id()
+        try:
+            request = self._accept(message, context, request_id, stream=False)
+            answer = await self._dispatcher.answer(request)
+            try:
+                served = await self._begin(request, answer, context)
+                return response(answer.first, served)
+            finally:
+                answer.close()
+        except ApiError as error:
+            await abort(context, error, request_id)
+
+    async def generate_stream(self, message: bytes, context: Context) -> None:
+        """The answer as it comes: one message per piece that the engine sent, however many events it holds."""
+        request_id = new_request_id()
+        try:
+            request = self._accept(message, context, request_id, stream=True)
+            answer = await self._dispatcher.answer(request)
+            if (task := asyncio.current_task()) is not None:
+                answer.on_stall(task.cancel)
+            try:
+                await self._pass_on(request, answer, context)
+            except asyncio.CancelledError:
+                if not answer.stalled:
+                    raise
+                raise client_stalled() from None
+            finally:
+                answer.close()
+        except ApiError as error:
+            await abort(context, error, request_id)
+
+    async def _pass_on(self, request: InferenceRequest, answer: Answer, context: Context) -> None:
+        served: pb.Served | None = await self._begin(request, answer, context)
+        events, before = answer.first, 0
+        while events:
+            # An engine that does not stream sends its whole answer: one chunk, and not a stream without any.
+            data = payloads(events) if answer.streams else [events]
+            made = chunk(data, tokens=answer.tokens - before, served=served)
+            before = answer.tokens
+            if made is not None:
+                served = None
+                await context.write(made)
+            events = await answer.read()
+        if answer.failure is not None:
+            raise answer.failure
+
+    def _accept(self, message: bytes, context: Context, request_id: str, *, stream: bool) -> InferenceRequest:
+        arrival_s = self._clock()
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        authorization = metadata.get("authorization")
+        grant = self._intake.authenticate(None if authorization is None else authorization.encode(errors="replace"))
+        try:
+            kind, body = request_body(parse_request(message), stream=stream)
+        except ApiError as error:
+            self._intake.refused(error, grant)
+            raise
+        return self._intake.accept(
+            grant,
+            request_id=request_id,
+            arrival_s=arrival_s,
+            control={key: value for key, value in metadata.items() if key in CONTROL_HEADERS},
+            kind=kind,
+            path=PATHS[kind],
+            body=body,
+            trace=_trace(metadata),
+        )
+
+    async def _begin(self, request: InferenceRequest, answer: Answer, context: Context) -> pb.Served:
+        """Tell how the request is served, in metadata as HTTP does in headers."""
+        served = pb.Served(request_id=request.id, priority_class=request.terms.priority_class, engine=answer.engine)
+        await context.send_initial_metadata(
+            (
+                ("x-proserve-request-id", served.request_id),
+                ("x-proserve-class", served.priority_class),
+                ("x-proserve-engine", served.engine),
+            )
+        )
+        return served
+
+
+def _trace(metadata: Mapping[str, str]) -> TraceContext | None:
+    traceparent = metadata.get("traceparent")
+    if traceparent is None:
+        return None
+    return trace_context(traceparent.encode(), metadata.get("tracestate", "").encode())

@@ -1,0 +1,1 @@
+"""Streams from engines to clients, and their continuation on another engine when one breaks."""

@@ -1,0 +1,1 @@
+"""The life of an accepted request: read, admitted, placed, attempted, answered."""

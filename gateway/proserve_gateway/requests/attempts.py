@@ -1,0 +1,159 @@
+"""One request at one engine after another, until one of them takes it.
+
+Another engine is tried at once, without a pause: what failed is that engine and not the request. It is never the same
+one again, unless tokens have come since, and never more than `MOST` in a row, because a request may itself be what
+kills engines.
+
+Where requests wait for an engine, they do so once. One that had its turn is placed at once when its engine fails, and
+so is the rest of a stream: its client was promised an answer, its deadlines have gone on, and what comes back from one
+engine is little, since engines hold no more that is not begun than they compute in a fraction of a second.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from proserve_core.gain import deadline_s
+from proserve_core.routing import RoutingRequest
+from proserve_gateway.errors import ApiError, engine_failure
+from proserve_gateway.fleet.class_queue import wait_in_class
+from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.lease import Lease, Outcome
+from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.relay.sse import SseError
+from proserve_gateway.requests.dispatch_errors import failed_answer, failed_request, plain, refusal
+from proserve_gateway.requests.inference_request import InferenceRequest
+from proserve_gateway.seeing.request_trail import RequestTrail
+from proserve_gateway.upstream.exchange import FailureKind, UpstreamError
+
+logger = logging.getLogger(__name__)
+
+MOST = 3
+"""Engines that are tried in a row."""
+TOO_BUSY = 429
+"""An engine's answer that is about the engine and not about the request: another one may have room."""
+FINAL = frozenset({FailureKind.TOTAL_TIMEOUT, FailureKind.STALLED, FailureKind.STOPPED})
+"""Failures that are not the engine's: another one would not do better."""
+BAD_STREAM, SERVER_ERROR, BUSY, CREDENTIALS = "bad_stream", "server_error", "busy", "credentials"
+"""Reasons beside those of `FailureKind`; label values."""
+
+T = TypeVar("T")
+
+
+class Attempts:
+    """The engines that one request was tried at."""
+
+    __slots__ = ("_clock", "_fleet", "_metrics", "_request", "_total_s", "_trail", "_tried")
+
+    def __init__(
+        self,
+        *,
+        request: InferenceRequest,
+        trail: RequestTrail,
+        fleet: Fleet,
+        metrics: GatewayMetrics,
+        clock: Callable[[], float],
+        total_s: float,
+    ) -> None:
+        """`total_s` is the most that a request may take from its arrival."""
+        self._request = request
+        self._trail = trail
+        self._fleet = fleet
+        self._metrics = metrics
+        self._clock = clock
+        self._total_s = total_s
+        self._tried: set[str] = set()
+
+    def went_well(self, engine: str) -> None:
+        """Tokens came from this engine before it failed: only it is to be avoided."""
+        self._tried = {engine}
+
+    async def run(
+        self,
+        routing: RoutingRequest,
+        start: Callable[[Lease], Awaitable[T]],
+        *,
+        begun: bool = False,
+        exclude: frozenset[str] = frozenset(),
+    ) -> T:
+        """What `start` returns for the first engine, those in `exclude` aside, that takes the request.
+
+        When the first token is late anyway and the answer has not `begun`, only one more engine is tried than has been:
+        an accepted request should be answered, but that answer is not worth more engines.
+
+        Raises:
+            ApiError: none took it, or one refused it.
+        """
+        failure: ApiError | None = None
+        while len(self._tried) < MOST and (len(self._tried) < 2 or begun or self._on_time()):
+            asked_s = self._clock()
+            try:
+                lease = await self._lease(routing, exclude, begun=begun)
+            except ApiError as error:
+                # What went wrong on the first engine says more than that there is no second one.
+                raise failure or error from None
+            routing = lease.request
+            self._tried.add(lease.endpoint.name)
+            self._trail.sent(lease.decision, priority_class=routing.terms.priority_class, asked_s=asked_s)
+            try:
+                return await start(lease)
+            except UpstreamError as error:
+                lease.close(Outcome.CANCELLED if error.kind in FINAL else Outcome.FAILED, str(error))
+                self.failed(lease.endpoint.name, error.kind, str(error))
+                failure = failed_request(lease.endpoint.name, error)
+                if error.kind in FINAL:
+                    break
+            except SseError as error:
+                if error.refusal:
+                    lease.close(Outcome.ANSWERED)
+                    raise refusal(lease.endpoint.name, 400, [], error.reported) from error
+                lease.close(Outcome.FAILED, plain(error))
+                self.failed(lease.endpoint.name, BAD_STREAM, plain(error))
+                failure = failed_answer(lease.endpoint.name, error)
+            except ApiError as error:
+                lease.close(Outcome.ANSWERED if error.status < 500 else Outcome.FAILED, plain(error))
+                if error.status < 500 and error.status != TOO_BUSY:
+                    raise
+                self.failed(lease.endpoint.name, _reason(error), plain(error))
+                failure = error
+            except BaseException:
+                lease.close(Outcome.CANCELLED)
+                raise
+        raise failure or engine_failure(f"request {self._request.id} failed at {', '.join(sorted(self._tried))}")
+
+    async def _lease(self, routing: RoutingRequest, exclude: frozenset[str], *, begun: bool) -> Lease:
+        pool = self._request.pool
+        queue = None if begun or self._tried else self._fleet.queue(pool)
+        if queue is None:
+            return self._fleet.choose(pool, routing, exclude.union(self._tried))
+        return await wait_in_class(queue, self._request, routing, clock=self._clock, most_s=self._total_s)
+
+    def gave_up(self, error: ApiError) -> None:
+        """The answer that had begun ends with this error."""
+        self._trail.refused(error)
+
+    def _on_time(self) -> bool:
+        request = self._request
+        return self._clock() < deadline_s(terms=request.terms, arrival_s=request.arrival_s, token=1)
+
+    def failed(self, engine: str, reason: str, message: str) -> None:
+        """Note, count and log an engine's failure."""
+        self._trail.failed(reason)
+        self._metrics.engine_failures.labels(self._request.pool, reason).inc()
+        logger.warning(
+            "request %s: engine %s failed (%s): %s",
+            self._request.id,
+            engine,
+            reason,
+            message,
+            extra={
+                "request_id": self._request.id, "tenant": self._request.tenant, "pool": self._request.pool,
+                "engine": engine, "reason": reason,
+            },
+        )  # fmt: skip
+
+
+def _reason(error: ApiError) -> str:
+    if error.status in (TOO_BUSY, 503):
+        return BUSY
+    return CREDENTIALS if error.code == "engine_credentials" else SERVER_ERROR

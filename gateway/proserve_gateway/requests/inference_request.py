@@ -1,0 +1,52 @@
+"""One request that may be served: what intake makes and dispatch serves."""
+
+from collections.abc import Mapping, Sequence
+
+from proserve_core.objectives import PriorityClass, ServiceTerms, TenantLimits
+from proserve_gateway.quotas.quotas import QuotaTicket
+from proserve_gateway.requests.body import RequestBody
+from proserve_gateway.seeing.trace_context import TraceContext
+
+
+class InferenceRequest:
+    """A request that passed authentication and checks."""
+
+    __slots__ = ("arrival_s", "body", "classes", "id", "limits", "path", "pool", "tenant", "terms", "ticket", "trace")
+
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002 the domain's word
+        arrival_s: float,
+        terms: ServiceTerms,
+        tenant: str,
+        pool: str,
+        path: str,
+        body: RequestBody,
+        limits: TenantLimits | None = None,
+        classes: Mapping[str, PriorityClass] | None = None,
+        trace: TraceContext | None = None,
+    ) -> None:
+        self.id = id
+        """Of the gateway's own making; the engine gets it as `x-request-id`."""
+        self.arrival_s = arrival_s
+        """When the headers were here."""
+        self.terms = terms
+        """As which it is served: those of its class until it is degraded."""
+        self.classes = classes or {}
+        """As they were when it arrived, by name."""
+        self.tenant = tenant
+        self.limits = limits
+        """Quotas of the tenant; None if it has none."""
+        self.ticket: QuotaTicket | None = None
+        """What it holds of them once it was admitted."""
+        self.pool = pool
+        self.path = path
+        """Route at the engine."""
+        self.body = body
+        self.trace = trace
+        """What engines are told of the trace: the client's, or our span where we trace."""
+
+    def quota_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """How the tenant's quotas stand, for the answer."""
+        return () if self.ticket is None else self.ticket.headers()

@@ -1,0 +1,1 @@
+"""What happened: accounts of gain, decisions, records, traces."""
