@@ -66,6 +66,8 @@ ACCEPTED: dict[str, tuple[bytes, int]] = {
     "chunk with an extension": (POST + b"transfer-encoding: chunked\r\n\r\n1e;a=b" + _CHUNKS[2:], 1),
     "trailer": (POST + b"transfer-encoding: chunked\r\n\r\n" + _CHUNKS[:-2] + b"authorization: Bearer x\r\n\r\n", 1),
     "pipelined": (sized(HI) * 3, 3),
+    "absolute form": (sized(HI, POST.replace(b"/v1", b"http://elsewhere:80/v1")), 1),
+    "absolute form of TLS": (sized(HI, POST.replace(b"/v1", b"HTTPS://[::1]/v1")), 1),
     "HTTP/1.0": (sized(HI, POST.replace(b"1.1", b"1.0")), 1),
     "closing": (sized(HI, POST + b"connection: close\r\n") + HIDDEN, 1),
     "body of another request": (sized(HIDDEN, b"GET /v1/models HTTP/1.1\r\nhost: x\r\n" + KEY), 0),

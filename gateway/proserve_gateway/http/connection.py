@@ -15,13 +15,13 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
-from urllib.parse import unquote
 
 import httptools
 
 from proserve_gateway.configuration.catalog_terms import CONTROL_HEADERS
 from proserve_gateway.errors import ApiError
 from proserve_gateway.http.request import EARLY_BODY_BYTES, BodyTooSlowError, HttpRequest
+from proserve_gateway.http.request_target import path_of
 
 if TYPE_CHECKING:
     from proserve_gateway.http.data_server import DataServer
@@ -186,7 +186,7 @@ class HttpConnection(asyncio.Protocol):
         request = self._incoming = HttpRequest(
             self,
             method=parser.get_method(),
-            path=_path(self._url),
+            path=path_of(self._url),
             headers=headers,
             keep_alive=parser.should_keep_alive(),
             old=old,
@@ -358,11 +358,6 @@ def _fault_of(headers: dict[bytes, bytes], version: str) -> ApiError | None:
         if coding.strip().lower() != b"chunked":
             return _bad_request("Transfer-Encoding: only chunked is understood")
     return None
-
-
-def _path(url: bytes) -> str:
-    path = url.partition(b"?")[0].decode("latin-1")
-    return unquote(path) if "%" in path else path
 
 
 def _bad_request(message: str) -> ApiError:
