@@ -17,6 +17,8 @@ class ResourceError(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong, with the value."""
     fix: str
     """What to do about it."""
+    others: tuple[str, ...] = ()
+    """Documents that this one contradicts, where a change of one of them could be what is wrong."""
 
     def __str__(self) -> str:
         place = f"{self.source}: {self.path}" if self.path else self.source

@@ -9,7 +9,7 @@ gone must stop working, so only that entry of its tenant is left out.
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -60,7 +60,7 @@ def settle(documents: Mapping[DocumentKey, Data], last_good: Mapping[DocumentKey
         names = {f"cluster#{number}": key for number, key in enumerate(sorted(current))}
         read = [Document(source=source, data=dict(current[key])) for source, key in names.items()]
         try:
-            resources = parse_documents(read, require_models=False, precedence=precedence)
+            resources = parse_documents(read, whole=False, precedence=precedence)
         except ResourceErrors as refused:
             wrong = _by_document(refused.errors, names)
         else:
@@ -69,7 +69,7 @@ def settle(documents: Mapping[DocumentKey, Data], last_good: Mapping[DocumentKey
                 in_force=current,
                 problems={key: tuple(errors) for key, errors in sorted(problems.items())},
             )
-        for key, errors in wrong.items():
+        for key, errors in _blamed(wrong, current, older, last_good, names).items():
             problems.setdefault(key, []).extend(error for error in errors if error not in problems.get(key, []))
             without = _without_key_entries(current[key], errors)
             if without is not None:
@@ -102,12 +102,59 @@ def _created(data: Data) -> str:
     return str(metadata.get("creationTimestamp", "")) if isinstance(metadata, Mapping) else ""
 
 
+def _blamed(
+    wrong: Mapping[DocumentKey, Sequence[ResourceError]],
+    current: Mapping[DocumentKey, Data],
+    older: Mapping[DocumentKey, Data],
+    last_good: Mapping[DocumentKey, Data],
+    names: Mapping[str, DocumentKey],
+) -> dict[DocumentKey, list[ResourceError]]:
+    """Errors by the document that has to give way. One that was right and is as it was did nothing: those that were
+    edited and contradict it have made it wrong."""
+    blamed: dict[DocumentKey, list[ResourceError]] = {}
+    for key, errors in wrong.items():
+        untouched = key in last_good and _says(current[key]) == _says(last_good[key])
+        for error in errors:
+            edited = []
+            if untouched:
+                edited = [
+                    other
+                    for other in error.others
+                    if (changed := _key(other, names)) in older and _says(older[changed]) != _says(current[changed])
+                ]
+            for other in edited:
+                blamed.setdefault(_key(other, names), []).append(_from_the_side_of(other, error))
+            if not edited:
+                blamed.setdefault(key, []).append(error)
+    return blamed
+
+
+def _says(data: Data) -> tuple[Any, Any]:
+    """What counts of a custom resource."""
+    metadata = data.get("metadata")
+    return data.get("spec"), metadata.get("annotations") if isinstance(metadata, Mapping) else None
+
+
+def _from_the_side_of(other: str, error: ResourceError) -> ResourceError:
+    place = error.source.partition(" (")[2].removesuffix(")")
+    return ResourceError(
+        source=other,
+        path="spec",
+        problem=f"contradicts {place}, which is in force ({error.path}: {error.problem})",
+        fix=f"undo the change, or change {place} first",
+    )
+
+
+def _key(source: str, names: Mapping[str, DocumentKey]) -> DocumentKey:
+    return names[source.split(" (", 1)[0]]
+
+
 def _by_document(
     errors: Iterable[ResourceError], names: Mapping[str, DocumentKey]
 ) -> dict[DocumentKey, list[ResourceError]]:
     found: dict[DocumentKey, list[ResourceError]] = {}
     for error in errors:
-        found.setdefault(names[error.source.split(" (", 1)[0]], []).append(error)
+        found.setdefault(_key(error.source, names), []).append(error)
     return found
 
 

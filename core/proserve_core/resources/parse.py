@@ -43,11 +43,12 @@ def parse_documents(
     *,
     require_pools: bool = False,
     require_tenants: bool = False,
-    require_models: bool = True,
+    whole: bool = True,
     precedence: Precedence | None = None,
 ) -> Resources:
-    """The same for documents that somebody else decoded. Without `require_models` a tenant may name a model that no
-    pool serves (yet). `precedence` says which of two is wrong that exclude each other, instead of their order.
+    """The same for documents that somebody else decoded. Without `whole` they come one by one: a tenant may name a
+    model that no pool serves yet, and shares of simulations need not add up. `precedence` says which of two is wrong
+    that exclude each other, instead of their order.
 
     Raises:
         ResourceErrors: anything is wrong.
@@ -58,7 +59,7 @@ def parse_documents(
         complete=True,
         require_pools=require_pools,
         require_tenants=require_tenants,
-        require_models=require_models,
+        whole=whole,
         precedence=precedence,
     )
 
@@ -70,7 +71,7 @@ def _resources(
     complete: bool,
     require_pools: bool,
     require_tenants: bool,
-    require_models: bool = True,
+    whole: bool = True,
     precedence: Precedence | None = None,
 ) -> Resources:
     errors, readings = list(yaml_errors), []
@@ -86,7 +87,7 @@ def _resources(
             errors += reading.reader.errors
     if complete:
         # With documents missing or not recognised, these would mostly name consequences of what is listed already.
-        errors += check_references(readings, require_models=require_models, precedence=precedence)
+        errors += check_references(readings, whole=whole, precedence=precedence)
         for kind, required in ((ENGINE_POOL, require_pools), (TENANT, require_tenants)):
             if required and not any(reading.kind is kind for reading in readings):
                 errors.append(_nothing_of(kind))

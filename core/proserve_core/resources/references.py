@@ -1,9 +1,10 @@
 """Checks between documents: names that refer to others, values that must be unique, sums over all.
 
 They look at what could be read of each document, so that one run lists these errors beside the ones within documents.
+Some hold only for documents that are all there is, as files are (`whole`): in a cluster they come one by one.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -28,7 +29,7 @@ class _Index(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_references(
-    readings: Sequence[Reading], *, require_models: bool = True, precedence: Precedence | None = None
+    readings: Sequence[Reading], *, whole: bool = True, precedence: Precedence | None = None
 ) -> list[ResourceError]:
     """Everything wrong between the documents. Of two that exclude each other the one without `precedence` is wrong,
     by default the later one."""
@@ -47,18 +48,19 @@ def check_references(
         *_duplicates(readings),
         *_degradation(index),
         *_headroom(index, precedence),
-        *_shares(index),
+        *(_shares(index) if whole else ()),
         *_tenant_classes(index),
         *_anonymous(index, precedence),
         *_api_keys(index, precedence),
         *_endpoint_keys(index),
         *_models(index, precedence),
-        *(_unserved_models(index) if require_models else ()),
+        *(_unserved_models(index) if whole else ()),
     ]
 
 
-def _error(reading: Reading, path: str, problem: str, fix: str) -> ResourceError:
-    return ResourceError(source=reading.source, path=path, problem=problem, fix=fix)
+def _error(reading: Reading, path: str, problem: str, fix: str, *, others: Iterable[Reading] = ()) -> ResourceError:
+    sources = tuple(other.source for other in others)
+    return ResourceError(source=reading.source, path=path, problem=problem, fix=fix, others=sources)
 
 
 def _duplicates(readings: Sequence[Reading]) -> Iterator[ResourceError]:
@@ -104,6 +106,7 @@ def _degradation(index: _Index) -> Iterator[ResourceError]:
                 _OVERLOAD_CLASS,
                 f"{show(target)} is heavier ({other}) than this class ({own})",
                 "degrade to a class that is not heavier",
+                others=[index.classes[target]],
             )
     for name in target_of:
         chain = [name]
@@ -115,6 +118,7 @@ def _degradation(index: _Index) -> Iterator[ResourceError]:
                     _OVERLOAD_CLASS,
                     f"degrades in a circle: {' -> '.join(chain)}",
                     "let one of these classes Queue or Shed",
+                    others=[index.classes[other] for other in chain[1:-1]],
                 )
                 break
 
@@ -173,6 +177,7 @@ def _tenant_classes(index: _Index) -> Iterator[ResourceError]:
                 f"{show(highest)} (weight {highest_weight}) is lighter than the tenant's own class "
                 f"{show(own)} (weight {own_weight})",
                 "name a class that is at least as heavy",
+                others=[index.classes[name] for name in (own, highest) if name in index.classes],
             )
 
 

@@ -1,5 +1,6 @@
 """What of a cluster's resources is in force while they change one by one."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -148,6 +149,58 @@ def test_pool_may_change_while_another_waits_for_its_model() -> None:
     assert [key.namespace for key in after.problems] == ["dev"]
 
 
+@pytest.mark.parametrize("share", ["0.5", "0.9"])
+def test_share_of_simulations_stops_nobody_in_a_cluster(share: str) -> None:
+    """Classes come one by one there, so what all of them have in common is never complete."""
+    before = settled(*GOOD)
+    after = settled(*GOOD, priority_class("sampled", share=share), priority_class("other", share="0.9"), after=before)
+    assert names(after.resources.priority_classes) == ["high", "other", "sampled"]
+    assert after.problems == {}
+
+
+EDITS_THAT_CONTRADICT_OTHERS = {
+    "target of a degradation gets heavier": (
+        priority_class("low", overload={"action": "Degrade", "className": "shared"}),
+        priority_class("shared"),
+        priority_class("shared", weight=9),
+    ),
+    "highest class of a tenant gets lighter": (
+        tenant("bob", maxPriorityClassName="shared"),
+        priority_class("shared", weight=3),
+        priority_class("shared", weight=1),
+    ),
+    "own class of a tenant gets heavier than its highest": (
+        tenant("bob", priorityClassName="shared", maxPriorityClassName="high"),
+        priority_class("shared", weight=2),
+        priority_class("shared", weight=5),
+    ),
+    "circle of degradation is closed": (
+        priority_class("low", overload={"action": "Degrade", "className": "shared"}),
+        priority_class("shared"),
+        priority_class("shared", overload={"action": "Degrade", "className": "low"}),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("other", "was", "edited"), EDITS_THAT_CONTRADICT_OTHERS.values(), ids=EDITS_THAT_CONTRADICT_OTHERS
+)
+def test_edit_that_would_make_another_resource_wrong_is_the_one_that_is_refused(
+    other: Data, was: Data, edited: Data
+) -> None:
+    heavy = priority_class("high", weight=2)
+    before = settled(heavy, other, was)
+    assert before.problems == {}
+    other_later = {**copy.deepcopy(other), "status": {"observedGeneration": 1}}
+    after = settled(heavy, other_later, edited, after=before)
+    assert after.resources == before.resources
+    ((key, (error, *_)),) = after.problems.items()
+    assert key.name == "shared"
+    assert other["metadata"]["name"] in str(error)
+    corrected = settled(heavy, other, was, after=after)
+    assert corrected.problems == {}
+
+
 def test_without_a_last_good_version_the_older_object_comes_first() -> None:
     older = within("prod", engine_pool("llm"), created="2026-01-01T00:00:00Z")
     younger = within("dev", engine_pool("llm"), created="2026-01-02T00:00:00Z")
@@ -166,6 +219,10 @@ CHANGES = st.lists(
     st.sampled_from([
         priority_class("high", weight=2), priority_class("high", weight=0),
         priority_class("low", headroom={"percent": 60}), priority_class("high", headroom={"percent": 60}),
+        priority_class("low", weight=2, share="0.7"), priority_class("high", share="0.5"),
+        priority_class("low", overload={"action": "Degrade", "className": "high"}),
+        priority_class("high", overload={"action": "Degrade", "className": "low"}),
+        tenant("carol", maxPriorityClassName="low"),
         keyed_tenant("alice"), keyed_tenant("bob", key="alice"),
         tenant("bob", priorityClassName="gone"), secret(alice="sk-a"), secret(alice=""), engine_pool(),
         engine_pool("second"), engine_pool("second", replicas=-1), endpoint_pool(),
@@ -182,3 +239,24 @@ def test_whatever_changes_the_rest_stays_consistent(first: list[Data], second: l
     # What is in force makes sense by itself, and taking it again changes nothing.
     assert settle(after.in_force, {}).resources == after.resources
     assert settle(after.in_force, {}).problems == {}
+
+
+CLASSES = st.builds(
+    lambda name, weight, target, share: priority_class(
+        name, weight=weight, share=share, overload=target and {"action": "Degrade", "className": target}
+    ),
+    name=st.sampled_from("abc"),
+    weight=st.integers(1, 3),
+    target=st.sampled_from(["a", "b", "c", None]),
+    share=st.sampled_from(["0.5", None]),
+)
+
+
+@given(first=st.lists(CLASSES, max_size=6), edited=CLASSES)
+def test_edit_never_changes_what_of_others_is_in_force(first: list[Data], edited: Data) -> None:
+    before = settle(keyed(*first), {})
+    ours = keyed(edited)
+    after = settle({**before.in_force, **ours}, before.in_force)
+    for key in before.in_force.keys() - ours.keys():
+        assert after.in_force[key] == before.in_force[key]
+        assert key not in after.problems
