@@ -12,7 +12,7 @@ from proserve_core.resources import CUSTOM_KINDS
 from proserve_core.resources.errors import ResourceError
 from proserve_core.resources.live import Data, DocumentKey, Settled, settle
 from proserve_core.resources.model import Resources
-from proserve_operator.store import Key, Store
+from proserve_operator.store import Key, Object, Store, Wishes, key_of, wishes
 
 KINDS = tuple(kind.name for kind in CUSTOM_KINDS)
 
@@ -25,7 +25,7 @@ class Accepted:
         self._store = store
         self._settled = Settled(resources=Resources(), in_force={}, problems={})
         self._pools: dict[Key, EnginePool] = {}
-        self._judged: set[tuple[str, Key]] = set()
+        self._judged: dict[tuple[str, Key], Wishes] = {}
 
     def judge(self) -> set[tuple[str, Key]]:
         """Judge what is in the store now; resources that are new or judged otherwise than before."""
@@ -33,7 +33,7 @@ class Accepted:
         before, pools, judged = self._settled, self._pools, self._judged
         self._settled = settle({**documents, **_stand_ins(documents)}, before.in_force)
         self._pools = {(pool.namespace, pool.name): pool for pool in self._settled.resources.engine_pools}
-        self._judged = {(key.kind, (key.namespace, key.name)) for key in documents}
+        self._judged = {(kind, key): wishes(body) for kind in KINDS for key, body in self._store.all(kind)}
         return {
             (kind, key)
             for kind, key in self._judged
@@ -42,9 +42,15 @@ class Accepted:
             or before.problems.get(document := DocumentKey(kind, *key)) != self._settled.problems.get(document)
         }
 
-    def is_judged(self, kind: str, key: Key) -> bool:
-        """Whether the resource was there at the last judgement."""
-        return (kind, key) in self._judged
+    def is_current(self, kind: str, body: Object) -> bool:
+        """Whether the last judgement was of the resource as it is here."""
+        return self._judged.get((kind, key_of(body))) == wishes(body)
+
+    def judged_generation(self, kind: str, body: Object) -> int | None:
+        """The generation that the last judgement is about, which a status must not claim to be beyond; None: the
+        resource was not there, or another one had its name."""
+        judged = self._judged.get((kind, key_of(body)))
+        return judged.generation if judged is not None and judged.uid == wishes(body).uid else None
 
     def problems(self, kind: str, key: Key) -> tuple[ResourceError, ...]:
         """What is wrong with a resource."""

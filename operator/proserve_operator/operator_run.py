@@ -20,7 +20,7 @@ from proserve_operator.reports import Reports
 from proserve_operator.resource_status import ResourceStatuses
 from proserve_operator.settings import OperatorSettings
 from proserve_operator.status_writer import StatusWriter
-from proserve_operator.store import Key, Object, Store, key_of, pool_key, wishes
+from proserve_operator.store import Key, Object, Store, key_of, pool_key
 from proserve_operator.watching import registry, watch
 from proserve_operator.work_queue import Retry, WorkQueue
 
@@ -132,13 +132,13 @@ class OperatorRun:
         """An object as a watch shows it."""
         self.metrics.events.labels(kind).inc()
         key = key_of(body)
-        before = wishes(self._store.get(kind, key))
         if event == "DELETED":
             self._store.remove(kind, key)
-        elif not self._store.put(kind, body):
+        elif not self._store.put(kind, body) and (kind not in KINDS or self._accepted.is_current(kind, body)):
             return
         if kind in KINDS:
-            if wishes(self._store.get(kind, key)) == before:
+            # Not what the store knew before: it may know the edit from the reply to a status that was written.
+            if event != "DELETED" and self._accepted.is_current(kind, body):
                 self._queue.add((kind, key))
                 return
             if not self._edited:

@@ -77,13 +77,14 @@ class PoolReconciler:
             self._scaling.forget(key)
             self._statuses.forget("EnginePool", key)
             return None
-        if not self._accepted.is_judged("EnginePool", key):
-            # Looked at when it is.
+        generation = self._accepted.judged_generation("EnginePool", body)
+        if generation is None:
+            # Looked at when it is judged.
             return None
         try:
             observed, again_s = await self._observed(key, body)
             figures = pool_figures(self._reports.window, qualified_name(*key))
-            later_s = await self._statuses.write_pool(body, observed, figures)
+            later_s = await self._statuses.write_pool(body, observed, figures, generation=generation)
         except KubeError as error:
             if error.status == 404:
                 # Deleted meanwhile, and its namespace perhaps: the watch will tell.

@@ -37,13 +37,15 @@ class ResourceStatuses:
         if body is None:
             self._statuses.forget(kind, key)
             return None
-        if not self._accepted.is_judged(kind, key):
+        generation = self._accepted.judged_generation(kind, body)
+        if generation is None:
             return None
         rows = [accepted_condition(self._accepted.problems(kind, key))]
         if kind == "Tenant":
             rows.append(self._keys(key, body))
         try:
-            return await self._statuses.write(kind, body, rows, {}, self._figures(kind, key))
+            figures = self._figures(kind, key)
+            return await self._statuses.write(kind, body, rows, {}, figures, generation=generation)
         except KubeError as error:
             if error.status == 404:
                 return None

@@ -46,20 +46,29 @@ class StatusWriter:
         """The object is gone."""
         self._figures_s.pop((kind, key), None)
 
-    async def write_pool(self, body: Object, observed: Observed, figures: Figures) -> float | None:
+    async def write_pool(self, body: Object, observed: Observed, figures: Figures, *, generation: int) -> float | None:
         """The status of an EnginePool; see `write`."""
-        return await self.write("EnginePool", body, conditions(observed), counts(observed), figures)
+        rows = conditions(observed)
+        return await self.write("EnginePool", body, rows, counts(observed), figures, generation=generation)
 
     async def write(
-        self, kind: str, body: Object, rows: list[Condition], fields: Mapping[str, Any], figures: Figures
+        self,
+        kind: str,
+        body: Object,
+        rows: list[Condition],
+        fields: Mapping[str, Any],
+        figures: Figures,
+        *,
+        generation: int,
     ) -> float | None:
         """Write the status if it is new; seconds after which figures may be written that were held back.
+
+        `generation` is that of the resource that was judged and acted on: `body` may be a later one.
 
         Raises:
             KubeError: the API server refused it.
         """
         key, previous = key_of(body), body.get("status", {})
-        generation = body["metadata"].get("generation", 0)
         now = datetime.fromtimestamp(self._wall_clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         fresh = {
             "observedGeneration": generation,

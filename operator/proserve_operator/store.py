@@ -6,6 +6,8 @@ Level-triggered: the store holds the present, not events; whoever changes it say
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from proserve_operator.names import POOL_LABEL
 
 Object = dict[str, Any]
@@ -53,11 +55,24 @@ class Store:
         yield from list(self._objects.get(kind, {}).items())
 
 
-def wishes(body: Mapping[str, Any] | None) -> tuple[Any, Any]:
-    """What a resource asks for: its status may change without it."""
-    if body is None:
-        return None, None
-    return body.get("spec"), body["metadata"].get("annotations")
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of all versions of a resource asks for something of its own: its status may change without that."""
+
+    uid: str
+    """Of the object: another one may come to have its name."""
+    generation: int
+    """Changes with the spec, and with nothing else."""
+    annotations: Mapping[str, str]
+
+
+def wishes(body: Mapping[str, Any]) -> Wishes:
+    """What a resource asks for."""
+    metadata = body["metadata"]
+    return Wishes(
+        uid=metadata.get("uid", ""),
+        generation=metadata.get("generation", 0),
+        annotations=_read_annotations(metadata),
+    )
 
 
 def version(body: Mapping[str, Any]) -> str:
@@ -69,8 +84,11 @@ def version(body: Mapping[str, Any]) -> str:
 def _trimmed(body: Object) -> Object:
     """Without what is large and not read."""
     metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-    if _UNREAD_ANNOTATION in metadata.get("annotations", {}):
-        metadata["annotations"] = {
-            name: value for name, value in metadata["annotations"].items() if name != _UNREAD_ANNOTATION
-        }
+    if "annotations" in metadata:
+        metadata["annotations"] = _read_annotations(metadata)
     return {**body, "metadata": metadata}
+
+
+def _read_annotations(metadata: Mapping[str, Any]) -> dict[str, str]:
+    annotations = metadata.get("annotations", {})
+    return {name: value for name, value in annotations.items() if name != _UNREAD_ANNOTATION}

@@ -47,13 +47,20 @@ class Bench:
         )
         self.edit(**pool)
 
-    def edit(self, **pool: Any) -> None:
-        """The pool as a user writes it."""
-        body: Data = engine_pool("tiny", **pool)
-        body["metadata"] |= {"namespace": "default", "uid": "u", "generation": 1}
-        known = self.kube.objects.get(("EnginePool", *KEY), {})
-        self.store.put("EnginePool", self.kube.put({**body, "status": known.get("status", {})}))
+    def edit(self, *, uid: str = "u", **pool: Any) -> None:
+        """The pool as a user writes it, and judged."""
+        self.edit_unseen(uid=uid, **pool)
         self.accepted.judge()
+
+    def edit_unseen(self, *, uid: str = "u", **pool: Any) -> None:
+        """An edit that nobody judged yet; with another `uid` the pool is deleted and made again."""
+        body: Data = engine_pool("tiny", **pool)
+        known = self.kube.objects.get(("EnginePool", *KEY), {})
+        if known.get("metadata", {}).get("uid") != uid:
+            known = {}
+        generation = known.get("metadata", {}).get("generation", 0) + (known.get("spec") != body["spec"])
+        body["metadata"] |= {"namespace": "default", "uid": uid, "generation": generation}
+        self.store.put("EnginePool", self.kube.put({**body, "status": known.get("status", {})}))
 
     async def look(self) -> float | None:
         return await self.reconciler.reconcile(KEY)
@@ -72,6 +79,12 @@ class Bench:
         rows = self.kube.objects["EnginePool", *KEY]["status"]["conditions"]
         (found,) = (each for each in rows if each["type"] == name)
         return found["status"], found["reason"]
+
+    @property
+    def observed_generations(self) -> set[int]:
+        """What the status says that it is about."""
+        status = self.kube.objects["EnginePool", *KEY]["status"]
+        return {status["observedGeneration"], *(each["observedGeneration"] for each in status["conditions"])}
 
     def engines_are(self, ready: int) -> None:
         """As the Deployment's controller says."""
@@ -114,10 +127,31 @@ async def test_only_what_changed_is_written() -> None:
     bench = Bench()
     await bench.look()
     bench.edit(engine={"args": ["--max-num-seqs=8"]})
-    assert await bench.quiet_look() == ["apply Deployment engine-tiny"]
+    assert await bench.quiet_look() == ["apply Deployment engine-tiny", "apply EnginePool tiny status"]
     bench.engines_are(1)
     assert await bench.quiet_look() == ["apply EnginePool tiny status"]
     assert bench.condition("Ready") == ("True", "EnginesReady")
+
+
+async def test_status_is_of_the_generation_that_was_judged_not_of_an_edit_since_then() -> None:
+    bench = Bench()
+    await bench.look()
+    bench.edit_unseen(replicas=2)
+    bench.engines_are(1)
+    await bench.look()
+    assert bench.condition("Ready") == ("True", "EnginesReady")
+    assert bench.observed_generations == {1}
+    bench.accepted.judge()
+    await bench.look()
+    assert bench.condition("Ready") == ("True", "SomeEnginesMissing")
+    assert bench.observed_generations == {2}
+
+
+async def test_judgement_of_a_deleted_pool_is_not_that_of_the_next_of_its_name() -> None:
+    bench = Bench(replicas=2)
+    await bench.look()
+    bench.edit_unseen(uid="another")
+    assert await bench.quiet_look() == []
 
 
 async def test_other_processes_go_on_from_the_cluster() -> None:

@@ -1,0 +1,74 @@
+"""The acting operator over a cluster in memory: what watches show reaches judgement and statuses."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from fake_kube import FakeKube, Object
+from proserve_operator import operator_run
+from proserve_operator.operator_run import OperatorRun
+from proserve_operator.settings import OperatorSettings
+from resource_builders import priority_class
+
+LIMIT_S = 30.0
+
+
+class Acting:
+    """An operator that leads, with a hand in place of its watches."""
+
+    def __init__(self, kube: FakeKube, run: OperatorRun) -> None:
+        self.kube = kube
+        self.run = run
+
+    def shown(self, body: Object, event: str | None = "MODIFIED") -> None:
+        self.run.seen(body["kind"], event, body)
+
+    def status(self, kind: str, name: str, namespace: str = "") -> Any:
+        return self.kube.objects[kind, namespace, name].get("status", {})
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while not done():  # noqa: ASYNC110 - what is awaited is seen from outside
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def acting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Acting]:
+    async def watch(*_: object, ready: asyncio.Event, **__: object) -> None:
+        ready.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(operator_run, "watch", watch)
+    kube = FakeKube()
+    run = OperatorRun(kube, OperatorSettings())
+    task = asyncio.create_task(run.act())
+    try:
+        yield Acting(kube, run)
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def high(*, generation: int, **spec: Any) -> Object:
+    body = priority_class("high", **spec)
+    body["metadata"] |= {"uid": "u", "generation": generation}
+    return body
+
+
+async def test_edit_that_came_with_the_reply_to_a_status_is_judged_when_the_watch_shows_it(acting: Acting) -> None:
+    acting.shown(acting.kube.put(high(generation=1)), None)
+    await acting.until(lambda: acting.status("PriorityClass", "high"))
+    before = acting.kube.objects["PriorityClass", "", "high"]
+    edited = acting.kube.put({**high(generation=2, weight=-1), "status": {}})
+    # The status is wanting, so a look writes it, and the reply has the edit in it.
+    acting.shown({**before, "status": {}, "metadata": {**before["metadata"], "resourceVersion": "old"}})
+    await acting.until(lambda: acting.status("PriorityClass", "high"))
+    assert acting.status("PriorityClass", "high")["observedGeneration"] == 1
+    acting.shown(edited)
+    acting.shown(acting.kube.objects["PriorityClass", "", "high"])
+    await acting.until(lambda: acting.status("PriorityClass", "high")["observedGeneration"] == 2)
+    (accepted,) = acting.status("PriorityClass", "high")["conditions"]
+    assert (accepted["status"], accepted["reason"]) == ("False", "Invalid")
