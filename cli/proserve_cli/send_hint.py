@@ -1,4 +1,4 @@
-"""Where a started gateway listens, and a curl command that works as it stands."""
+"""Where a started gateway listens, and how to send it a request."""
 
 import shlex
 from typing import TYPE_CHECKING
@@ -27,16 +27,24 @@ def listening(gateway: "Gateway", *, grpc_host: str) -> str:
     return f"ready: {', '.join(places)}"
 
 
-def curl_command(resources: Resources, http: str) -> str:
-    """A short chat request to the first model, with the key of the first tenant that has one."""
+def sample_request(resources: Resources, http: str, *, private: bool) -> str:
+    """A curl command for a short chat request to the first model, as the first tenant that has a key, under a title.
+
+    The key itself is shown where only the user sees it (`private`): what is not a screen may be a log.
+    """
     body = {
         "model": resources.engine_pools[0].model.name,
         "messages": [{"role": "user", "content": "Hello"}],
         "max_tokens": 16,
         "stream": True,
     }
+    title = "send a request"
     parts = ["curl", "-N", f"{http}/v1/chat/completions", "-H", "content-type: application/json"]
-    key = next((key for tenant in resources.tenants for key in resources.api_keys(tenant)), None)
-    if key is not None:
+    keyed = next((tenant for tenant in resources.tenants if tenant.api_keys), None)
+    if keyed is not None:
+        key, place = resources.api_keys(keyed)[0], keyed.api_keys[0]
+        if not private:
+            key, title = "KEY", f"{title} (KEY: entry {place.key} of Secret {place.name})"
         parts += ["-H", f"authorization: Bearer {key}"]
-    return shlex.join([*parts, "-d", msgspec.json.encode(body).decode()])
+    command = shlex.join([*parts, "-d", msgspec.json.encode(body).decode()])
+    return f"{title}:\n  {command}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from proserve_cli.addresses import Address
 from proserve_cli.local_engines import EngineSpec, EngineState, LocalEngine, LocalEngines
-from proserve_cli.send_hint import curl_command, http_root, listening
+from proserve_cli.send_hint import http_root, listening, sample_request
 from proserve_cli.signals import StopSignals
 from proserve_cli.status_view import ClassLine, EngineLine, Status, show_status
 from proserve_core.gain import GainTotals
@@ -92,7 +93,7 @@ class UpRun:
             raise UpError(f"cannot listen on {self._addresses.grpc}: {error}") from error
         await self._ready(gateway)
         self._say(listening(gateway, grpc_host=self._addresses.grpc.host))
-        self._say(f"send a request:\n  {curl_command(self._resources, http_root(gateway))}")
+        self._say(sample_request(self._resources, http_root(gateway), private=sys.stderr.isatty()))
         status = asyncio.create_task(show_status(self._console, lambda: self._status(gateway, engines)))
         broken = asyncio.create_task(gateway.failed())
         following = asyncio.create_task(follow(self._source, gateway))

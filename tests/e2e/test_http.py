@@ -37,6 +37,14 @@ def test_an_answer_says_which_class_and_engine_served_it(shared: RunningProserve
     assert reply.headers["x-proserve-request-id"]
 
 
+def test_output_that_is_no_screen_holds_no_key(shared: RunningProserve) -> None:
+    with client(shared) as http:
+        http.post("/v1/chat/completions", json=CHAT)
+    assert "send a request (KEY: entry interactive of Secret " in shared.text
+    assert HIGH not in shared.text
+    assert LOW not in shared.text
+
+
 def test_models_are_listed(shared: RunningProserve) -> None:
     with client(shared) as http:
         assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["tiny"]
