@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import ssl
 from collections.abc import AsyncIterator
 
 from proserve_gateway.errors import ApiError
@@ -100,11 +101,21 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def serving(
-    *, head_s: float = 30.0, keep_alive_s: float = 75.0, most_connections: int | None = None
+    *,
+    head_s: float = 30.0,
+    keep_alive_s: float = 75.0,
+    most_connections: int | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Bench]:
     handler = Echo()
     server = DataServer(
-        handler, host="127.0.0.1", port=0, head_s=head_s, keep_alive_s=keep_alive_s, most_connections=most_connections
+        handler,
+        host="127.0.0.1",
+        port=0,
+        head_s=head_s,
+        keep_alive_s=keep_alive_s,
+        most_connections=most_connections,
+        tls=tls,
     )
     await server.start()
     bench = Bench(server, handler)

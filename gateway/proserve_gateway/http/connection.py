@@ -49,6 +49,8 @@ class HttpConnection(asyncio.Protocol):
         self.time = server.loop.time
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
+        self._handshake: asyncio.Task[None] | None = None
+        """Under way; there is no transport yet."""
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._fault: ApiError | None = None
@@ -77,11 +79,23 @@ class HttpConnection(asyncio.Protocol):
         """The answer is complete and the next request waits until the client has taken it."""
         self._drain: asyncio.Future[None] | None = None
 
+    # For the listener of TLS
+
+    def encrypts(self, handshake: asyncio.Task[None]) -> None:
+        """Until there is a transport the connection is no more than its handshake."""
+        self._handshake = handshake
+        self._server.opened(self)
+
+    def never_encrypted(self) -> None:
+        """The handshake has failed; nothing else will be told."""
+        self._server.lost(self)
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio.Transport.
         self._transport = cast(asyncio.Transport, transport)
+        self._handshake = None
         self.send = self._transport.write
         self._server.opened(self)
 
@@ -308,14 +322,18 @@ class HttpConnection(asyncio.Protocol):
         """Close when everything written is sent."""
         self._deaf, self._deferred = True, False
         self._server.waiting.busy(self)
-        if self._transport is not None:
+        if self._handshake is not None:
+            self._handshake.cancel()
+        elif self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
         """Close at once."""
         self._deaf, self._deferred = True, False
         self._server.waiting.busy(self)
-        if self._transport is not None:
+        if self._handshake is not None:
+            self._handshake.cancel()
+        elif self._transport is not None:
             self._transport.abort()
 
     # For requests

@@ -21,10 +21,9 @@ from proserve_gateway.http.listening import (
     possible_connections,
 )
 from proserve_gateway.http.request import HttpHandler
+from proserve_gateway.http.tls_listener import TlsListener
 from proserve_gateway.http.waiting_connections import WaitingConnections
 
-HANDSHAKE_S = 5.0
-"""Of TLS. Short, since a connection counts as one, and can make room for others, only after it."""
 DISCARD_S = 60.0
 """For the rest of a body that was refused: who is cut while sending never sees why."""
 
@@ -63,7 +62,7 @@ class DataServer:
         self._head_s = head_s
         self._keep_alive_s = keep_alive_s
         self._most_connections = most_connections or possible_connections()
-        self._server: asyncio.Server | None = None
+        self._listener: asyncio.Server | TlsListener | None = None
         self._connections: set[HttpConnection] = set()
         self.waiting: WaitingConnections[HttpConnection] = WaitingConnections(self.loop.time)
         self._all_gone = asyncio.Event()
@@ -72,20 +71,18 @@ class DataServer:
 
     async def start(self) -> None:
         """Returns when connections are accepted."""
-        handshake_s = None if self._tls is None else HANDSHAKE_S
-        self._server = await self.loop.create_server(
-            lambda: HttpConnection(self),
-            sock=self._socket,
-            backlog=BACKLOG,
-            ssl=self._tls,
-            ssl_handshake_timeout=handshake_s,
-        )
+        if self._tls is None:
+            self._listener = await self.loop.create_server(
+                lambda: HttpConnection(self), sock=self._socket, backlog=BACKLOG
+            )
+        else:
+            self._listener = TlsListener(self._socket, self._tls, lambda: HttpConnection(self))
         self._sweep()
 
     def close(self) -> None:
         """Accept no more connections and requests; those under way go on."""
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         for connection in list(self._connections):
             connection.last_one()
 
@@ -108,7 +105,7 @@ class DataServer:
     # What connections tell
 
     def opened(self, connection: HttpConnection) -> None:
-        """There is a new connection."""
+        """There is a new connection, or one whose handshake is done."""
         self._connections.add(connection)
         self._all_gone.clear()
         self.waiting.awaits_head(connection)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from fake_openai_engine import FakeEngine, fake_engine
-from proserve_gateway.http import data_server
+from proserve_gateway.http import tls_listener
 from proserve_gateway.rpc import inference_pb2 as pb
 from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
 from proserve_gateway.security.credentials import CredentialFiles
@@ -147,7 +147,7 @@ async def test_clients_must_show_a_certificate_where_one_is_asked_for(tmp_path: 
 async def test_handshake_that_does_not_come_ends_the_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_server, "HANDSHAKE_S", 0.1)
+    monkeypatch.setattr(tls_listener, "HANDSHAKE_S", 0.1)
     credentials = CredentialFiles(tls=TlsFolder(tmp_path).files())
     async with fake_engine() as engine, running(engine, credentials) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.http.port)
