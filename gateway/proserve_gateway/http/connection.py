@@ -252,7 +252,7 @@ class HttpConnection(asyncio.Protocol):
         else:
             # What is left of the body is thrown away, or the client would never see the answer.
             request.body_until_s = self.time() + self._server.discard_s
-            self.resume_reading()
+            self.awaits_body()
 
     def _next(self) -> None:
         if self.paused:
@@ -341,6 +341,15 @@ class HttpConnection(asyncio.Protocol):
     @property
     def date_line(self) -> bytes:
         return self._server.date_line
+
+    def awaits_body(self) -> None:
+        """Read on; until the body is here the connection may make room for others."""
+        self._server.waiting.awaits_body(self)
+        self.resume_reading()
+
+    def has_body(self) -> None:
+        """The body that was awaited is here."""
+        self._server.waiting.busy(self)
 
     def pause_reading(self) -> None:
         if self._reading and self._transport is not None and not self._transport.is_closing():

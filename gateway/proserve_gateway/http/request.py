@@ -112,7 +112,7 @@ class HttpRequest:
         if self.headers.get(b"expect", b"").lower() == b"100-continue" and not self._size:
             connection.send(_CONTINUE)
         self.body_until_s = connection.time() + most_s
-        connection.resume_reading()
+        connection.awaits_body()
         while not self.complete:
             if self._failure is not None:
                 raise self._failure
@@ -122,6 +122,7 @@ class HttpRequest:
             finally:
                 self._waiter = None
         self.body_until_s = float("inf")
+        connection.has_body()
 
     def add_body(self, data: bytes) -> None:
         """A piece of the body has come."""

@@ -121,3 +121,23 @@ async def test_idle_connections_make_room_as_well() -> None:
         assert [await answered(each) for each in kept[1:]] == [True] * 2
         for _, writer in [*kept, late]:
             writer.close()
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+async def test_flood_of_bodies_that_do_not_come_shuts_nobody_out_and_cuts_no_request(keyed: bool) -> None:
+    key = f"authorization: Bearer {GOLD_KEY}\r\n" if keyed else ""
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: here\r\n{key}expect: 100-continue\r\ncontent-length: 9\r\n\r\n"
+    async with fake_engine() as engine, gateway(engine, most_connections=4) as gate:
+        engine.token_gate = asyncio.Event()
+        asking = asyncio.create_task(gate.chat(stream=True))
+        await engine.asked.wait()
+        flood = []
+        for _ in range(6):
+            flood.append(await connect(gate.server.port, head.encode()))
+            assert (await flood[-1][0].read(13)) == (b"HTTP/1.1 100 " if keyed else b"HTTP/1.1 401 ")
+        late = await connect(gate.server.port, b"GET /v1/models HTTP/1.1\r\nhost: here\r\n\r\n")
+        assert (await late[0].readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 401 ")
+        engine.token_gate.set()
+        assert (await asking).text.endswith("data: [DONE]\n\n")
+        for _, writer in [*flood, late]:
+            writer.close()

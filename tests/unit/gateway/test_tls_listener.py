@@ -26,6 +26,16 @@ async def encrypted(bench: Bench) -> Client:
     return bench.clients[-1]
 
 
+async def busy(bench: Bench, body: bytes) -> Client:
+    """A client whose request is being answered until the handler's gate opens."""
+    bench.handler.gate.clear()
+    client = await encrypted(bench)
+    client.send(sized(body))
+    while not bench.handler.asked:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    return client
+
+
 async def ended(client: Client) -> bool:
     with contextlib.suppress(ConnectionError):
         assert await client.rest() == b""
@@ -34,11 +44,7 @@ async def ended(client: Client) -> bool:
 
 async def test_flood_of_half_open_handshakes_shuts_nobody_out_and_cuts_no_request() -> None:
     async with serving(most_connections=4, tls=server_context("first")) as bench:
-        bench.handler.gate.clear()
-        busy = await encrypted(bench)
-        busy.send(sized(b"busy"))
-        while bench.handler.asked == []:
-            await asyncio.sleep(0.005)
+        asking = await busy(bench, b"busy")
         flood = [await bench.client() for _ in range(20)]
         # Part of a hello is as good as nothing.
         for each in flood[::2]:
@@ -48,7 +54,7 @@ async def test_flood_of_half_open_handshakes_shuts_nobody_out_and_cuts_no_reques
         late.send(sized(b"late"))
         bench.handler.gate.set()
         assert await late.answer() == (200, b"late")
-        assert await busy.answer() == (200, b"busy")
+        assert await asking.answer() == (200, b"busy")
 
 
 async def test_failed_handshakes_are_not_counted_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -72,16 +78,12 @@ async def test_failed_handshakes_are_not_counted_and_no_error(caplog: pytest.Log
 
 async def test_closing_server_ends_handshakes_and_accepts_no_more() -> None:
     async with serving(tls=server_context("first")) as bench:
-        busy, half_open = await encrypted(bench), await bench.client()
-        bench.handler.gate.clear()
-        busy.send(sized(b"last"))
-        while bench.handler.asked == []:
-            await asyncio.sleep(0.005)
+        asking, half_open = await busy(bench, b"last"), await bench.client()
         bench.server.close()
         assert await ended(half_open)
         with pytest.raises(ConnectionRefusedError):
             await bench.client()
         bench.handler.gate.set()
-        assert await busy.answer() == (200, b"last")
-        assert await ended(busy)
+        assert await asking.answer() == (200, b"last")
+        assert await ended(asking)
         assert await bench.server.drained(5)

@@ -21,11 +21,15 @@ def test_who_has_waited_longest_makes_room_whatever_for() -> None:
     assert waiting.longest() == "idle"
 
 
-def test_idle_connection_makes_room_for_one_opened_in_the_same_moment() -> None:
+def test_others_make_room_for_a_connection_opened_in_the_same_moment() -> None:
     waiting: WaitingConnections[str] = WaitingConnections(Clock())
-    waiting.idle("idle")
     waiting.awaits_head("opened")
-    assert waiting.longest() == "idle"
+    waiting.awaits_body("body")
+    assert waiting.longest() == "body"
+    waiting.idle("body")
+    assert waiting.longest() == "body"
+    waiting.busy("body")
+    assert waiting.longest() == "opened"
 
 
 def test_late_ones_are_found_and_a_head_counts_from_its_beginning() -> None:
