@@ -57,16 +57,17 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the gain of late that was lost for want of capacity; None: nobody reports."""
     loss_with_one_less: float | None
     """The same, as predicted; None: nobody can tell."""
+    not_ready_s: float = 0.0
+    """How long fewer have been ready than there should be."""
     start_limit_s: float = math.inf
     """How long engines may take to become ready."""
 
 
 class ScalingState(msgspec.Struct, frozen=True, kw_only=True):
-    """Since when one engine more or less is wished for, and since when engines are not ready."""
+    """Since when one engine more or less is wished for."""
 
     more_since_s: float | None = None
     less_since_s: float | None = None
-    starting_since_s: float | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,14 +82,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 def decide(scaling: Scaling, state: ScalingState, sample: Sample) -> Decision:
     """The number of engines from now on, within the pool's limits."""
     engines = min(max(sample.engines, scaling.min_engines), scaling.max_engines)
-    starting_since_s = None
-    if sample.ready < engines:
-        starting_since_s = sample.at_s if state.starting_since_s is None else state.starting_since_s
     if sample.loss is None:
-        calm = ScalingState(starting_since_s=starting_since_s)
-        return _stay(engines, Verdict.BLIND, "no gateway reports the pool's gain", calm)
-    if starting_since_s is not None:
-        return _while_starting(scaling, state, sample, engines, starting_since_s)
+        return _stay(engines, Verdict.BLIND, "no gateway reports the pool's gain", ScalingState())
+    if sample.ready < engines:
+        return _while_starting(scaling, state, sample, engines)
     most = scaling.max_loss_percent / 100
     if sample.loss > most:
         return _wish_more(scaling, state, sample, engines)
@@ -107,26 +104,23 @@ def decide(scaling: Scaling, state: ScalingState, sample: Sample) -> Decision:
     )
 
 
-def _while_starting(
-    scaling: Scaling, state: ScalingState, sample: Sample, engines: int, starting_since_s: float
-) -> Decision:
+def _while_starting(scaling: Scaling, state: ScalingState, sample: Sample, engines: int) -> Decision:
     text = f"{sample.ready} of {engines} engines are ready"
-    calm = ScalingState(starting_since_s=starting_since_s)
-    if sample.at_s - starting_since_s < sample.start_limit_s:
-        return _stay(engines, Verdict.STARTING, f"{text}; nothing is decided until all are", calm)
+    if sample.not_ready_s < sample.start_limit_s:
+        return _stay(engines, Verdict.STARTING, f"{text}; nothing is decided until all are", ScalingState())
     loss = sample.loss or 0.0
     if engines <= scaling.min_engines or loss > CALM * scaling.max_loss_percent / 100:
-        return _stay(engines, Verdict.LATE, f"{text}; the others did not start in time", calm)
+        return _stay(engines, Verdict.LATE, f"{text}; the others did not start in time", ScalingState())
     since_s = sample.at_s if state.less_since_s is None else state.less_since_s
     if sample.at_s - since_s < scaling.scale_down_delay_s:
-        waiting = ScalingState(less_since_s=since_s, starting_since_s=starting_since_s)
+        waiting = ScalingState(less_since_s=since_s)
         return _stay(engines, Verdict.LATE, f"{text}; the others did not start in time", waiting)
     # What is not ready goes first, and costs nothing: no prediction is needed.
     return Decision(
         engines=engines - 1,
         verdict=Verdict.DOWN,
         message=f"{engines} -> {engines - 1}: {text}, and {_percent(loss)} of the gain is lost with these",
-        state=calm,
+        state=ScalingState(),
     )
 
 

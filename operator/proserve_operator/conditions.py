@@ -1,6 +1,7 @@
 """Conditions of a status: made anew each time, with the time of the last change kept."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -50,6 +51,16 @@ def told(condition: Condition, status: Mapping[str, Any]) -> bool:
     """Whether the status has the condition with this status and reason."""
     row = (condition.type, condition.status_text, condition.reason)
     return any((each["type"], each["status"], each["reason"]) == row for each in status.get("conditions", ()))
+
+
+def false_for_s(name: str, status: Mapping[str, Any], *, now_s: float) -> float:
+    """How long a status has said that this condition does not hold; 0 if it says otherwise. `now_s` is wall-clock time.
+
+    It stands in the cluster, so it outlives the operator's process."""
+    for row in status.get("conditions", ()):
+        if row["type"] == name and row["status"] == "False":
+            return max(0.0, now_s - datetime.fromisoformat(row["lastTransitionTime"]).timestamp())
+    return 0.0
 
 
 def shortened(message: str) -> str:

@@ -22,6 +22,8 @@ PER_S = 1 / 60
 SAME_S = 600.0
 _EXPECTED = (Reason.FIXED, Reason.NO_ENGINES, Reason.ENGINES_STARTING)
 """Reasons of a condition that is False without anything being wrong."""
+_UNTOLD = ("Complete",)
+"""Conditions that change only when another one tells the same."""
 KEPT = 4096
 """Objects and words that are remembered."""
 
@@ -44,6 +46,8 @@ class Events:
         wrong is worth one."""
         before = {each["type"]: (each["status"], each["reason"]) for each in previous.get("conditions", ())}
         for each in body.get("status", {}).get("conditions", ()):
+            if each["type"] in _UNTOLD:
+                continue
             bad = each["status"] == "False" and each["reason"] not in _EXPECTED
             known = before.get(each["type"])
             if known != (each["status"], each["reason"]) and (bad or known is not None):

@@ -69,7 +69,7 @@ class OperatorRun:
             kube=kube,
             store=self._store,
             accepted=self._accepted,
-            scaling=PoolScaling(self._reports, clock=clock, every_s=settings.report_s),
+            scaling=PoolScaling(self._reports, clock=clock, wall_clock=wall_clock, every_s=settings.report_s),
             reports=self._reports,
             statuses=statuses,
             settings=settings,

@@ -1,6 +1,7 @@
 """How many engines a pool should have now: its `replicas`, or what its gain says (`proserve_core.scaling`).
 
-The number lives in the Deployment, so that another operator process goes on from it. Messages of conditions say
+The number lives in the Deployment and since when engines are missing in the pool's status, so that another operator
+process goes on from there. Messages of conditions say
 nothing that changes all the time: each change is a write.
 """
 
@@ -12,7 +13,7 @@ import msgspec
 from proserve_core.pools import EnginePool
 from proserve_core.resources.conditions import Reason
 from proserve_core.scaling import Decision, Sample, ScalingState, Verdict, capacity_loss, decide
-from proserve_operator.conditions import Condition
+from proserve_operator.conditions import Condition, false_for_s
 from proserve_operator.desired import start_deadline_s
 from proserve_operator.gain_window import Mark
 from proserve_operator.names import qualified_name
@@ -51,9 +52,12 @@ class _Memory(msgspec.Struct):
 class PoolScaling:
     """Decides for all pools, and remembers what stabilises the decisions."""
 
-    def __init__(self, reports: Reports, *, clock: Callable[[], float], every_s: float) -> None:
+    def __init__(
+        self, reports: Reports, *, clock: Callable[[], float], wall_clock: Callable[[], float], every_s: float
+    ) -> None:
         self._reports = reports
         self._clock = clock
+        self._wall_clock = wall_clock
         self._every_s = every_s
         self._memories: dict[Key, _Memory] = {}
 
@@ -61,13 +65,16 @@ class PoolScaling:
         """The pool is gone."""
         self._memories.pop(key, None)
 
-    def decide(self, key: Key, pool: EnginePool, deployment: Mapping[str, Any] | None) -> tuple[int, float | None]:
-        """Engines, and after how many seconds to decide again. `followed` tells that it was done."""
+    def decide(
+        self, key: Key, pool: EnginePool, deployment: Mapping[str, Any] | None, status: Mapping[str, Any]
+    ) -> tuple[int, float | None]:
+        """Engines, and after how many seconds to decide again. `followed` tells that it was done. `status` is the
+        pool's."""
         if pool.scaling is None:
             self.forget(key)
             return pool.replicas, None
         memory = self._memories.setdefault(key, _Memory(ScalingState()))
-        sample = self._sample(memory, pool, deployment)
+        sample = self._sample(memory, pool, deployment, status)
         memory.decision = decision = decide(pool.scaling, memory.state, sample)
         memory.changes = decision.engines != sample.engines
         if not memory.changes:
@@ -86,7 +93,9 @@ class PoolScaling:
         if (reason := _CHANGES.get(memory.decision.verdict)) is not None:
             memory.told, memory.told_s = _scaling(True, reason, memory.decision.message), self._clock()
 
-    def _sample(self, memory: _Memory, pool: EnginePool, deployment: Mapping[str, Any] | None) -> Sample:
+    def _sample(
+        self, memory: _Memory, pool: EnginePool, deployment: Mapping[str, Any] | None, status: Mapping[str, Any]
+    ) -> Sample:
         there = deployment or {}
         window, subject = self._reports.window, _subject((pool.namespace, pool.name))
         engines = there.get("spec", {}).get("replicas", pool.replicas)
@@ -101,6 +110,7 @@ class PoolScaling:
             ready=ready,
             loss=capacity_loss(recent) if window.reporting else None,
             loss_with_one_less=self._reports.loss_with_one_less(subject[1]),
+            not_ready_s=false_for_s("Complete", status, now_s=self._wall_clock()),
             start_limit_s=start_deadline_s(pool),
         )
 

@@ -42,7 +42,7 @@ def _why(problems: Sequence[ResourceError]) -> Reason:
 
 def conditions(observed: Observed) -> list[Condition]:
     """All conditions of the pool."""
-    return [accepted(observed.problems), _ready(observed), observed.scaling or _fixed()]
+    return [accepted(observed.problems), _ready(observed), _complete(observed), observed.scaling or _fixed()]
 
 
 def counts(observed: Observed) -> dict[str, Any]:
@@ -86,6 +86,22 @@ def _ready(observed: Observed) -> Condition:
     if ready > 0:
         return _condition(True, Reason.SOME_ENGINES_MISSING, f"{text}, {updated} are of the newest version")
     return _condition(False, Reason.ENGINES_STARTING, text)
+
+
+def _complete(observed: Observed) -> Condition:
+    if observed.pool is None:
+        return _completeness(None, Reason.INVALID, "the pool is not accepted")
+    if observed.pool.endpoints:
+        return _completeness(None, Reason.EXTERNAL_ENGINES, "the pool lists endpoints")
+    if observed.desired == 0:
+        return _completeness(True, Reason.NO_ENGINES, "the pool is scaled to 0")
+    if _deployment_status(observed).get("readyReplicas", 0) >= observed.desired:
+        return _completeness(True, Reason.ENGINES_READY, "all engines are ready")
+    return _completeness(False, Reason.SOME_ENGINES_MISSING, "fewer engines are ready than there should be")
+
+
+def _completeness(status: bool | None, reason: Reason, message: str) -> Condition:
+    return Condition(type="Complete", status=status, reason=reason, message=message)
 
 
 def _is_stuck(status: Mapping[str, Any]) -> bool:

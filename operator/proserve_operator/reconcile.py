@@ -101,7 +101,7 @@ class PoolReconciler:
         name, uid = (key[0], child_name(key[1])), body["metadata"]["uid"]
         if pool.scaling is not None and not pool.endpoints:
             await self._find_deployment(name, uid)
-        replicas, again_s = self._scaling.decide(key, pool, self._store.get("Deployment", name))
+        replicas, again_s = self._scaling.decide(key, pool, self._store.get("Deployment", name), body.get("status", {}))
         refusal = None
         if replicas < _replicas(self._store.get("Deployment", name)):
             await price_pods(self._kube, self._reports, pool)

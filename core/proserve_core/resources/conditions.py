@@ -83,6 +83,17 @@ _READY = ConditionType(
         "message names the field), so engines are left as they are.",
     },
 )
+_COMPLETE = ConditionType(
+    name="Complete",
+    description="As many engines are ready as there should be, of whatever version.",
+    reasons={
+        Reason.ENGINES_READY: "All are.",
+        Reason.SOME_ENGINES_MISSING: "Some or all are not, since `lastTransitionTime`: see the pool's pods.",
+        Reason.NO_ENGINES: "The pool is scaled to 0, so none is missing.",
+        Reason.EXTERNAL_ENGINES: "The pool lists endpoints, which the gateways watch.",
+        Reason.INVALID: "The pool is not accepted, so there is no number to compare with.",
+    },
+)
 _SCALING = ConditionType(
     name="ScalingActive",
     description="The number of engines follows the gain that one more or one less would bring.",
@@ -101,7 +112,7 @@ _SCALING = ConditionType(
 CONDITIONS: Mapping[str, tuple[ConditionType, ...]] = {
     "PriorityClass": (_ACCEPTED,),
     "Tenant": (_ACCEPTED, _KEYS),
-    "EnginePool": (_ACCEPTED, _READY, _SCALING),
+    "EnginePool": (_ACCEPTED, _READY, _COMPLETE, _SCALING),
 }
 """By kind."""
 

@@ -34,7 +34,8 @@ def after(seconds: float, *, step_s: float = 15.0, scaling: Scaling = SCALING, *
     """The decision when a sample holds for so long."""
     state, at_s = ScalingState(), 0.0
     while True:
-        decision = decide(scaling, state, sample(at_s=at_s, **changes))
+        now = sample(at_s=at_s, **changes)
+        decision = decide(scaling, state, msgspec.structs.replace(now, not_ready_s=at_s if now.ready < 4 else 0.0))
         state = decision.state
         if at_s >= seconds or decision.engines != CALM.engines:
             return decision

@@ -63,6 +63,21 @@ def test_accepted_says_everything_that_is_wrong() -> None:
         assert all(problem.problem in accepted.message and problem.fix in accepted.message for problem in problems)
 
 
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        (Observed(pool=POOL, desired=2, deployment=deployment(ready=2, updated=0)), "True"),
+        (Observed(pool=POOL, desired=2, deployment=deployment(ready=1, updated=2)), "False"),
+        (Observed(pool=POOL, desired=2), "False"),
+        (Observed(pool=POOL, desired=0), "True"),
+        (Observed(pool=None), "Unknown"),
+    ],
+)
+def test_pool_is_complete_when_as_many_engines_are_ready_as_there_should_be(observed: Observed, expected: str) -> None:
+    (complete,) = (each for each in conditions(observed) if each.type == "Complete")
+    assert complete.status_text == expected
+
+
 def test_every_reason_that_is_given_is_documented() -> None:
     documented = {(each.name, reason) for each in CONDITIONS["EnginePool"] for reason in each.reasons}
     for observed in (Observed(pool=POOL, desired=2), Observed(pool=None), Observed(pool=POOL)):

@@ -37,7 +37,7 @@ class Bench:
             kube=self.kube,
             store=self.store,
             accepted=self.accepted,
-            scaling=PoolScaling(self.reports, clock=clock, every_s=15.0),
+            scaling=PoolScaling(self.reports, clock=clock, wall_clock=clock, every_s=15.0),
             reports=self.reports,
             statuses=StatusWriter(
                 kube=self.kube, store=self.store, events=events, clock=clock, wall_clock=clock, status_s=60.0
@@ -311,6 +311,30 @@ async def test_scaled_pool_keeps_its_engines_while_nobody_reports() -> None:
     await bench.look()
     assert bench.deployment["spec"]["replicas"] == 3
     assert bench.condition("ScalingActive") == ("False", "NoReport")
+
+
+async def test_new_leader_knows_since_when_engines_are_missing() -> None:
+    spec = {"scaling": {"min": 1, "max": 8, "scaleDownDelay": "10s"}, "engine": {"startLimit": "10s"}}
+    old = Bench(**spec)
+    await old.look()
+    old.engines_are(1)
+    old.store.put("Deployment", old.kube.put({**old.deployment, "spec": {**old.deployment["spec"], "replicas": 3}}))
+    old.report(requests=0, lost=0)
+    await old.look()
+    assert old.condition("Complete") == ("False", "SomeEnginesMissing")
+    new = Bench(**spec)
+    new.kube.objects = old.kube.objects
+    for kind, name in (("EnginePool", KEY), ("Deployment", ("default", "engine-tiny"))):
+        new.store.put(kind, new.kube.objects[kind, *name])
+    new.accepted.judge()
+    new.now_s = old.now_s + 615
+    new.report(requests=0, lost=0)
+    await new.look()
+    assert new.condition("ScalingActive") == ("False", "SomeEnginesMissing")
+    new.now_s += 15
+    new.report(requests=0, lost=0)
+    await new.look()
+    assert new.deployment["spec"]["replicas"] == 2
 
 
 async def test_new_leader_that_sees_the_pool_before_its_deployment_keeps_the_engines() -> None:
