@@ -4,10 +4,7 @@ A server library between socket and application cost more than all it did there 
 the data path needs and no more: requests one after another, pipelined ones in their order, bodies and streamed answers
 with back-pressure, limits on everything that a client decides.
 
-Whoever forwards requests must never disagree with another proxy about their ends (request smuggling). The parser
-(llhttp) refuses two lengths, a length beside chunks, line ends without CR, folded headers and spaces before the colon;
-refused here are other transfer codings, chunks in HTTP/1.0, and a second `Host`, `Authorization` or length. A refused
-connection is closed, since nobody knows where its next request would begin.
+What is refused is in `framing`; a refused connection is closed, since nobody knows where its next request would begin.
 """
 
 import asyncio
@@ -18,8 +15,9 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
-from proserve_gateway.configuration.catalog_terms import CONTROL_HEADERS
 from proserve_gateway.errors import ApiError
+from proserve_gateway.http.framing import ONCE, fault_of, twice
+from proserve_gateway.http.leaving import has_left
 from proserve_gateway.http.request import EARLY_BODY_BYTES, BodyTooSlowError, HttpRequest
 from proserve_gateway.http.request_target import path_of
 
@@ -30,11 +28,6 @@ logger = logging.getLogger(__name__)
 
 MOST_PIPELINED = 16
 """Requests that may wait for the answer to the one before; clients that pipeline more are cut after those."""
-_ONCE = frozenset(
-    {b"authorization", b"content-length", b"content-type", b"host", b"transfer-encoding", b"upgrade"}
-    | {name.encode() for name in CONTROL_HEADERS}
-)
-"""Headers that say whose a request is, what it asks for and where it ends: never twice."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -119,7 +112,7 @@ class HttpConnection(asyncio.Protocol):
         if self._deaf or not self._parse(data):
             return
         if self._queue:
-            # Reading goes on, or nobody would notice that the client has left.
+            # Reading goes on for a while, since it shows at once when the client leaves; then `look_for_end` does.
             self._ahead_bytes += len(data)
             if self._ahead_bytes > EARLY_BODY_BYTES or len(self._queue) >= MOST_PIPELINED:
                 self.pause_reading()
@@ -182,8 +175,8 @@ class HttpConnection(asyncio.Protocol):
             return  # a trailer: nobody reads it
         name = name.lower()
         headers = self._headers
-        if name in headers and name in _ONCE:
-            self._fault = _bad_request(f"the header {name.decode('latin-1')} is there twice: send it once")
+        if name in headers and name in ONCE:
+            self._fault = twice(name)
         headers[name] = value
 
     def on_headers_complete(self) -> None:
@@ -193,7 +186,7 @@ class HttpConnection(asyncio.Protocol):
         parser, headers = self._parser, self._headers
         version = parser.get_http_version()
         old = version != "1.1"
-        fault = self._fault or _fault_of(headers, version)
+        fault = self._fault or fault_of(headers, version)
         if fault is not None:
             self._refuse_with(fault)
             return
@@ -295,6 +288,14 @@ class HttpConnection(asyncio.Protocol):
         else:
             self.close()
 
+    def look_for_end(self) -> None:
+        """End it if the client has left; to be asked now and then, as nothing shows it while nothing is read."""
+        transport = self._transport
+        if self._reading or transport is None or transport.is_closing():
+            return
+        if has_left(transport.get_extra_info("socket").fileno()):
+            self.abort()
+
     def _too_large(self) -> None:
         most = self._server.head_bytes
         self._refuse(431, "headers_too_large", f"headers, chunk extensions or trailers are larger than {most} bytes")
@@ -369,23 +370,3 @@ class HttpConnection(asyncio.Protocol):
                 await self._drain
             finally:
                 self._drain = None
-
-
-def _fault_of(headers: dict[bytes, bytes], version: str) -> ApiError | None:
-    """What is wrong with how the request says whom it is for and where it ends."""
-    if version == "1.1":
-        if b"host" not in headers:
-            return _bad_request("the header host is missing: HTTP/1.1 asks for it")
-    elif version != "1.0":
-        return _bad_request(f"HTTP/{version} is not spoken here: send HTTP/1.1")
-    coding = headers.get(b"transfer-encoding")
-    if coding is not None:
-        if version != "1.1":
-            return _bad_request("chunks are HTTP/1.1: send a Content-Length")
-        if coding.strip().lower() != b"chunked":
-            return _bad_request("Transfer-Encoding: only chunked is understood")
-    return None
-
-
-def _bad_request(message: str) -> ApiError:
-    return ApiError(status=400, code="invalid_http", error_type="invalid_request_error", message=message)

@@ -127,6 +127,7 @@ class DataServer:
         for connection in list(self._connections):
             if connection.active is not None and connection.active.body_until_s < now_s:
                 connection.too_slow()
+            connection.look_for_end()
         self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
 
     @property

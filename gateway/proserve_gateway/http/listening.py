@@ -8,6 +8,9 @@ KEEP_ALIVE_S = 75
 BACKLOG = 2048
 CLIENT_STALL_MS = 60_000
 """How long a client may take nothing of what was sent before the kernel cuts its connection."""
+_SILENCE_S = 30
+"""After which the kernel asks a client's whether it is still there, and again every third of that. A machine that is
+gone says nothing; a request that is not streamed would run to its end for nobody."""
 HEAD_BYTES = 65536
 """Of a request's line and headers."""
 HEAD_S = 30.0
@@ -27,8 +30,13 @@ def listen(host: str, port: int, *, stall_ms: int = CLIENT_STALL_MS) -> socket.s
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    # Accepted connections inherit all of these.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _SILENCE_S)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _SILENCE_S // 3)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Accepted connections inherit it. Neither asyncio nor uvicorn ever gives a stalled client up.
+        # Neither asyncio nor uvicorn ever gives a stalled client up.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_ms)
     return listening
 

@@ -164,6 +164,21 @@ async def test_leaving_client_cancels_its_handler(requests: int) -> None:
                 await asyncio.sleep(0.005)
 
 
+@pytest.mark.parametrize("body", [bytes(70_000), b""], ids=["bytes", "requests"])
+async def test_client_that_leaves_while_nothing_more_is_read_from_it_cancels_its_handler(body: bytes) -> None:
+    async with serving(keep_alive_s=1.0) as bench:
+        bench.handler.gate.clear()
+        client = await bench.client()
+        client.send(sized(b"x"))
+        await asyncio.sleep(0.05)
+        client.send(sized(body) * (1 if body else 16))
+        await asyncio.sleep(0.05)
+        client.writer.transport.abort()
+        async with asyncio.timeout(20):
+            while not bench.handler.cancelled:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+
 async def test_fault_of_the_handler_cuts_the_connection_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with serving() as bench:
         client = await bench.client()
