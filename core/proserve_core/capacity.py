@@ -1,15 +1,26 @@
 """The capacity snapshot an engine publishes and a gateway routes on: schema and (de)serialisation.
 
 Served as JSON by `GET /capacity`; `?after=SEQ&wait=MS` holds the reply until `seq` differs. All times are relative
-(ages, time left), because engine and gateway share no clock.
+(ages, time left), because engine and gateway share no clock. Numbers out of range are refused here, so that nobody who
+computes with a snapshot meets a division by zero, an overflow or a negative count.
 """
+
+from typing import Annotated
 
 import msgspec
 
+from proserve_core.facts import LEAST_TPOT_S
 from proserve_core.latency import LatencyModel
 
 CAPACITY_VERSION = 1
 MAX_ROWS = 512
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+"""Of gain or of time."""
+TimeLeft = Annotated[float, msgspec.Meta(ge=-1e18, le=1e18)]
+TokenTime = Annotated[float, msgspec.Meta(ge=LEAST_TPOT_S, le=1e18)]
+_MOST_COEFFICIENT_S = 1e6
 
 
 class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,60 +28,60 @@ class RequestRow(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     priority_class: str
-    weight: float
-    first_token_gain: float
-    output_token_gain: float
-    tpot_s: float
+    weight: Amount
+    first_token_gain: Amount
+    output_token_gain: Amount
+    tpot_s: TokenTime
     decoding: bool
     resident: bool
-    prefill_tokens: int
+    prefill_tokens: Count
     """Tokens left to prefill before the next token; 0 for a decode."""
-    context_tokens: int
+    context_tokens: Count
     """Tokens whose KV is computed."""
-    emitted_tokens: int
-    deadline_in_s: float
+    emitted_tokens: Count
+    deadline_in_s: TimeLeft
     """Time until the next token's deadline when the snapshot was taken; negative when late."""
 
 
 class ClassTotals(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over all requests of a class, the ones beyond `MAX_ROWS` included."""
 
-    waiting: int = 0
-    running: int = 0
-    prefill_tokens: int = 0
-    decode_context_tokens: int = 0
+    waiting: Count = 0
+    running: Count = 0
+    prefill_tokens: Count = 0
+    decode_context_tokens: Count = 0
 
 
 class CapacitySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """State of one engine."""
 
     version: int = CAPACITY_VERSION
-    seq: int
+    seq: Count
     """Grows by one with every published change; starts anew with the engine process (see `engine_id`)."""
     engine_id: str
     """Random per engine process."""
     model: str
     policy: str
-    age_s: float
+    age_s: Amount
     """How old the snapshot was when it was sent."""
-    block_size: int
-    blocks: int
-    free_blocks: int
-    reclaimable_blocks: int = 0
+    block_size: Count
+    blocks: Count
+    free_blocks: Count
+    reclaimable_blocks: Count = 0
     """Free blocks that still hold a reusable prefix (included in `free_blocks`)."""
-    host_blocks: int = 0
-    free_host_blocks: int = 0
-    running: int
-    waiting: int
-    max_sequences: int
-    max_step_tokens: int
-    step_age_s: float | None = None
+    host_blocks: Count = 0
+    free_host_blocks: Count = 0
+    running: Count
+    waiting: Count
+    max_sequences: Count
+    max_step_tokens: Count
+    step_age_s: Amount | None = None
     """Time since the running step began; None while idle."""
-    step_predicted_s: float | None = None
+    step_predicted_s: Amount | None = None
     latency: LatencyModel
-    latency_error: float | None = None
+    latency_error: Amount | None = None
     """Mean absolute percentage error of recent step predictions, as a ratio; None before the first."""
-    preemptions: int = 0
+    preemptions: Count = 0
     """Since the engine started."""
     draining: bool = False
     classes: dict[str, ClassTotals] = {}
@@ -98,7 +109,8 @@ def decode_snapshot(data: bytes) -> CapacitySnapshot:
     """Parse a snapshot.
 
     Raises:
-        CapacityError: malformed JSON, a wrong type, or another major version; the message says which.
+        CapacityError: malformed JSON, a wrong type, a number out of range, or another major version; the message says
+            which.
     """
     try:
         snapshot = _decoder.decode(data)
@@ -107,6 +119,10 @@ def decode_snapshot(data: bytes) -> CapacitySnapshot:
         raise CapacityError(f"not a capacity snapshot: {error}") from error
     if snapshot.version != CAPACITY_VERSION:
         _check_version(data)
+    for name in LatencyModel.__struct_fields__:
+        value = getattr(snapshot.latency, name)
+        if not 0 <= value <= _MOST_COEFFICIENT_S:
+            raise CapacityError(f"not a capacity snapshot: `$.latency.{name}` is {value:g}, not from 0 to 1e6 seconds")
     return snapshot
 
 

@@ -1,10 +1,10 @@
 """What an engine that publishes no capacity tells of itself in its Prometheus metrics: vLLM's and SGLang's names.
 
 Only the few gauges that routing can use are looked for, by name: a scrape of vLLM has thousands of lines, and a parser
-of the format would read them all. Engines with data parallelism have a line per rank, whose counts add up.
+of the format would read them all. Engines with data parallelism have a line per rank, whose counts add up. Numbers that
+no engine can mean are left out: what a server writes is not to be trusted with the gateway's arithmetic.
 """
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -34,8 +34,10 @@ _WAITING = _gauge("vllm:num_requests_waiting", "sglang:num_queue_reqs")
 _USAGE = _gauge("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage")
 _TOKENS = _gauge("sglang:max_total_num_tokens")
 _CONFIG = re.compile(rb"^vllm:cache_config_info\{([^\n]*)\}", re.MULTILINE)
-_BLOCK_SIZE = re.compile(rb'\bblock_size="(\d+)"')
-_BLOCKS = re.compile(rb'\bnum_gpu_blocks="(\d+)"')
+_BLOCK_SIZE = re.compile(rb'\bblock_size="(\d{1,12})"')
+_BLOCKS = re.compile(rb'\bnum_gpu_blocks="(\d{1,12})"')
+_MOST = 1e12
+"""Of anything that is counted here."""
 
 
 def read_metrics(text: bytes) -> EngineReading | None:
@@ -75,6 +77,6 @@ def _values(pattern: "re.Pattern[bytes]", text: bytes) -> list[float]:
             value = float(written)
         except ValueError:
             continue
-        if math.isfinite(value) and value >= 0:
+        if 0 <= value <= _MOST:
             values.append(value)
     return values

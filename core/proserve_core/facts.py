@@ -20,6 +20,9 @@ AGE_MS = "proserve_age_ms"
 CLIENT = "proserve_client"
 _KEYS = frozenset({CLASS, WEIGHT, FIRST_GAIN, TOKEN_GAIN, TTFT_MS, TPOT_MS, AGE_MS})
 
+LEAST_TPOT_S = 1e-6
+"""Time per output token that a request may ask for: loads are shares of it."""
+
 
 class FactsError(ValueError):
     """A class fact is missing or is not a usable number; the message names the key."""
@@ -54,15 +57,18 @@ def decode_facts(extra_args: Mapping[str, object] | None) -> RequestFacts | None
     """Facts of a request; None for one without class facts (the default class).
 
     Raises:
-        FactsError: some facts are there but one is missing, is not a number or is negative, the class has no name, or
-            the client is no text.
+        FactsError: some facts are there but one is missing, is not a number or is out of range, the class has no name,
+            or the client is no text.
     """
     if not extra_args or _KEYS.isdisjoint(extra_args):
         return None
     priority_class = extra_args.get(CLASS)
     if not isinstance(priority_class, str) or not priority_class:
         raise FactsError(f"vllm_xargs.{CLASS}: expected the name of a priority class, got {priority_class!r}")
-    objectives = ServiceObjectives(ttft_s=_number(extra_args, TTFT_MS) / 1e3, tpot_s=_number(extra_args, TPOT_MS) / 1e3)
+    objectives = ServiceObjectives(
+        ttft_s=_number(extra_args, TTFT_MS) / 1e3,
+        tpot_s=_number(extra_args, TPOT_MS, least=LEAST_TPOT_S * 1e3) / 1e3,
+    )
     terms = ServiceTerms(
         priority_class=priority_class,
         weight=_number(extra_args, WEIGHT),
@@ -81,12 +87,12 @@ def default_terms() -> ServiceTerms:
     return DEFAULT_CLASS.terms()
 
 
-def _number(extra_args: Mapping[str, object], key: str) -> float:
+def _number(extra_args: Mapping[str, object], key: str, least: float = 0.0) -> float:
     value = extra_args.get(key)
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise FactsError(f"vllm_xargs.{key}: expected a number, got {value!r}") from None
-    if not 0 <= number < 1e12:
-        raise FactsError(f"vllm_xargs.{key}: expected a number from 0 to 1e12, got {value!r}")
+    if not least <= number < 1e12:
+        raise FactsError(f"vllm_xargs.{key}: expected a number from {least:g} to 1e12, got {value!r}")
     return number

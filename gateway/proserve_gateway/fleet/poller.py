@@ -119,13 +119,13 @@ class Poller:
         while True:
             began_s = clock()
             try:
-                found = await follower.poll(began_s)
-            except MissedPollError as missed:
-                self._fleet.poll_missed(engine, str(missed))
-                result, pause_s = PollResult.MISSED, self._settings.retry_s
-            else:
-                result, pause_s = self._take(engine, follower, found)
+                result, pause_s = self._take(engine, follower, await follower.poll(began_s))
                 pause_s += began_s - clock()
+            except Exception as error:  # whatever one engine says must not end the polls of all others
+                if not isinstance(error, MissedPollError) and engine.last_error != str(error):
+                    log.exception("engine %s: a fault of the gateway with what it answered", engine.target.name)
+                self._fleet.poll_missed(engine, str(error))
+                result, pause_s = PollResult.MISSED, self._settings.retry_s
             if self._on_poll is not None:
                 self._on_poll(engine.target.name, result)
             # Against the last poll's end: requests that fail change the state between polls too.

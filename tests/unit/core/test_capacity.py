@@ -1,6 +1,7 @@
 """Capacity snapshots survive the wire; what is not one, or not of this version, is refused with the reason."""
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -92,6 +93,32 @@ def test_fields_an_older_release_did_not_send_take_their_defaults() -> None:
 def test_anything_else_is_refused_with_the_reason(data: bytes, names: str) -> None:
     with pytest.raises(CapacityError, match=f"not a capacity snapshot.*{names}"):
         decode_snapshot(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("rows.0.tpot_s", 0),
+        ("rows.0.tpot_s", 1e-300),
+        ("rows.0.weight", -1),
+        ("rows.0.prefill_tokens", 10**15),
+        ("classes.high.waiting", -1),
+        ("latency.context_s", -1e-9),
+        ("latency.floor_s", 1e300),
+        ("age_s", 1e300),
+        ("free_blocks", -1),
+    ],
+)
+def test_number_that_no_engine_can_mean_is_refused_by_name(path: str, value: float) -> None:
+    fields = json.loads(encode_snapshot(SNAPSHOT))
+    place: Any = fields
+    *parents, name = path.split(".")
+    for parent in parents:
+        place = place[int(parent) if parent.isdigit() else parent]
+    place[name] = value
+
+    with pytest.raises(CapacityError, match=rf"not a capacity snapshot: .*\.{name}`"):
+        decode_snapshot(json.dumps(fields).encode())
 
 
 @pytest.mark.parametrize("fields", [{}, {"blocks": {"device": 100, "host": 0}}], ids=["same fields", "other fields"])

@@ -62,6 +62,7 @@ def test_samples_without_labels_are_understood() -> None:
         b"vllm:num_requests_running NaN\nvllm:num_requests_waiting 1\n",
         b"vllm:num_requests_running many\nvllm:num_requests_waiting 1\n",
         b"vllm:num_requests_running -1\nvllm:num_requests_waiting 1\n",
+        b"vllm:num_requests_running 1.7e308\nvllm:num_requests_waiting 1\n",
         b"x_vllm:num_requests_running 1\nx_vllm:num_requests_waiting 1\n",
     ],
 )
@@ -69,8 +70,20 @@ def test_what_is_no_engine_or_makes_no_sense_is_nothing(text: bytes) -> None:
     assert read_metrics(text) is None
 
 
-@given(st.binary(max_size=300))
-def test_nothing_that_a_server_sends_breaks_it(noise: bytes) -> None:
-    for text in (noise, VLLM + noise, VLLM.replace(b"17.0", noise), VLLM.replace(b"28750", noise)):
+def test_a_number_of_blocks_that_no_engine_has_is_left_out() -> None:
+    reading = read_metrics(VLLM.replace(b"28750", b"9" * 5000))
+    assert reading == EngineReading(running=17, waiting=4, kv_usage=0.25, block_size=16)
+
+
+numbers = st.one_of(st.floats().map(repr), st.integers().map(str), st.integers(1, 6000).map(lambda count: "9" * count))
+
+
+@given(st.lists(st.one_of(st.binary(max_size=300), numbers.map(str.encode)), min_size=1, max_size=2))
+def test_nothing_that_a_server_sends_breaks_it(written: list[bytes]) -> None:
+    first, last = written[0], written[-1]
+    blocks = VLLM.replace(b"28750", first)
+    tokens = SGLANG.replace(b"100000.0", first) + SGLANG.replace(b"100000.0", last)
+    counts = VLLM.replace(b"17.0", first) + VLLM.replace(b"17.0", last)
+    for text in (first, VLLM + first, blocks, tokens, counts, VLLM.replace(b"0.25", first)):
         reading = read_metrics(text)
-        assert reading is None or reading.running >= 0
+        assert reading is None or (reading.running >= 0 and 0 <= (reading.kv_usage or 0) <= 1)

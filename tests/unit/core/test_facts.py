@@ -74,13 +74,19 @@ def test_missing_fact_is_named(key: str) -> None:
         decode_facts(facts)
 
 
-@pytest.mark.parametrize("value", ["fast", None, [1.0], -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", ["fast", None, [1.0], -1, float("nan"), float("inf"), 10**400])
 def test_fact_that_is_no_usable_number_is_named_with_its_value(value: object) -> None:
     with pytest.raises(FactsError) as caught:
         decode_facts({**encode_facts(HIGH, 0.0), WEIGHT: value})
 
     assert WEIGHT in str(caught.value)
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("tpot_ms", [0, 1e-9])
+def test_no_time_at_all_per_token_is_refused_since_loads_are_shares_of_it(tpot_ms: float) -> None:
+    with pytest.raises(FactsError, match=r"tpot_ms: expected a number from 0\.001"):
+        decode_facts({**encode_facts(HIGH, 0.0), TPOT_MS: tpot_ms})
 
 
 @pytest.mark.parametrize("name", ["", 7, ["high"]])

@@ -27,6 +27,9 @@ SNAPSHOT = CapacitySnapshot(
 )  # fmt: skip
 
 
+MEASURED = b"vllm:num_requests_running 3.0\nvllm:num_requests_waiting 2.0\n"
+
+
 class NoChoice:
     def choose(self, request: RoutingRequest, fleet: FleetView) -> RouteDecision:
         raise AssertionError("nobody asks here")
@@ -164,7 +167,7 @@ async def test_stock_vllm_is_known_by_its_list_of_models(owner: str) -> None:
 def measured(engine: FakeEngine) -> None:
     engine.capacity_status = 404
     engine.metrics_status = 200
-    engine.metrics = b"vllm:num_requests_running 3.0\nvllm:num_requests_waiting 2.0\n"
+    engine.metrics = MEASURED
 
 
 @pytest.mark.parametrize("capacity", [True, False])
@@ -254,6 +257,44 @@ async def test_answer_that_is_no_snapshot_is_missed_with_a_reason() -> None:
         bench.engine.snapshot = msgspec.structs.replace(SNAPSHOT, version=99)
         await bench.until_state(EngineState.SUSPECTED)
         assert "version 99 is not supported" in bench.fleet.status()[0].last_error
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        b"vllm:num_requests_running 1.7e308\nvllm:num_requests_waiting 1.7e308\n",
+        b'vllm:cache_config_info{block_size="%s",num_gpu_blocks="9"} 1.0\n' % (b"9" * 5000) + MEASURED,
+    ],
+    ids=["too many requests", "too many digits"],
+)
+async def test_metrics_that_nothing_can_be_made_of_end_no_polls(metrics: bytes) -> None:
+    def odd(engine: FakeEngine) -> None:
+        engine.capacity_status, engine.metrics_status, engine.metrics = 404, 200, metrics
+
+    async with following(prepare=odd) as bench:
+        await bench.until_state(EngineState.READY)
+        bench.engine.capacity_status = 200
+        await bench.until(lambda: bench.known() == SNAPSHOT)
+
+
+async def test_fault_of_the_gateway_with_one_engine_is_logged_once_and_costs_that_engine_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(text: bytes) -> None:
+        raise ZeroDivisionError(f"at {len(text)} bytes")
+
+    async with following(prepare=measured) as bench:
+        await bench.until(lambda: PollResult.MEASURED in bench.polls)
+        monkeypatch.setattr("proserve_gateway.fleet.poller.read_metrics", broken)
+        await bench.until_state(EngineState.SUSPECTED)
+        bench.polls.clear()
+        await bench.until(lambda: len(bench.polls) > 2)
+        (fault,) = [record for record in caplog.records if record.exc_info]
+        assert "engine a: a fault of the gateway" in fault.getMessage()
+        assert fault.exc_info is not None
+        assert fault.exc_info[0] is ZeroDivisionError
+        monkeypatch.undo()
+        await bench.until_state(EngineState.READY)
 
 
 async def test_refused_connection_keeps_a_new_engine_starting() -> None:
