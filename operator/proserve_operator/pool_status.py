@@ -79,6 +79,8 @@ def _ready(observed: Observed) -> Condition:
     status = _deployment_status(observed)
     ready, updated = status.get("readyReplicas", 0), status.get("updatedReplicas", 0)
     text = f"{ready} of {observed.desired} engines are ready"
+    if (why := _pods_refused(status)) is not None:
+        return _condition(ready > 0, Reason.PODS_REFUSED, f"{text}; {why}")
     if _is_stuck(status):
         return _condition(ready > 0, Reason.ROLLOUT_STUCK, f"{text}; pods of the newest version do not become ready")
     if ready >= observed.desired and updated >= observed.desired and _is_current(observed):
@@ -102,6 +104,15 @@ def _complete(observed: Observed) -> Condition:
 
 def _completeness(status: bool | None, reason: Reason, message: str) -> Condition:
     return Condition(type="Complete", status=status, reason=reason, message=message)
+
+
+def _pods_refused(status: Mapping[str, Any]) -> str | None:
+    """Why the API server takes no pods of the Deployment, which itself it took: quotas and Pod Security are of pods."""
+    for each in status.get("conditions", ()):
+        if each["type"] == "ReplicaFailure" and each["status"] == "True":
+            message: str = each.get("message", each.get("reason", "pods cannot be made"))
+            return message
+    return None
 
 
 def _is_stuck(status: Mapping[str, Any]) -> bool:

@@ -3,15 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
+from acting_operator import acting
 from api_server import ApiServer
 from cluster_objects import Namespace, condition, install_definitions, message
-from proserve_operator.kube_client import connect
-from proserve_operator.operator_run import OperatorRun
-from proserve_operator.settings import OperatorSettings
 from resource_builders import endpoint_pool, engine_pool, priority_class, tenant
 
 pytestmark = pytest.mark.timeout(180)
@@ -23,30 +20,11 @@ def server(api_server: ApiServer) -> ApiServer:
     return api_server
 
 
-@asynccontextmanager
-async def acting(server: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OperatorRun]:
-    """A leading operator that looks after one namespace."""
-    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
-    kube = await connect()
-    settings = OperatorSettings(
-        namespaces=(namespace,), gateway_labels={"app": "gateway"}, resync_s=2.0, report_s=1.0, status_s=1.0
-    )
-    run = OperatorRun(kube, settings)
-    task = asyncio.create_task(run.act())
-    try:
-        yield run
-        assert not task.done(), task.exception()
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-        await kube.close()
-
-
 @pytest.fixture
 async def namespace(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Namespace]:
     """A namespace that an operator looks after."""
     made = Namespace(server)
-    async with acting(server, made.name, monkeypatch):
+    async with acting(server, made.name, monkeypatch, gateway_labels={"app": "gateway"}):
         yield made
 
 

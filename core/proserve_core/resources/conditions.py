@@ -24,6 +24,7 @@ class Reason(StrEnum):
     NO_ENGINES = "NoEngines"
     EXTERNAL_ENGINES = "ExternalEngines"
     ROLLOUT_STUCK = "RolloutStuck"
+    PODS_REFUSED = "PodsRefused"
     APPLY_REFUSED = "ApplyRefused"
     NAME_TAKEN = "NameTaken"
     FIXED = "Fixed"
@@ -75,8 +76,11 @@ _READY = ConditionType(
         Reason.EXTERNAL_ENGINES: "The pool lists endpoints, which the gateways watch.",
         Reason.ROLLOUT_STUCK: "Pods of the newest version did not become ready in time; those of the one before "
         "serve on. Look at the newest pod's log and events, then correct the pool.",
+        Reason.PODS_REFUSED: "Pods may not be made, because of a quota, Pod Security or an admission webhook; the "
+        "message is the API server's own. Engines that are there serve on. Raise the quota, or lower what the pool "
+        "asks for; engines come by themselves within minutes.",
         Reason.APPLY_REFUSED: "The API server refused an object of the pool; the message is its own. Often "
-        "`spec.pod.template`, a quota or Pod Security.",
+        "`spec.pod.template` or an admission webhook.",
         Reason.NAME_TAKEN: "An object of the name that the pool needs exists and is not the pool's; it is left alone. "
         "Rename the pool or remove the object.",
         Reason.INVALID: "The resource is not accepted, or its `pod.template` has not the form of a pod template (the "

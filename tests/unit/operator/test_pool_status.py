@@ -13,12 +13,20 @@ from resource_builders import endpoint_pool, engine_pool, parse
 (POOL,) = parse(engine_pool()).engine_pools
 
 
-def deployment(*, ready: int, updated: int, observed: int = 1, stuck: bool = False) -> dict[str, Any]:
+QUOTA = 'pods "engine-tiny-x" is forbidden: exceeded quota: none'
+
+
+def deployment(
+    *, ready: int, updated: int, observed: int = 1, stuck: bool = False, refused: bool = False
+) -> dict[str, Any]:
     status: dict[str, Any] = {
         "replicas": 2, "readyReplicas": ready, "updatedReplicas": updated, "observedGeneration": observed,
     }  # fmt: skip
+    conditions = status["conditions"] = []
     if stuck:
-        status["conditions"] = [{"type": "Progressing", "reason": "ProgressDeadlineExceeded"}]
+        conditions.append({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"})
+    if refused:
+        conditions.append({"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": QUOTA})
     return {"metadata": {"generation": 1}, "status": status}
 
 
@@ -38,11 +46,20 @@ def ready(observed: Observed) -> tuple[str, Reason]:
         (deployment(ready=2, updated=2, observed=0), ("True", Reason.SOME_ENGINES_MISSING)),
         (deployment(ready=2, updated=1, stuck=True), ("True", Reason.ROLLOUT_STUCK)),
         (deployment(ready=0, updated=1, stuck=True), ("False", Reason.ROLLOUT_STUCK)),
+        (deployment(ready=0, updated=0, refused=True), ("False", Reason.PODS_REFUSED)),
+        (deployment(ready=1, updated=0, refused=True), ("True", Reason.PODS_REFUSED)),
+        # That pods are refused is why a rollout is stuck.
+        (deployment(ready=2, updated=0, refused=True, stuck=True), ("True", Reason.PODS_REFUSED)),
         (None, ("False", Reason.ENGINES_STARTING)),
     ],
 )
 def test_ready_follows_the_deployment(state: dict[str, Any] | None, expected: tuple[str, Reason]) -> None:
     assert ready(Observed(pool=POOL, desired=2, deployment=state)) == expected
+
+
+def test_refused_pods_are_told_in_the_words_of_the_api_server() -> None:
+    observed = Observed(pool=POOL, desired=2, deployment=deployment(ready=0, updated=0, refused=True))
+    assert conditions(observed)[1].message == f"0 of 2 engines are ready; {QUOTA}"
 
 
 def test_other_states_of_a_pool() -> None:

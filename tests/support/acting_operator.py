@@ -1,0 +1,32 @@
+"""An operator that leads, in the test's own process, on a real API server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from api_server import ApiServer
+from proserve_operator.kube_client import connect
+from proserve_operator.operator_run import OperatorRun
+from proserve_operator.settings import OperatorSettings
+
+
+@asynccontextmanager
+async def acting(
+    server: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> AsyncIterator[OperatorRun]:
+    """Looks after one namespace; `settings` of the operator beside that."""
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
+    kube = await connect()
+    often = {"resync_s": 2.0, "report_s": 1.0, "status_s": 1.0}
+    run = OperatorRun(kube, OperatorSettings(namespaces=(namespace,), **{**often, **settings}))
+    task = asyncio.create_task(run.act())
+    try:
+        yield run
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        await kube.close()
