@@ -19,6 +19,8 @@ from proserve_operator.settings import OperatorSettings
 
 Object = dict[str, Any]
 
+NEEDED = ("Service", "NetworkPolicy", "Deployment")
+"""Without them no engine: gateways find it by its Service, and it is open to nobody else from its first moment on."""
 ROLLOUT_MARGIN_S = 600
 """Beyond the start limit, for scheduling and pulling the image, until a rollout counts as stuck."""
 _STRATEGIES = {
@@ -40,12 +42,12 @@ def desired_objects(
     """
     if pool.endpoints:
         return []
-    made = [_service(pool), _budget(pool)]
+    made = [_service(pool)]
     if settings.gateway_labels:
         made.append(_network_policy(pool, settings))
+    made += [workload(pool, replicas=replicas, settings=settings), _budget(pool)]
     if with_monitor:
         made.append(_service_monitor(pool, settings))
-    made.append(workload(pool, replicas=replicas, settings=settings))
     return [_finished(pool, uid, each) for each in made]
 
 

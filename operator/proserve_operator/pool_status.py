@@ -12,6 +12,13 @@ from proserve_operator.conditions import Condition
 from proserve_operator.names import selector_text
 
 
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an object of the pool is not as it should be."""
+
+    reason: Reason
+    message: str
+
+
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """What reconciliation found and did."""
 
@@ -21,8 +28,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """What is in force; None: it never was right."""
     desired: int = 0
     deployment: Mapping[str, Any] | None = None
-    refusal: Condition | None = None
-    """Why an object could not be made; None: all could."""
+    refusal: Refusal | None = None
+    """None: all could be made."""
     scaling: Condition | None = None
 
 
@@ -72,13 +79,14 @@ def _ready(observed: Observed) -> Condition:
     if observed.pool.endpoints:
         count = len(observed.pool.endpoints)
         return _condition(None, Reason.EXTERNAL_ENGINES, f"{count} endpoints, which the gateways watch")
-    if observed.refusal is not None:
-        return observed.refusal
-    if observed.desired == 0:
-        return _condition(False, Reason.NO_ENGINES, "the pool is scaled to 0")
     status = _deployment_status(observed)
     ready, updated = status.get("readyReplicas", 0), status.get("updatedReplicas", 0)
     text = f"{ready} of {observed.desired} engines are ready"
+    if observed.refusal is not None:
+        # Engines that are there serve on.
+        return _condition(ready > 0, observed.refusal.reason, f"{text}; {observed.refusal.message}")
+    if observed.desired == 0:
+        return _condition(False, Reason.NO_ENGINES, "the pool is scaled to 0")
     if (why := _pods_refused(status)) is not None:
         return _condition(ready > 0, Reason.PODS_REFUSED, f"{text}; {why}")
     if _is_stuck(status):

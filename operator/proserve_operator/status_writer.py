@@ -11,10 +11,13 @@ from typing import Any
 from proserve_operator.conditions import Condition, written
 from proserve_operator.events import Events
 from proserve_operator.figures import FIGURES
-from proserve_operator.kube_client import Kube
+from proserve_operator.kube_client import Kube, KubeError
 from proserve_operator.names import STATUS_MANAGER
 from proserve_operator.pool_status import Observed, conditions, counts
 from proserve_operator.store import Key, Object, Store, key_of
+
+FAILURES_TOLD = 5
+"""Failures in a row after which people are told of what may go well later: 8 s with the queue's pauses."""
 
 Figures = Mapping[str, Any]
 """Fields of a status about gain."""
@@ -41,10 +44,13 @@ class StatusWriter:
         self._status_s = status_s
         self._figures_s: dict[tuple[str, Key], float] = {}
         """When figures of an object were last written."""
+        self._failures: dict[tuple[str, Key], int] = {}
+        """Writes in a row that failed."""
 
     def forget(self, kind: str, key: Key) -> None:
         """The object is gone."""
         self._figures_s.pop((kind, key), None)
+        self._failures.pop((kind, key), None)
 
     async def write_pool(self, body: Object, observed: Observed, figures: Figures, *, generation: int) -> float | None:
         """The status of an EnginePool; see `write`."""
@@ -82,8 +88,19 @@ class StatusWriter:
             return wait_s if dict(figures) != old_figures else None
         metadata = {"name": key[1]} | ({"namespace": key[0]} if key[0] else {})
         made = {"apiVersion": body["apiVersion"], "kind": kind, "metadata": metadata, "status": {**fresh, **figures}}
-        applied = await self._kube.apply(made, manager=STATUS_MANAGER, subresource="status")
+        try:
+            applied = await self._kube.apply(made, manager=STATUS_MANAGER, subresource="status")
+        except KubeError as error:
+            await self._failed(kind, body, error)
+            raise
+        self._failures.pop((kind, key), None)
         self._figures_s[kind, key] = self._clock()
         self._store.put(kind, applied)
         await self._events.changed_conditions(applied, previous)
         return None
+
+    async def _failed(self, kind: str, body: Object, error: KubeError) -> None:
+        """A status that cannot be written says what was so some time ago, so an event tells of it."""
+        failures = self._failures[kind, key_of(body)] = self._failures.get((kind, key_of(body)), 0) + 1
+        if failures >= FAILURES_TOLD and error.status != 404:
+            await self._events.say(body, "StatusNotWritten", str(error), action="Status", warning=True)

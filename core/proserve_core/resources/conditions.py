@@ -26,6 +26,7 @@ class Reason(StrEnum):
     ROLLOUT_STUCK = "RolloutStuck"
     PODS_REFUSED = "PodsRefused"
     APPLY_REFUSED = "ApplyRefused"
+    APPLY_FAILS = "ApplyFails"
     NAME_TAKEN = "NameTaken"
     FIXED = "Fixed"
     STEADY = "Steady"
@@ -80,7 +81,10 @@ _READY = ConditionType(
         "message is the API server's own. Engines that are there serve on. Raise the quota, or lower what the pool "
         "asks for; engines come by themselves within minutes.",
         Reason.APPLY_REFUSED: "The API server refused an object of the pool; the message is its own. Often "
-        "`spec.pod.template` or an admission webhook.",
+        "`spec.pod.template` or an admission webhook. Engines that are there serve on.",
+        Reason.APPLY_FAILS: "The API server could not take an object of the pool several times in a row (5xx, 429, a "
+        "conflict, no answer); the message has the newest. It is tried again, at most a minute apart. If it lasts: is "
+        "a webhook down, is the API server overloaded?",
         Reason.NAME_TAKEN: "An object of the name that the pool needs exists and is not the pool's; it is left alone. "
         "Rename the pool or remove the object.",
         Reason.INVALID: "The resource is not accepted, or its `pod.template` has not the form of a pod template (the "

@@ -7,7 +7,7 @@ import pytest
 from proserve_core.resources.conditions import CONDITIONS, Reason
 from proserve_core.resources.errors import ResourceError
 from proserve_operator.conditions import Condition, shortened, written
-from proserve_operator.pool_status import Observed, conditions, counts
+from proserve_operator.pool_status import Observed, Refusal, conditions, counts
 from resource_builders import endpoint_pool, engine_pool, parse
 
 (POOL,) = parse(engine_pool()).engine_pools
@@ -67,8 +67,14 @@ def test_other_states_of_a_pool() -> None:
     assert ready(Observed(pool=outside)) == ("Unknown", Reason.EXTERNAL_ENGINES)
     assert ready(Observed(pool=POOL, desired=0)) == ("False", Reason.NO_ENGINES)
     assert ready(Observed(pool=None)) == ("False", Reason.INVALID)
-    refusal = Condition(type="Ready", status=False, reason=Reason.APPLY_REFUSED, message="no")
+
+
+def test_engines_that_are_there_serve_on_whatever_is_refused() -> None:
+    refusal = Refusal(reason=Reason.APPLY_REFUSED, message="no")
     assert ready(Observed(pool=POOL, desired=2, refusal=refusal)) == ("False", Reason.APPLY_REFUSED)
+    observed = Observed(pool=POOL, desired=2, refusal=refusal, deployment=deployment(ready=1, updated=2))
+    assert ready(observed) == ("True", Reason.APPLY_REFUSED)
+    assert conditions(observed)[1].message == "1 of 2 engines are ready; no"
 
 
 def test_accepted_says_everything_that_is_wrong() -> None:

@@ -14,7 +14,7 @@ from proserve_operator.pool_scaling import PoolScaling
 from proserve_operator.reconcile import PoolReconciler
 from proserve_operator.reports import Reports
 from proserve_operator.settings import OperatorSettings
-from proserve_operator.status_writer import StatusWriter
+from proserve_operator.status_writer import FAILURES_TOLD, StatusWriter
 from proserve_operator.store import Store
 from proserve_operator.work_queue import Retry
 from resource_builders import Data, engine_pool
@@ -27,6 +27,8 @@ class Bench:
 
     def __init__(self, **pool: Any) -> None:
         self.now_s = 1000.0
+        self.with_monitor = False
+        """Whether the cluster has the Prometheus operator."""
         self.kube = FakeKube()
         self.store = Store()
         self.accepted = Accepted(self.store)
@@ -43,7 +45,7 @@ class Bench:
                 kube=self.kube, store=self.store, events=events, clock=clock, wall_clock=clock, status_s=60.0
             ),
             settings=OperatorSettings(),
-            with_monitor=lambda: False,
+            with_monitor=lambda: self.with_monitor,
         )
         self.edit(**pool)
 
@@ -71,14 +73,26 @@ class Bench:
         await self.look()
         return list(self.kube.requests)
 
+    async def failing_looks(self, count: int) -> None:
+        """As the queue does it: again and again."""
+        for _ in range(count):
+            with pytest.raises(Retry):
+                await self.look()
+
     @property
     def deployment(self) -> Any:
         return self.kube.objects["Deployment", "default", "engine-tiny"]
 
-    def condition(self, name: str) -> tuple[str, str]:
+    def _row(self, name: str) -> Any:
         rows = self.kube.objects["EnginePool", *KEY]["status"]["conditions"]
         (found,) = (each for each in rows if each["type"] == name)
-        return found["status"], found["reason"]
+        return found
+
+    def condition(self, name: str) -> tuple[str, str]:
+        return self._row(name)["status"], self._row(name)["reason"]
+
+    def message(self, name: str) -> Any:
+        return self._row(name)["message"]
 
     @property
     def observed_generations(self) -> set[int]:
@@ -116,8 +130,8 @@ async def test_second_look_writes_nothing() -> None:
     await bench.look()
     assert bench.kube.requests == [
         "apply Service engine-tiny",
-        "apply PodDisruptionBudget engine-tiny",
         "apply Deployment engine-tiny",
+        "apply PodDisruptionBudget engine-tiny",
         "apply EnginePool tiny status",
     ]
     assert await bench.quiet_look() == []
@@ -186,14 +200,75 @@ async def test_what_is_refused_for_good_is_a_condition_and_the_rest_is_made() ->
     assert [event["reason"] for event in bench.kube.events] == ["ApplyRefused"]
 
 
+@pytest.mark.parametrize("kind", ["ServiceMonitor", "PodDisruptionBudget"])
+@pytest.mark.parametrize("status", [403, 404, 422])
+async def test_engines_come_and_are_ready_without_objects_that_they_do_not_need(kind: str, status: int) -> None:
+    bench = Bench()
+    bench.with_monitor = True
+    bench.kube.refuse = lambda _, body: KubeError(status, "refused") if body["kind"] == kind else None
+    await bench.look()
+    assert bench.condition("Ready") == ("False", "ApplyRefused")
+    bench.engines_are(1)
+    await bench.look()
+    assert bench.condition("Ready") == ("True", "ApplyRefused")
+    assert bench.message("Ready") == f"1 of 1 engines are ready; {kind} engine-tiny: refused"
+
+
+@pytest.mark.parametrize("kind", ["ServiceMonitor", "PodDisruptionBudget"])
+async def test_engines_come_while_what_they_do_not_need_fails_and_that_is_told_if_it_lasts(kind: str) -> None:
+    bench = Bench()
+    bench.with_monitor = True
+    bench.kube.refuse = lambda _, body: KubeError(500, "webhook is down") if body["kind"] == kind else None
+    await bench.failing_looks(FAILURES_TOLD)
+    assert bench.deployment["spec"]["replicas"] == 1
+    assert bench.condition("Ready") == ("False", "ApplyFails")
+    bench.engines_are(1)
+    await bench.failing_looks(1)
+    assert bench.condition("Ready") == ("True", "ApplyFails")
+    bench.kube.refuse = lambda *_: None
+    await bench.look()
+    assert bench.condition("Ready") == ("True", "EnginesReady")
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503, 0])
+async def test_what_fails_for_long_is_told_in_the_pool_and_in_an_event(status: int) -> None:
+    bench = Bench()
+    bench.kube.refuse = lambda _, body: KubeError(status, "webhook is down") if body["kind"] == "Deployment" else None
+    await bench.failing_looks(FAILURES_TOLD - 1)
+    assert "status" not in bench.kube.requests[-1]
+    await bench.failing_looks(1)
+    assert bench.condition("Ready") == ("False", "ApplyFails")
+    assert bench.message("Ready") == "0 of 1 engines are ready; webhook is down"
+    assert [event["reason"] for event in bench.kube.events] == ["ApplyFails"]
+    bench.kube.refuse = lambda *_: None
+    await bench.look()
+    assert bench.condition("Ready") == ("False", "EnginesStarting")
+
+
+async def test_failures_count_only_in_a_row() -> None:
+    bench = Bench()
+    for _ in range(3):
+        bench.kube.refuse = lambda _, body: KubeError(503, "later") if body["kind"] == "Deployment" else None
+        await bench.failing_looks(FAILURES_TOLD - 1)
+        bench.kube.refuse = lambda *_: None
+        await bench.look()
+        bench.kube.objects.pop(("Deployment", "default", "engine-tiny"))
+        bench.store.remove("Deployment", ("default", "engine-tiny"))
+    assert bench.condition("Ready") == ("False", "EnginesStarting")
+
+
+async def test_status_that_cannot_be_written_for_long_is_told_in_an_event() -> None:
+    bench = Bench()
+    bench.kube.refuse = lambda _, body: KubeError(500, "no quorum") if body["kind"] == "EnginePool" else None
+    await bench.failing_looks(FAILURES_TOLD)
+    assert [(event["reason"], event["note"]) for event in bench.kube.events] == [("StatusNotWritten", "no quorum")]
+
+
 async def test_pod_template_of_another_form_is_a_condition_that_names_the_field() -> None:
     bench = Bench(pod={"template": {"metadata": "x"}})
     await bench.look()
     assert bench.condition("Ready") == ("False", "Invalid")
-    (ready,) = (
-        each for each in bench.kube.objects["EnginePool", *KEY]["status"]["conditions"] if each["type"] == "Ready"
-    )
-    assert "spec.pod.template.metadata" in ready["message"]
+    assert "spec.pod.template.metadata" in bench.message("Ready")
 
 
 @pytest.mark.parametrize("template", [{"metadata": None}, {"metadata": {"labels": None}}])
@@ -214,6 +289,7 @@ async def test_pool_that_is_going_gets_nothing_more() -> None:
 
 async def test_namespace_that_is_gone_is_no_failure() -> None:
     bench = Bench()
+    bench.kube.objects.pop(("EnginePool", *KEY))
     bench.kube.refuse = lambda *_: KubeError(404, 'namespaces "default" not found')
     assert await bench.look() is None
 
