@@ -35,6 +35,8 @@ class GainReport(msgspec.Struct, frozen=True, kw_only=True):
     engines: list[EngineReport]
     loss_with_one_less: dict[str, float] = {}
     """By pool of two engines and more, see `proserve_core.scaling`."""
+    open_requests: dict[str, int] = {}
+    """By pool: requests that wait for an engine or run there; pools without any are left out."""
     problems: dict[str, list[str]] = {}
     """By `Kind/namespace/name`: what is wrong, keys that are not there included."""
 

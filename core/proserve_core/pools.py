@@ -101,11 +101,14 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
     """How many engines there may be, and when one more or one less is worth it (`proserve_core.scaling`)."""
 
     min_engines: int
+    """0: an idle pool has none, and requests wait for the first one."""
     max_engines: int
     max_loss_percent: int = 2
     """Share of the gain that may be lost for want of capacity."""
     scale_up_delay_s: float = 30.0
     scale_down_delay_s: float = 300.0
+    idle_delay_s: float = 900.0
+    """How long no request may have come before the last engine goes."""
 
 
 class Rollout(StrEnum):

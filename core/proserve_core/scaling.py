@@ -7,7 +7,11 @@ take longer; who then gets tokens more slowly than promised, waits already, or f
 
 Stabilised as in Kubernetes' HorizontalPodAutoscaler: a wish must last, for as long as the pool says, before it is
 followed, and while engines start nothing is decided. Those that do not start in time serve nobody: none is added beside
-them, and without losses they go one by one. Pure: time is an argument.
+them, and without losses they go one by one.
+
+Without engines there is no gain to look at, so the step between none and one is about requests: the last engine goes
+when there were none for `idle_delay_s`, as far as every gateway can tell, and the first request brings it back (as
+Knative and KEDA do it). Pure: time is an argument.
 """
 
 import math
@@ -41,6 +45,7 @@ class Verdict(StrEnum):
     STARTING = "starting"
     LATE = "late"
     BLIND = "blind"
+    ASLEEP = "asleep"
     UP = "up"
     DOWN = "down"
     AT_MAXIMUM = "at_maximum"
@@ -57,6 +62,10 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the gain of late that was lost for want of capacity; None: nobody reports."""
     loss_with_one_less: float | None
     """The same, as predicted; None: nobody can tell."""
+    requests: int = 0
+    """That wait or run, or came since the sample before."""
+    all_gateways_tell: bool = True
+    """Whether there may be no others."""
     not_ready_s: float = 0.0
     """How long fewer have been ready than there should be."""
     start_limit_s: float = math.inf
@@ -64,10 +73,11 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScalingState(msgspec.Struct, frozen=True, kw_only=True):
-    """Since when one engine more or less is wished for."""
+    """Since when one engine more or less is wished for, and since when there were no requests."""
 
     more_since_s: float | None = None
     less_since_s: float | None = None
+    idle_since_s: float | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,14 +94,38 @@ def decide(scaling: Scaling, state: ScalingState, sample: Sample) -> Decision:
     engines = min(max(sample.engines, scaling.min_engines), scaling.max_engines)
     if sample.loss is None:
         return _stay(engines, Verdict.BLIND, "no gateway reports the pool's gain", ScalingState())
+    if engines == 0:
+        return _asleep(sample)
+    if scaling.min_engines > 0 or sample.requests or not sample.all_gateways_tell:
+        return _awake(scaling, state, sample, engines)
+    idle_since_s = sample.at_s if state.idle_since_s is None else state.idle_since_s
+    if engines == 1 and sample.at_s - idle_since_s >= scaling.idle_delay_s:
+        message = f"1 -> 0: no request came for {scaling.idle_delay_s:g} s"
+        return Decision(engines=0, verdict=Verdict.DOWN, message=message, state=ScalingState())
+    decision = _awake(scaling, state, sample, engines)
+    idle = msgspec.structs.replace(decision.state, idle_since_s=idle_since_s)
+    return msgspec.structs.replace(decision, state=idle)
+
+
+def _asleep(sample: Sample) -> Decision:
+    if sample.requests == 0:
+        return _stay(0, Verdict.ASLEEP, "no request waits for an engine", ScalingState())
+    message = f"0 -> 1: {sample.requests} requests came"
+    return Decision(engines=1, verdict=Verdict.UP, message=message, state=ScalingState())
+
+
+def _awake(scaling: Scaling, state: ScalingState, sample: Sample, engines: int) -> Decision:
+    """As gain says it, with at least one engine."""
+    loss = sample.loss or 0.0
+    fewest = max(scaling.min_engines, 1)
     if sample.ready < engines:
         return _while_starting(scaling, state, sample, engines)
     most = scaling.max_loss_percent / 100
-    if sample.loss > most:
+    if loss > most:
         return _wish_more(scaling, state, sample, engines)
-    text = f"{_percent(sample.loss)} of the gain is lost for want of capacity, at most {_percent(most)} may be"
+    text = f"{_percent(loss)} of the gain is lost for want of capacity, at most {_percent(most)} may be"
     less = sample.loss_with_one_less
-    if engines <= scaling.min_engines or less is None or max(less, sample.loss) > CALM * most:
+    if engines <= fewest or less is None or max(less, loss) > CALM * most:
         return _stay(engines, Verdict.STEADY, text, ScalingState())
     since_s = sample.at_s if state.less_since_s is None else state.less_since_s
     if sample.at_s - since_s < scaling.scale_down_delay_s:
@@ -109,7 +143,7 @@ def _while_starting(scaling: Scaling, state: ScalingState, sample: Sample, engin
     if sample.not_ready_s < sample.start_limit_s:
         return _stay(engines, Verdict.STARTING, f"{text}; nothing is decided until all are", ScalingState())
     loss = sample.loss or 0.0
-    if engines <= scaling.min_engines or loss > CALM * scaling.max_loss_percent / 100:
+    if engines <= max(scaling.min_engines, 1) or loss > CALM * scaling.max_loss_percent / 100:
         return _stay(engines, Verdict.LATE, f"{text}; the others did not start in time", ScalingState())
     since_s = sample.at_s if state.less_since_s is None else state.less_since_s
     if sample.at_s - since_s < scaling.scale_down_delay_s:

@@ -263,6 +263,12 @@ class Gateway:
             if target.pool not in policies:
                 raise ValueError(f"engine {target.name} belongs to pool {target.pool!r}, which is not configured")
         self.fleet.set_targets(targets, policies)
+        if self._config.in_cluster:
+            self.fleet.first_engines.use(
+                qualified_name(pool.namespace, pool.name)
+                for pool in resources.engine_pools
+                if pool.scaling is not None and pool.scaling.min_engines == 0
+            )
         for _, headroom in self.fleet.headrooms():
             headroom.set_classes(resources.priority_classes)
 

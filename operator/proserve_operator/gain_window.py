@@ -36,6 +36,7 @@ class GainWindow:
         """Newest sums by gateway, and when they came; as old as the window at most."""
         self._reporting = False
         self._buckets: dict[int, dict[Subject, GainTotals]] = {}
+        self._came: dict[Subject, int] = {}
 
     def take(self, reports: Iterable[GainReport], *, now_s: float) -> None:
         """The newest report of each gateway that answers."""
@@ -57,11 +58,16 @@ class GainWindow:
                 more = added(before.get(subject, GainTotals()), totals)
                 if more.requests or more.earnable:
                     bucket.setdefault(subject, GainTotals()).merge(more)
+                    self._came[subject] = self._came.get(subject, 0) + more.requests
 
     @property
     def reporting(self) -> bool:
         """Whether any gateway answered last time."""
         return self._reporting
+
+    def came(self, subject: Subject) -> int:
+        """Requests that have ended since this process began to read."""
+        return self._came.get(subject, 0)
 
     def totals(self, subject: Subject) -> GainTotals:
         """Sums of the window."""

@@ -14,7 +14,7 @@ from proserve_operator.audit import LAG_S, Audit
 from proserve_operator.events import Events
 from proserve_operator.kube_client import Kube, KubeError
 from proserve_operator.metrics import OperatorMetrics
-from proserve_operator.pool_scaling import PoolScaling
+from proserve_operator.pool_scaling import WAKE_S, PoolScaling
 from proserve_operator.reconcile import CHILDREN, PoolReconciler
 from proserve_operator.reports import Reports
 from proserve_operator.resource_status import ResourceStatuses
@@ -65,11 +65,12 @@ class OperatorRun:
             wall_clock=wall_clock,
             status_s=settings.status_s,
         )
+        self._scaling = PoolScaling(self._reports, clock=clock, wall_clock=wall_clock, every_s=settings.report_s)
         self._pools = PoolReconciler(
             kube=kube,
             store=self._store,
             accepted=self._accepted,
-            scaling=PoolScaling(self._reports, clock=clock, wall_clock=wall_clock, every_s=settings.report_s),
+            scaling=self._scaling,
             reports=self._reports,
             statuses=statuses,
             settings=settings,
@@ -185,7 +186,8 @@ class OperatorRun:
             await self._reports.read(now_s=self._clock())
             self.metrics.gateways.set(len(self._reports.newest))
             self._wake_those_with_news()
-            await asyncio.sleep(self._settings.report_s)
+            report_s = self._settings.report_s
+            await asyncio.sleep(min(WAKE_S, report_s) if self._scaling.may_wake else report_s)
 
     def _wake_those_with_news(self) -> None:
         """Of thousands of resources few have other figures than a moment ago."""

@@ -5,6 +5,7 @@ process goes on from there. Messages of conditions say
 nothing that changes all the time: each change is a write.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ from proserve_operator.store import Key
 
 RECENT_BUCKETS = 2
 """Minutes of gain that one decision looks at."""
+WAKE_S = 2.0
+"""How often it is looked for requests that wait for the first engine."""
+SETTLE_S = 120.0
+"""After the first engine is ready requests end that waited for it: what they lost says nothing about its capacity."""
 TOLD_S = 600.0
 """How long the condition tells of the last change."""
 
@@ -30,6 +35,7 @@ _QUIET = {
     Verdict.STARTING: (Reason.STEADY, "nothing is decided while engines start"),
     Verdict.LATE: (Reason.SOME_ENGINES_MISSING, "engines did not start in time; none is added beside them"),
     Verdict.AT_MAXIMUM: (Reason.AT_MAXIMUM, "too much gain is lost, with as many engines as there may be"),
+    Verdict.ASLEEP: (Reason.SCALED_TO_ZERO, "the first request that comes starts an engine and waits for it"),
     Verdict.BLIND: (Reason.NO_REPORT, "no gateway reports the pool's gain"),
 }
 _HINDERED = (Verdict.BLIND, Verdict.LATE)
@@ -44,6 +50,10 @@ class _Memory(msgspec.Struct):
     """Whether it is another number than there was."""
     mark: Mark | None = None
     """Gain before it is of another number of engines and says nothing about this one."""
+    came: int | None = None
+    """Requests that had ended at the last sample."""
+    settles_s: float | None = None
+    """The engine came when there was none, and until then what is lost counts for nothing."""
     told: Condition | None = None
     """The last change."""
     told_s: float = 0.0
@@ -80,7 +90,12 @@ class PoolScaling:
         if not memory.changes:
             # Else it stands until it is followed: an API server that refuses must not make the wish begin anew.
             memory.state = decision.state
-        return decision.engines, self._every_s
+        return decision.engines, self._every_s if decision.engines else min(WAKE_S, self._every_s)
+
+    @property
+    def may_wake(self) -> bool:
+        """Whether requests may wait somewhere for a first engine."""
+        return any(each.decision is not None and each.decision.engines == 0 for each in self._memories.values())
 
     def followed(self, key: Key) -> None:
         """The number of the last decision is in the Deployment."""
@@ -89,8 +104,10 @@ class PoolScaling:
             return
         memory.changes = False
         memory.state = memory.decision.state
+        memory.settles_s = math.inf if memory.decision.verdict is Verdict.UP and memory.decision.engines == 1 else None
         memory.mark = self._reports.window.mark(_subject(key))
-        if (reason := _CHANGES.get(memory.decision.verdict)) is not None:
+        reason = Reason.SCALED_TO_ZERO if memory.decision.engines == 0 else _CHANGES.get(memory.decision.verdict)
+        if reason is not None:
             memory.told, memory.told_s = _scaling(True, reason, memory.decision.message), self._clock()
 
     def _sample(
@@ -101,15 +118,24 @@ class PoolScaling:
         engines = there.get("spec", {}).get("replicas", pool.replicas)
         ready = there.get("status", {}).get("readyReplicas", 0)
         recent = window.recent(subject, buckets=RECENT_BUCKETS, since=memory.mark)
-        if ready < engines and memory.told is not None:
+        loss = capacity_loss(recent)
+        if memory.settles_s == math.inf and ready >= engines:
+            memory.settles_s = self._clock() + SETTLE_S
+        if memory.settles_s is not None and self._clock() < memory.settles_s:
+            loss = 0.0
+            memory.mark = window.mark(subject)
+        elif ready < engines and memory.told is not None:
             # What is lost until the engine is there, it could not prevent.
             memory.mark = window.mark(subject)
+        before, memory.came = memory.came, window.came(subject)
         return Sample(
             at_s=self._clock(),
             engines=engines,
             ready=ready,
-            loss=capacity_loss(recent) if window.reporting else None,
+            loss=loss if window.reporting else None,
             loss_with_one_less=self._reports.loss_with_one_less(subject[1]),
+            requests=self._reports.open_requests(subject[1]) + (0 if before is None else memory.came - before),
+            all_gateways_tell=self._reports.silent == 0,
             not_ready_s=false_for_s("Complete", status, now_s=self._wall_clock()),
             start_limit_s=start_deadline_s(pool),
         )
@@ -122,7 +148,8 @@ class PoolScaling:
         now_s, decision = self._clock(), memory.decision
         reason, message = _QUIET.get(decision.verdict, _QUIET[Verdict.STEADY])
         told = memory.told
-        if told is not None and reason is Reason.STEADY and now_s - memory.told_s < TOLD_S:
+        quiet = reason in (Reason.STEADY, Reason.SCALED_TO_ZERO)
+        if told is not None and quiet and now_s - memory.told_s < TOLD_S:
             return told
         return _scaling(decision.verdict not in _HINDERED, reason, message)
 

@@ -28,6 +28,8 @@ class Reports:
         self._key_file = key_file
         self.window = GainWindow()
         self.newest: Sequence[GainReport] = ()
+        self.silent = 0
+        """Gateways that did not answer last time."""
 
     async def read(self, *, now_s: float) -> None:
         """Ask all gateways once. One that does not answer is left out: others serve on, and what it
@@ -38,6 +40,7 @@ class Reports:
         async with aiohttp.ClientSession(timeout=timeout, headers=self._headers()) as session:
             answers = await asyncio.gather(*(self._ask(session, address) for address in await self._addresses()))
         self.newest = [answer for answer in answers if answer is not None]
+        self.silent = len(answers) - len(self.newest)
         self.window.take(self.newest, now_s=now_s)
 
     def _headers(self) -> dict[str, str]:
@@ -81,6 +84,10 @@ class Reports:
         """As gateways predict it, the worst of them; None: nobody can tell."""
         known = [each.loss_with_one_less[pool] for each in self.newest if pool in each.loss_with_one_less]
         return max(known, default=None)
+
+    def open_requests(self, pool: str) -> int:
+        """Requests that wait for an engine of the pool or run there."""
+        return sum(report.open_requests.get(pool, 0) for report in self.newest)
 
     def stakes(self, pool: str) -> dict[str, float]:
         """Gain per step at each engine of a pool, over all gateways' views of it."""

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     STEADY = "Steady"
     SCALED_UP = "ScaledUp"
     SCALED_DOWN = "ScaledDown"
+    SCALED_TO_ZERO = "ScaledToZero"
     AT_MAXIMUM = "AtMaximum"
     NO_REPORT = "NoReport"
 
@@ -83,8 +84,8 @@ _READY = ConditionType(
         Reason.APPLY_REFUSED: "The API server refused an object of the pool; the message is its own. Often "
         "`spec.pod.template` or an admission webhook. Engines that are there serve on.",
         Reason.APPLY_FAILS: "The API server could not take an object of the pool several times in a row (5xx, 429, a "
-        "conflict, no answer); the message has the newest. It is tried again, at most a minute apart. If it lasts: is "
-        "a webhook down, is the API server overloaded?",
+        "conflict, no answer); the message has the newest. It is tried again, at most a minute apart. If it lasts, "
+        "a webhook may be down or the API server overloaded.",
         Reason.NAME_TAKEN: "An object of the name that the pool needs exists and is not the pool's; it is left alone. "
         "Rename the pool or remove the object.",
         Reason.INVALID: "The resource is not accepted, or its `pod.template` has not the form of a pod template (the "
@@ -108,8 +109,10 @@ _SCALING = ConditionType(
     reasons={
         Reason.FIXED: "The pool has no `scaling`: `replicas` says how many engines there are.",
         Reason.STEADY: "The number of engines is right.",
-        Reason.SCALED_UP: "Too much gain was lost for want of capacity.",
+        Reason.SCALED_UP: "Too much gain was lost for want of capacity, or requests came while there was no engine.",
         Reason.SCALED_DOWN: "One engine less was enough for long.",
+        Reason.SCALED_TO_ZERO: "No request came for `scaling.idleDelay`. The next one starts an engine and "
+        "waits for it.",
         Reason.AT_MAXIMUM: "Too much gain is lost for want of capacity, but `scaling.max` engines are there.",
         Reason.SOME_ENGINES_MISSING: "Engines did not become ready within `engine.startLimit` and 10 minutes: see the "
         "pool's pods. None is added beside them; they go when little gain is lost without them.",

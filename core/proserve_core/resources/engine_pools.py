@@ -284,7 +284,8 @@ def build_engine_pool(reading: Reading) -> EnginePool:
     spec = reading.spec
     model, resources = spec["model"], spec.get("resources", {})
     scaling = build_scaling(spec["scaling"]) if "scaling" in spec else None
-    replicas: int = scaling.min_engines if scaling else spec.get("replicas", 1)
+    # A pool that may sleep begins awake: that shows whether its engines start, and outside a cluster nobody wakes it.
+    replicas: int = max(scaling.min_engines, 1) if scaling else spec.get("replicas", 1)
     endpoints = tuple(
         Endpoint(
             url=_base_url(endpoint["url"]),

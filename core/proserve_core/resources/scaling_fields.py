@@ -12,9 +12,10 @@ SCALING = Object(
     fields=(
         Field(
             name="min",
-            type=Integer(minimum=1, maximum=MOST_ENGINES),
+            type=Integer(minimum=0, maximum=MOST_ENGINES),
             default=1,
-            description="Fewest engines.",
+            description="Fewest engines. 0: the last one goes when no request came for `idleDelay`, and the first "
+            "request after that waits for an engine as long as its class may queue.",
         ),
         Field(name="max", type=Integer(minimum=1, maximum=MOST_ENGINES), required=True, description="Most engines."),
         Field(
@@ -34,6 +35,12 @@ SCALING = Object(
             type=Duration(minimum="10s", maximum="24h"),
             default="5m",
             description="How long one engine less must have been enough before there is one less.",
+        ),
+        Field(
+            name="idleDelay",
+            type=Duration(minimum="10s", maximum="24h"),
+            default="15m",
+            description="With `min: 0`: how long no request may have come before the last engine goes.",
         ),
     ),
     rules=(Rule(expression="self.min <= self.max", message="min is above max; lower it or raise max", field=".min"),),
@@ -73,4 +80,5 @@ def build_scaling(fields: dict[str, Any]) -> Scaling:
         max_loss_percent=fields["maxLossPercent"],
         scale_up_delay_s=fields["scaleUpDelay"],
         scale_down_delay_s=fields["scaleDownDelay"],
+        idle_delay_s=fields["idleDelay"],
     )

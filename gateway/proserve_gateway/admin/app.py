@@ -84,7 +84,7 @@ class Readiness:
         rows = self._fleet.status()
         missing = []
         for pool in pools:
-            if not self._fleet.usable(pool):
+            if not self._fleet.usable(pool) and pool not in self._fleet.first_engines.pools:
                 states = ", ".join(_state(row) for row in rows if row.pool == pool) or "it has no engines"
                 missing.append(f"pool {pool}: no engine can take requests ({states})")
         return missing

@@ -44,6 +44,7 @@ def report_route(
             loss_with_one_less={
                 pool: loss for pool, of_pool in snapshots.items() if (loss := loss_with_one_less(of_pool)) is not None
             },
+            open_requests=fleet.open_requests(),
             problems={name: list(lines) for name, lines in problems().items()},
         )
         return Response(msgspec.json.encode(body), media_type="application/json")

@@ -5,6 +5,7 @@ that may take work are kept as a ready tuple per pool, rebuilt only when somethi
 policy and little else. No I/O and no clock of its own: the poller feeds it, `clock` is injected.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -28,6 +29,7 @@ from proserve_core.routing.engine_profile import nominal_profile
 from proserve_core.routing.step_watch import StepWatch
 from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet.engine import Engine, EngineGroup
+from proserve_gateway.fleet.first_engine import FirstEngines
 from proserve_gateway.fleet.lease import Lease, Outcome
 from proserve_gateway.fleet.match import mark_counted
 from proserve_gateway.fleet.pool_queue import PoolQueue, WaitingLimits
@@ -64,6 +66,9 @@ class Fleet:
         self._groups: dict[str, EngineGroup] = {}
         self._engines: dict[str, Engine] = {}
         self._listeners: list[Callable[[], None]] = []
+        self.first_engines = FirstEngines(
+            usable=self.usable, clock=clock, metrics=self._queue_metrics, limits=self._waiting_limits
+        )
 
     # Membership
 
@@ -108,6 +113,7 @@ class Fleet:
             group.queue.turn_away(partial(_pool_gone, pool))
         for pool, group in groups.items():
             group.queue.use(rooms[pool])
+            self.first_engines.changed(pool)
         for listener in self._listeners:
             listener()
 
@@ -212,6 +218,7 @@ class Fleet:
         if group is not None:
             group.dirty = True
             group.queue.changed()
+            self.first_engines.changed(pool)
 
     def _room_changed(self, pool: str) -> None:
         group = self._groups.get(pool)
@@ -231,18 +238,30 @@ class Fleet:
 
     def turn_away(self, error: Callable[[], ApiError]) -> None:
         """Nobody who waits for an engine will get one."""
+        self.first_engines.turn_away(error)
         for group in self._groups.values():
             group.queue.turn_away(error)
 
     def waiting_by_class(self) -> Iterator[tuple[str, Mapping[str, int]]]:
-        """Each pool, and how many wait for it, for every class that ever waited there."""
-        for pool, group in self._groups.items():
-            yield pool, group.queue.by_class
+        """Each pool, and how many wait for it, for every class that ever waited in its room."""
+        counts = {pool: Counter(group.queue.by_class) for pool, group in self._groups.items()}
+        for pool, waiting in self.first_engines.by_class():
+            counts.setdefault(pool, Counter()).update(waiting)
+        yield from counts.items()
+
+    def open_requests(self) -> dict[str, int]:
+        """Each pool for which requests wait or where they run, and how many."""
+        counts: Counter[str] = Counter()
+        for pool, waiting in self.waiting_by_class():
+            counts[pool] += sum(waiting.values())
+        for engine in self._engines.values():
+            counts[engine.target.pool] += len(engine.leases)
+        return dict(+counts)
 
     @property
     def waiting(self) -> int:
         """Requests that wait for an engine."""
-        return sum(len(group.queue) for group in self._groups.values())
+        return len(self.first_engines) + sum(len(group.queue) for group in self._groups.values())
 
     # What polls found
 

@@ -16,7 +16,7 @@ _WAITING = MetricInfo(
     name=f"{PREFIX}requests_waiting",
     kind="gauge",
     labels=("pool", "class"),
-    help="Requests that wait for an engine, in pools with a waiting room.",
+    help="Requests that wait for an engine, in pools with a waiting room and in those without any engine.",
 )
 
 

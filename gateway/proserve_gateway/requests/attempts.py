@@ -123,6 +123,8 @@ class Attempts:
 
     async def _lease(self, routing: RoutingRequest, exclude: frozenset[str], *, begun: bool) -> Lease:
         pool = self._request.pool
+        if pool in self._fleet.first_engines.pools and not begun and not self._tried:
+            routing = await self._fleet.first_engines.wait(self._request, routing, most_s=self._total_s)
         queue = None if begun or self._tried else self._fleet.queue(pool)
         if queue is None:
             return self._fleet.choose(pool, routing, exclude.union(self._tried))

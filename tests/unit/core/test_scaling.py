@@ -107,6 +107,63 @@ def test_limits_that_changed_hold_at_once() -> None:
     assert decide(msgspec.structs.replace(SCALING, min_engines=6), ScalingState(), CALM).engines == 6
 
 
+SLEEPY = msgspec.structs.replace(SCALING, min_engines=0, idle_delay_s=600.0)
+
+
+def asleep_after(*samples: Sample, scaling: Scaling = SLEEPY) -> list[int]:
+    """Engines after each sample, five minutes apart, when each decision is followed."""
+    state, engines, found = ScalingState(), 1, []
+    for number, each in enumerate(samples):
+        now = msgspec.structs.replace(each, at_s=300.0 * number, engines=engines, ready=engines)
+        decision = decide(scaling, state, now)
+        state, engines = decision.state, decision.engines
+        found.append(engines)
+    return found
+
+
+NOBODY = sample(loss_with_one_less=None)
+SOMEBODY = sample(loss_with_one_less=None, requests=1)
+
+
+def test_last_engine_goes_when_nobody_came_for_long_and_comes_back_with_the_first_request() -> None:
+    assert asleep_after(NOBODY, NOBODY, NOBODY, NOBODY, SOMEBODY, SOMEBODY) == [1, 1, 0, 0, 1, 1]
+    assert asleep_after(NOBODY, NOBODY, SOMEBODY, NOBODY, NOBODY, NOBODY) == [1, 1, 1, 1, 1, 0]
+
+
+def test_last_engine_stays_while_a_gateway_does_not_say_that_nobody_came() -> None:
+    unsure = sample(loss_with_one_less=None, all_gateways_tell=False)
+    assert asleep_after(NOBODY, NOBODY, unsure, NOBODY, NOBODY) == [1] * 5
+    silent = sample(loss=None)
+    assert asleep_after(NOBODY, NOBODY, silent, NOBODY, NOBODY) == [1] * 5
+
+
+def test_last_engine_stays_where_there_must_be_one() -> None:
+    assert asleep_after(*[NOBODY] * 9, scaling=SCALING) == [1] * 9
+
+
+def test_sleeping_pool_stays_asleep_while_no_gateway_reports() -> None:
+    decision = decide(SLEEPY, ScalingState(), sample(engines=0, ready=0, loss=None, requests=0))
+    assert (decision.engines, decision.verdict) == (0, Verdict.BLIND)
+
+
+def test_engine_that_somebody_waits_for_is_not_given_up_because_it_does_not_start() -> None:
+    late = sample(engines=1, ready=0, requests=3, not_ready_s=9999.0, start_limit_s=600.0, loss=0.0, at_s=9999.0)
+    decision = decide(SLEEPY, ScalingState(less_since_s=0.0), late)
+    assert (decision.engines, decision.verdict) == (1, Verdict.LATE)
+
+
+def test_idle_pool_of_several_engines_goes_down_one_by_one() -> None:
+    state, engines, steps = ScalingState(), 3, []
+    for minute in range(40):
+        one_less = None if engines < 2 else 0.0
+        now = sample(at_s=60.0 * minute, engines=engines, ready=engines, loss_with_one_less=one_less)
+        decision = decide(SLEEPY, state, now)
+        state, engines = decision.state, decision.engines
+        steps.append(engines)
+    assert sorted(set(steps), reverse=True) == [3, 2, 1, 0]
+    assert steps == sorted(steps, reverse=True)
+
+
 SAMPLES = st.builds(
     Sample,
     at_s=st.floats(0, 1e4),
@@ -114,17 +171,22 @@ SAMPLES = st.builds(
     ready=st.integers(0, 20),
     loss=st.none() | st.floats(0, 1),
     loss_with_one_less=st.none() | st.floats(0, 1),
+    requests=st.integers(0, 2),
+    all_gateways_tell=st.booleans(),
 )
 
 
-@given(samples=st.lists(SAMPLES, max_size=20))
-def test_always_within_the_limits_and_never_down_by_more_than_one(samples: list[Sample]) -> None:
+@given(samples=st.lists(SAMPLES, max_size=20), scaling=st.sampled_from([SCALING, SLEEPY]))
+def test_always_within_the_limits_and_never_down_by_more_than_one(samples: list[Sample], scaling: Scaling) -> None:
     state = ScalingState()
     for each in sorted(samples, key=lambda one: one.at_s):
-        decision = decide(SCALING, state, each)
+        decision = decide(scaling, state, each)
         state = decision.state
-        assert SCALING.min_engines <= decision.engines <= SCALING.max_engines
-        assert decision.engines >= min(each.engines, SCALING.max_engines) - 1
+        assert scaling.min_engines <= decision.engines <= scaling.max_engines
+        assert decision.engines >= min(each.engines, scaling.max_engines) - 1
+        if decision.engines == 0 < each.engines:
+            assert each.requests == 0
+            assert each.all_gateways_tell
 
 
 def test_only_losses_that_an_engine_would_prevent_count() -> None:

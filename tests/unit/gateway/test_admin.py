@@ -187,6 +187,8 @@ async def test_in_a_cluster_pools_without_engines_are_waited_for_once(in_cluster
     assert bool(readiness.missing([])) is in_cluster
     readiness.configured()
     assert readiness.missing(["chat"]) == ["pool chat: no engine can take requests (it has no engines)"]
+    fleet.first_engines.use(["asleep"])
+    assert len(readiness.missing(["chat", "asleep"])) == 1
     now_s = 9.0
     assert readiness.missing(["chat"])
     now_s = 10.0

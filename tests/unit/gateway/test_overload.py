@@ -51,6 +51,19 @@ async def test_request_that_waited_as_long_as_its_class_lets_it_is_told_when_to_
         assert gate.sample("requests_waiting", pool="tiny", cls="high") == 0
 
 
+async def test_request_to_a_pool_that_sleeps_is_answered_by_the_first_engine_that_comes() -> None:
+    async with fake_engine() as engine, gateway() as gate:
+        gate.fleet.first_engines.use(["tiny"])
+        asked = asyncio.create_task(gate.chat())
+        await until_waiting(gate, 1)
+        assert gate.sample("requests_waiting", pool="tiny", cls="high") == 1
+        gate.fleet.set_targets([engine.target()])
+        assert gate.fleet.waiting == 1
+        show(gate, IDLE)
+        assert (await asked).status_code == 200
+        assert len(engine.requests) == 1
+
+
 async def test_class_that_sheds_does_not_keep_a_request_that_is_of_no_use_any_more() -> None:
     async with busy_gateway(Overload(action=OverloadAction.SHED)) as (gate, _):
         answer = await gate.chat(max_tokens=1)

@@ -1,132 +1,16 @@
 """One look at a pool: what is written, what is not, and what happens when the API server refuses."""
 
-from typing import Any
-
 import pytest
 
-from fake_kube import FakeKube
-from proserve_core.gain import GainTotals, LossCause
-from proserve_core.gain_report import EngineReport, GainReport
-from proserve_operator.accepted import Accepted
-from proserve_operator.events import Events
 from proserve_operator.kube_client import KubeError
-from proserve_operator.pool_scaling import PoolScaling
-from proserve_operator.reconcile import PoolReconciler
-from proserve_operator.reports import Reports
-from proserve_operator.settings import OperatorSettings
-from proserve_operator.status_writer import FAILURES_TOLD, StatusWriter
-from proserve_operator.store import Store
+from proserve_operator.status_writer import FAILURES_TOLD
 from proserve_operator.work_queue import Retry
-from resource_builders import Data, engine_pool
-
-KEY = ("default", "tiny")
-
-
-class Bench:
-    """A reconciler over a cluster in memory, with a clock of its own."""
-
-    def __init__(self, **pool: Any) -> None:
-        self.now_s = 1000.0
-        self.with_monitor = False
-        """Whether the cluster has the Prometheus operator."""
-        self.kube = FakeKube()
-        self.store = Store()
-        self.accepted = Accepted(self.store)
-        self.reports = Reports(None)
-        clock = lambda: self.now_s  # noqa: E731
-        events = Events(self.kube, identity="me", clock=clock, wall_clock=clock)
-        self.reconciler = PoolReconciler(
-            kube=self.kube,
-            store=self.store,
-            accepted=self.accepted,
-            scaling=PoolScaling(self.reports, clock=clock, wall_clock=clock, every_s=15.0),
-            reports=self.reports,
-            statuses=StatusWriter(
-                kube=self.kube, store=self.store, events=events, clock=clock, wall_clock=clock, status_s=60.0
-            ),
-            settings=OperatorSettings(),
-            with_monitor=lambda: self.with_monitor,
-        )
-        self.edit(**pool)
-
-    def edit(self, *, uid: str = "u", **pool: Any) -> None:
-        """The pool as a user writes it, and judged."""
-        self.edit_unseen(uid=uid, **pool)
-        self.accepted.judge()
-
-    def edit_unseen(self, *, uid: str = "u", **pool: Any) -> None:
-        """An edit that nobody judged yet; with another `uid` the pool is deleted and made again."""
-        body: Data = engine_pool("tiny", **pool)
-        known = self.kube.objects.get(("EnginePool", *KEY), {})
-        if known.get("metadata", {}).get("uid") != uid:
-            known = {}
-        generation = known.get("metadata", {}).get("generation", 0) + (known.get("spec") != body["spec"])
-        body["metadata"] |= {"namespace": "default", "uid": uid, "generation": generation}
-        self.store.put("EnginePool", self.kube.put({**body, "status": known.get("status", {})}))
-
-    async def look(self) -> float | None:
-        return await self.reconciler.reconcile(KEY)
-
-    async def quiet_look(self) -> list[str]:
-        """Requests of one more look."""
-        self.kube.requests.clear()
-        await self.look()
-        return list(self.kube.requests)
-
-    async def failing_looks(self, count: int) -> None:
-        """As the queue does it: again and again."""
-        for _ in range(count):
-            with pytest.raises(Retry):
-                await self.look()
-
-    @property
-    def deployment(self) -> Any:
-        return self.kube.objects["Deployment", "default", "engine-tiny"]
-
-    def _row(self, name: str) -> Any:
-        rows = self.kube.objects["EnginePool", *KEY]["status"]["conditions"]
-        (found,) = (each for each in rows if each["type"] == name)
-        return found
-
-    def condition(self, name: str) -> tuple[str, str]:
-        return self._row(name)["status"], self._row(name)["reason"]
-
-    def message(self, name: str) -> Any:
-        return self._row(name)["message"]
-
-    @property
-    def observed_generations(self) -> set[int]:
-        """What the status says that it is about."""
-        status = self.kube.objects["EnginePool", *KEY]["status"]
-        return {status["observedGeneration"], *(each["observedGeneration"] for each in status["conditions"])}
-
-    def engines_are(self, ready: int) -> None:
-        """As the Deployment's controller says."""
-        body = {**self.deployment, "status": {"readyReplicas": ready, "replicas": ready, "updatedReplicas": ready}}
-        self.store.put("Deployment", self.kube.put(body))
-
-    def report(
-        self, *, requests: int, lost: float, one_less: float = 1.0, stakes: dict[str, float] | None = None
-    ) -> None:
-        """A gateway's sums so far: each request is worth 1."""
-        totals = GainTotals(
-            requests=requests, earnable=float(requests), earned=requests - lost, lost={LossCause.SHED: lost}
-        )
-        self.reports.newest = [
-            GainReport(
-                instance="g", classes={}, tenants={}, pools={"tiny": {"high": totals}},
-                engines=[
-                    EngineReport(name=name, pool="tiny", ready=True, stake=stake)
-                    for name, stake in (stakes or {}).items()
-                ],
-                loss_with_one_less={"tiny": 1.0},
-            )
-        ]  # fmt: skip
-        self.reports.window.take(self.reports.newest, now_s=self.now_s)
+from reconcile_bench import KEY, ReconcileBench
+from resource_builders import Data
 
 
 async def test_second_look_writes_nothing() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     await bench.look()
     assert bench.kube.requests == [
         "apply Service engine-tiny",
@@ -138,7 +22,7 @@ async def test_second_look_writes_nothing() -> None:
 
 
 async def test_only_what_changed_is_written() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     await bench.look()
     bench.edit(engine={"args": ["--max-num-seqs=8"]})
     assert await bench.quiet_look() == ["apply Deployment engine-tiny", "apply EnginePool tiny status"]
@@ -148,7 +32,7 @@ async def test_only_what_changed_is_written() -> None:
 
 
 async def test_status_is_of_the_generation_that_was_judged_not_of_an_edit_since_then() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     await bench.look()
     bench.edit_unseen(replicas=2)
     bench.engines_are(1)
@@ -162,16 +46,16 @@ async def test_status_is_of_the_generation_that_was_judged_not_of_an_edit_since_
 
 
 async def test_judgement_of_a_deleted_pool_is_not_that_of_the_next_of_its_name() -> None:
-    bench = Bench(replicas=2)
+    bench = ReconcileBench(replicas=2)
     await bench.look()
     bench.edit_unseen(uid="another")
     assert await bench.quiet_look() == []
 
 
 async def test_other_processes_go_on_from_the_cluster() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     await bench.look()
-    another = Bench()
+    another = ReconcileBench()
     another.kube.objects = bench.kube.objects
     another.store.put("EnginePool", another.kube.objects["EnginePool", *KEY])
     another.accepted.judge()
@@ -180,7 +64,7 @@ async def test_other_processes_go_on_from_the_cluster() -> None:
 
 @pytest.mark.parametrize("status", [409, 429, 500, 503, 0])
 async def test_what_may_go_well_later_is_tried_again(status: int) -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     bench.kube.refuse = lambda *_: KubeError(status, "later", retry_after_s=7.0)
     with pytest.raises(Retry) as retry:
         await bench.look()
@@ -191,7 +75,7 @@ async def test_what_may_go_well_later_is_tried_again(status: int) -> None:
 
 
 async def test_what_is_refused_for_good_is_a_condition_and_the_rest_is_made() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     refusal = KubeError(422, "spec.template is wrong")
     bench.kube.refuse = lambda _, body: refusal if body["kind"] == "Deployment" else None
     await bench.look()
@@ -203,7 +87,7 @@ async def test_what_is_refused_for_good_is_a_condition_and_the_rest_is_made() ->
 @pytest.mark.parametrize("kind", ["ServiceMonitor", "PodDisruptionBudget"])
 @pytest.mark.parametrize("status", [403, 404, 422])
 async def test_engines_come_and_are_ready_without_objects_that_they_do_not_need(kind: str, status: int) -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     bench.with_monitor = True
     bench.kube.refuse = lambda _, body: KubeError(status, "refused") if body["kind"] == kind else None
     await bench.look()
@@ -216,7 +100,7 @@ async def test_engines_come_and_are_ready_without_objects_that_they_do_not_need(
 
 @pytest.mark.parametrize("kind", ["ServiceMonitor", "PodDisruptionBudget"])
 async def test_engines_come_while_what_they_do_not_need_fails_and_that_is_told_if_it_lasts(kind: str) -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     bench.with_monitor = True
     bench.kube.refuse = lambda _, body: KubeError(500, "webhook is down") if body["kind"] == kind else None
     await bench.failing_looks(FAILURES_TOLD)
@@ -232,7 +116,7 @@ async def test_engines_come_while_what_they_do_not_need_fails_and_that_is_told_i
 
 @pytest.mark.parametrize("status", [409, 429, 500, 503, 0])
 async def test_what_fails_for_long_is_told_in_the_pool_and_in_an_event(status: int) -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     bench.kube.refuse = lambda _, body: KubeError(status, "webhook is down") if body["kind"] == "Deployment" else None
     await bench.failing_looks(FAILURES_TOLD - 1)
     assert "status" not in bench.kube.requests[-1]
@@ -246,7 +130,7 @@ async def test_what_fails_for_long_is_told_in_the_pool_and_in_an_event(status: i
 
 
 async def test_failures_count_only_in_a_row() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     for _ in range(3):
         bench.kube.refuse = lambda _, body: KubeError(503, "later") if body["kind"] == "Deployment" else None
         await bench.failing_looks(FAILURES_TOLD - 1)
@@ -258,14 +142,14 @@ async def test_failures_count_only_in_a_row() -> None:
 
 
 async def test_status_that_cannot_be_written_for_long_is_told_in_an_event() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     bench.kube.refuse = lambda _, body: KubeError(500, "no quorum") if body["kind"] == "EnginePool" else None
     await bench.failing_looks(FAILURES_TOLD)
     assert [(event["reason"], event["note"]) for event in bench.kube.events] == [("StatusNotWritten", "no quorum")]
 
 
 async def test_pod_template_of_another_form_is_a_condition_that_names_the_field() -> None:
-    bench = Bench(pod={"template": {"metadata": "x"}})
+    bench = ReconcileBench(pod={"template": {"metadata": "x"}})
     await bench.look()
     assert bench.condition("Ready") == ("False", "Invalid")
     assert "spec.pod.template.metadata" in bench.message("Ready")
@@ -273,14 +157,14 @@ async def test_pod_template_of_another_form_is_a_condition_that_names_the_field(
 
 @pytest.mark.parametrize("template", [{"metadata": None}, {"metadata": {"labels": None}}])
 async def test_pods_are_found_even_if_the_template_removes_labels(template: Data) -> None:
-    bench = Bench(pod={"template": template})
+    bench = ReconcileBench(pod={"template": template})
     await bench.look()
     found = bench.deployment["spec"]
     assert found["selector"]["matchLabels"].items() <= found["template"]["metadata"]["labels"].items()
 
 
 async def test_pool_that_is_going_gets_nothing_more() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     body = bench.kube.objects["EnginePool", *KEY]
     body["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
     bench.store.put("EnginePool", bench.kube.put(body))
@@ -288,14 +172,14 @@ async def test_pool_that_is_going_gets_nothing_more() -> None:
 
 
 async def test_namespace_that_is_gone_is_no_failure() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     bench.kube.objects.pop(("EnginePool", *KEY))
     bench.kube.refuse = lambda *_: KubeError(404, 'namespaces "default" not found')
     assert await bench.look() is None
 
 
 async def test_lost_gain_brings_engines_and_says_so() -> None:
-    bench = Bench(scaling={"min": 1, "max": 3, "scaleUpDelay": "30s"})
+    bench = ReconcileBench(scaling={"min": 1, "max": 3, "scaleUpDelay": "30s"})
     await bench.look()
     bench.engines_are(1)
     for requests in (0, 100, 200, 300):
@@ -308,7 +192,7 @@ async def test_lost_gain_brings_engines_and_says_so() -> None:
     assert notes[-1] == "1 -> 2: 10.0% of the gain is lost for want of capacity"
 
 
-async def lose(bench: Bench) -> None:
+async def lose(bench: ReconcileBench) -> None:
     """45 seconds in which a tenth of the gain is lost, one look short of another engine."""
     bench.edit(scaling={"min": 1, "max": 3, "scaleUpDelay": "30s"})
     await bench.look()
@@ -321,7 +205,7 @@ async def lose(bench: Bench) -> None:
 
 
 async def test_losses_from_before_the_last_change_bring_no_further_engine() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     await lose(bench)
     await bench.look()
     bench.engines_are(2)
@@ -333,7 +217,7 @@ async def test_losses_from_before_the_last_change_bring_no_further_engine() -> N
 
 
 async def test_engine_that_the_api_server_refused_for_the_moment_comes_with_the_next_look() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     await lose(bench)
     bench.kube.refuse = lambda *_: KubeError(503, "later")
     with pytest.raises(Retry):
@@ -346,7 +230,7 @@ async def test_engine_that_the_api_server_refused_for_the_moment_comes_with_the_
 
 
 async def test_engine_whose_loss_costs_least_goes_first() -> None:
-    bench = Bench(replicas=3)
+    bench = ReconcileBench(replicas=3)
     await bench.look()
     for name in ("a", "b", "c"):
         bench.kube.put({"kind": "Pod", "metadata": {"name": name, "namespace": "default"}})
@@ -364,7 +248,7 @@ async def test_engine_whose_loss_costs_least_goes_first() -> None:
 
 
 async def test_dearest_engines_of_a_large_pool_stay_though_they_have_no_price() -> None:
-    bench = Bench(replicas=120)
+    bench = ReconcileBench(replicas=120)
     await bench.look()
     for number in range(120):
         bench.kube.put({"kind": "Pod", "metadata": {"name": f"e{number}", "namespace": "default"}})
@@ -380,7 +264,7 @@ async def test_dearest_engines_of_a_large_pool_stay_though_they_have_no_price() 
 
 
 async def test_scaled_pool_keeps_its_engines_while_nobody_reports() -> None:
-    bench = Bench(scaling={"min": 1, "max": 3})
+    bench = ReconcileBench(scaling={"min": 1, "max": 3})
     await bench.look()
     bench.store.put("Deployment", bench.kube.put({**bench.deployment, "spec": {"replicas": 3}}))
     bench.now_s += 3600
@@ -391,14 +275,14 @@ async def test_scaled_pool_keeps_its_engines_while_nobody_reports() -> None:
 
 async def test_new_leader_knows_since_when_engines_are_missing() -> None:
     spec = {"scaling": {"min": 1, "max": 8, "scaleDownDelay": "10s"}, "engine": {"startLimit": "10s"}}
-    old = Bench(**spec)
+    old = ReconcileBench(**spec)
     await old.look()
     old.engines_are(1)
     old.store.put("Deployment", old.kube.put({**old.deployment, "spec": {**old.deployment["spec"], "replicas": 3}}))
     old.report(requests=0, lost=0)
     await old.look()
     assert old.condition("Complete") == ("False", "SomeEnginesMissing")
-    new = Bench(**spec)
+    new = ReconcileBench(**spec)
     new.kube.objects = old.kube.objects
     for kind, name in (("EnginePool", KEY), ("Deployment", ("default", "engine-tiny"))):
         new.store.put(kind, new.kube.objects[kind, *name])
@@ -414,7 +298,7 @@ async def test_new_leader_knows_since_when_engines_are_missing() -> None:
 
 
 async def test_new_leader_that_sees_the_pool_before_its_deployment_keeps_the_engines() -> None:
-    bench = Bench(scaling={"min": 1, "max": 8})
+    bench = ReconcileBench(scaling={"min": 1, "max": 8})
     await bench.look()
     bench.kube.put({**bench.deployment, "spec": {**bench.deployment["spec"], "replicas": 8}})
     bench.store.remove("Deployment", ("default", "engine-tiny"))
@@ -423,7 +307,7 @@ async def test_new_leader_that_sees_the_pool_before_its_deployment_keeps_the_eng
 
 
 async def test_figures_are_written_once_a_minute_and_conditions_at_once() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     await bench.look()
     bench.report(requests=0, lost=0)
     bench.now_s += 60
@@ -441,7 +325,7 @@ async def test_figures_are_written_once_a_minute_and_conditions_at_once() -> Non
 
 
 async def test_events_are_no_flood() -> None:
-    bench = Bench()
+    bench = ReconcileBench()
     await bench.look()
     for _ in range(50):
         for ready in (1, 0):

@@ -1,0 +1,157 @@
+"""Requests for a pool that sleeps wait for its first engine, as long as their class lets them. Simulated time."""
+
+import asyncio
+
+import pytest
+
+from fleet_builders import capacity, routing_request
+from proserve_core.objectives import Overload, OverloadAction, PriorityClass, ServiceObjectives
+from proserve_core.routing import ImmediateRoom, RoutingRequest
+from proserve_core.routing.round_robin import RoundRobin
+from proserve_gateway.errors import ApiError, internal_error
+from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.overload_errors import OverloadedError
+from proserve_gateway.fleet.pool_queue import WaitingLimits
+from proserve_gateway.fleet.target import EngineTarget
+from proserve_gateway.requests.body import BodyKind, parse_body
+from proserve_gateway.requests.inference_request import InferenceRequest
+
+pytestmark = pytest.mark.looptime
+
+MOST_S = 600.0
+
+
+def priority_class(name: str, overload: Overload, *, ttft_s: float = 2.0) -> PriorityClass:
+    objectives = ServiceObjectives(ttft_s=ttft_s, tpot_s=0.05)
+    return PriorityClass(name=name, weight=1, objectives=objectives, overload=overload)
+
+
+class Sleeping:
+    """A fleet whose pool `chat` has no engine at first."""
+
+    def __init__(self, *, limits: WaitingLimits | None = None) -> None:
+        self.clock = asyncio.get_running_loop().time
+        room = ImmediateRoom(RoundRobin())
+        self.fleet = Fleet(make_room=lambda _: room, clock=self.clock, waiting_limits=limits)
+        self.fleet.first_engines.use(["chat"])
+
+    def ask(self, *classes: PriorityClass, size: int = 100) -> "asyncio.Task[RoutingRequest]":
+        """Of the first of these classes."""
+        terms, body = classes[0].terms(), parse_body(BodyKind.COMPLETION, b'{"model":"chat","prompt":"hi"}')
+        body.size = size
+        request = InferenceRequest(
+            id="r", arrival_s=self.clock(), terms=terms, tenant="gold", pool="chat", path="/v1/completions",
+            body=body, classes={each.name: each for each in classes},
+        )  # fmt: skip
+        waiting = self.fleet.first_engines.wait(request, routing_request(1, terms=terms), most_s=MOST_S)
+        return asyncio.create_task(waiting)
+
+    def engine_comes(self) -> None:
+        self.fleet.set_targets([EngineTarget(name="a", pool="chat", base_url="http://127.0.0.1:8000")])
+        (engine,) = self.fleet.engines
+        self.fleet.snapshot_arrived(engine, capacity())
+
+
+QUEUE = priority_class("patient", Overload())
+
+
+async def error_of(task: "asyncio.Task[RoutingRequest]") -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        await task
+    return caught.value
+
+
+async def test_request_waits_for_the_first_engine_and_is_reported_meanwhile() -> None:
+    sleeping = Sleeping()
+    task = sleeping.ask(QUEUE)
+    await asyncio.sleep(120)
+    assert not task.done()
+    assert sleeping.fleet.open_requests() == {"chat": 1}
+    assert dict(sleeping.fleet.waiting_by_class()) == {"chat": {"patient": 1}}
+    assert sleeping.fleet.waiting == 1
+    sleeping.engine_comes()
+    assert (await task).terms.priority_class == "patient"
+    assert sleeping.fleet.open_requests() == {}
+
+
+async def test_engine_that_is_there_is_not_waited_for() -> None:
+    sleeping = Sleeping()
+    sleeping.engine_comes()
+    began_s = sleeping.clock()
+    await sleeping.ask(QUEUE)
+    assert sleeping.clock() == began_s
+
+
+async def test_pool_that_never_sleeps_is_not_waited_for() -> None:
+    sleeping = Sleeping()
+    sleeping.fleet.first_engines.use([])
+    began_s = sleeping.clock()
+    await sleeping.ask(QUEUE)
+    assert sleeping.clock() == began_s
+
+
+@pytest.mark.parametrize(
+    ("overload", "longest_s"),
+    [
+        (Overload(), MOST_S),
+        (Overload(max_queue_time_s=30.0), 30.0),
+        (Overload(action=OverloadAction.SHED), 2.0),
+    ],
+)
+async def test_class_says_how_long_a_request_waits(overload: Overload, longest_s: float) -> None:
+    sleeping = Sleeping()
+    began_s = sleeping.clock()
+    error = await error_of(sleeping.ask(priority_class("any", overload)))
+    assert sleeping.clock() - began_s == pytest.approx(longest_s)
+    assert (error.status, error.code) == (503, "no_engine_available")
+    assert error.retry_after_s
+    assert sleeping.fleet.waiting == 0
+
+
+async def test_request_that_degrades_waits_on_in_the_other_class() -> None:
+    sleeping = Sleeping()
+    degrade = Overload(action=OverloadAction.DEGRADE, degrade_to="patient", max_queue_time_s=1.0)
+    task = sleeping.ask(priority_class("first", degrade), QUEUE)
+    await asyncio.sleep(10)
+    assert dict(sleeping.fleet.waiting_by_class()) == {"chat": {"patient": 1}}
+    sleeping.engine_comes()
+    assert (await task).terms.priority_class == "patient"
+
+
+async def test_no_more_wait_than_the_gateway_holds() -> None:
+    sleeping = Sleeping(limits=WaitingLimits(requests=2, body_bytes=1000))
+    waiting = [sleeping.ask(QUEUE), sleeping.ask(QUEUE)]
+    await asyncio.sleep(1)
+    assert isinstance(await error_of(sleeping.ask(QUEUE)), OverloadedError)
+    waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
+    assert isinstance(await error_of(sleeping.ask(QUEUE, size=5000)), OverloadedError)
+    sleeping.engine_comes()
+    await waiting[1]
+    assert sleeping.fleet.waiting == 0
+
+
+async def test_client_that_leaves_is_forgotten() -> None:
+    sleeping = Sleeping()
+    task = sleeping.ask(QUEUE)
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.wait({task})
+    assert sleeping.fleet.open_requests() == {}
+
+
+async def test_who_waits_is_told_when_the_gateway_ends() -> None:
+    sleeping = Sleeping()
+    task = sleeping.ask(QUEUE)
+    await asyncio.sleep(1)
+    sleeping.fleet.turn_away(lambda: internal_error("it ends"))
+    assert "it ends" in str((await error_of(task)).message)
+
+
+async def test_who_waits_goes_on_when_the_pool_may_not_sleep_any_more() -> None:
+    sleeping = Sleeping()
+    task = sleeping.ask(QUEUE)
+    await asyncio.sleep(1)
+    sleeping.fleet.first_engines.use([])
+    await task
+    assert sleeping.fleet.waiting == 0
