@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -188,6 +189,44 @@ def handshake(
     ours.write(b"y")
     assert theirs.read(1) == b"y"
     return ours.session
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_old_session_of_grpc_is_no_way_around_a_new_authority_of_clients(
+    tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    folder = TlsFolder(tmp_path)
+    client = client_context("first", "first")
+    client.maximum_version = version
+    client.set_alpn_protocols(["h2"])
+    credentials = CredentialFiles(tls=folder.files(client_ca=True))
+    async with fake_engine() as engine, running(engine, credentials) as gateway:
+        assert gateway.grpc_port is not None
+        session, resumed = await asyncio.to_thread(http2_settings, client, gateway.grpc_port)
+        assert not resumed
+        # Without a new authority it would have been one.
+        assert (await asyncio.to_thread(http2_settings, client, gateway.grpc_port, session))[1]
+        shutil.copy(DATA / "second-ca.pem", folder.ca)
+        await renewed(gateway, "applied")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.to_thread(http2_settings, client, gateway.grpc_port, session)
+
+
+def http2_settings(
+    client: ssl.SSLContext, port: int, session: ssl.SSLSession | None = None
+) -> tuple[ssl.SSLSession | None, bool]:
+    """A connection that gets as far as HTTP/2; what the client may resume later, and whether it has resumed `session`.
+
+    Blocking: asyncio takes no session.
+    """
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as plain,
+        client.wrap_socket(plain, server_hostname="localhost", session=session) as encrypted,
+    ):
+        encrypted.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        if encrypted.recv(9)[3:4] != b"\4":
+            raise ConnectionResetError
+        return encrypted.session, bool(encrypted.session_reused)
 
 
 async def test_engine_over_https_is_checked_and_sees_the_gateways_certificate() -> None:
