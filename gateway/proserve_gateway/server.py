@@ -32,10 +32,11 @@ from proserve_gateway.fleet.poller import Poller, PollResult
 from proserve_gateway.fleet.queue_metrics import QueueMetrics
 from proserve_gateway.fleet.target import EngineTarget
 from proserve_gateway.grpc.api import GrpcApi
-from proserve_gateway.grpc.server import GrpcLimits, GrpcServer
+from proserve_gateway.grpc.limits import GrpcLimits
+from proserve_gateway.grpc.server import GrpcServer
 from proserve_gateway.http.api import HttpApi, HttpLimits
 from proserve_gateway.http.data_server import DataServer
-from proserve_gateway.http.listening import CLOSING_S
+from proserve_gateway.http.listening import CLOSING_S, take_descriptors
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.quotas.metrics import QuotaCollector
 from proserve_gateway.quotas.quotas import Quotas
@@ -166,7 +167,7 @@ class Gateway:
             tls=None if self._credentials.tls is None else self._credentials.tls.context,
         )
         self.admin = self._admin_server(config.admin) if config.admin is not None else None
-        self._grpc_api = GrpcApi(intake=self._intake, dispatcher=dispatcher, clock=clock)
+        self._grpc_api = GrpcApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=config.grpc_limits)
         self._grpc: GrpcServer | None = None
         self.grpc_port: int | None = None
 
@@ -322,6 +323,7 @@ def run_in_loop(main: Coroutine[Any, Any, None]) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    take_descriptors()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main)
 

@@ -18,7 +18,8 @@ from proserve_gateway.configuration.catalog import Catalog
 from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.target import EngineTarget
 from proserve_gateway.grpc.api import GrpcApi
-from proserve_gateway.grpc.server import GrpcLimits, GrpcServer
+from proserve_gateway.grpc.limits import GrpcLimits
+from proserve_gateway.grpc.server import GrpcServer
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.requests.dispatch import Dispatcher
 from proserve_gateway.requests.intake import Intake
@@ -164,7 +165,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def running_bench(*engines: FakeEngine, limits: UpstreamLimits | None = None) -> AsyncIterator[Bench]:
+async def running_bench(
+    *engines: FakeEngine, limits: UpstreamLimits | None = None, grpc_limits: GrpcLimits | None = None
+) -> AsyncIterator[Bench]:
     """A gateway in front of these engines, which publish capacity; without any, of the played one, which does not."""
     clock = asyncio.get_running_loop().time
     made = Bench()
@@ -192,8 +195,9 @@ async def running_bench(*engines: FakeEngine, limits: UpstreamLimits | None = No
             clock=clock,
         ),
         clock=clock,
+        limits=grpc_limits,
     )
-    server = GrpcServer(api, ready=lambda: made.ready, limits=GrpcLimits(message_bytes=10_000))
+    server = GrpcServer(api, ready=lambda: made.ready, limits=grpc_limits or GrpcLimits(message_bytes=10_000))
     bound = await server.start("127.0.0.1", 0)
     made.address = f"127.0.0.1:{bound}"
     async with grpc.aio.insecure_channel(made.address) as made.channel:

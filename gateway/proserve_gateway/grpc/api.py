@@ -1,7 +1,9 @@
 """The data path over gRPC: `proserve.v1.Inference` on the same intake and dispatch core as HTTP.
 
-Messages are read here and not by the generated handlers, so that authentication comes first and a message that can't
-be read is the client's error (INVALID_ARGUMENT) instead of an internal one. The call's task is cancelled by grpc when
+Messages are read here and not by the generated handlers: authentication comes first, with the call's headers, so that
+nobody without a key can keep a call open by not sending its message; and a message that can't be read is the client's
+error (INVALID_ARGUMENT) instead of an internal one. For that both methods are handled as streams of requests, which is
+the same on the wire. The call's task is cancelled by grpc when
 the client cancels or its deadline passes; that aborts the engine's work.
 """
 
@@ -16,6 +18,8 @@ from google.protobuf.message import Message
 from proserve_gateway.configuration.catalog_terms import CONTROL_HEADERS
 from proserve_gateway.errors import ApiError, client_stalled
 from proserve_gateway.grpc.convert import PATHS, chunk, parse_request, request_body, response
+from proserve_gateway.grpc.errors import message_too_slow, no_message
+from proserve_gateway.grpc.limits import GrpcLimits
 from proserve_gateway.grpc.status import abort
 from proserve_gateway.relay.sse import payloads
 from proserve_gateway.requests.answer import Answer
@@ -33,9 +37,17 @@ Context: TypeAlias = grpc.aio.ServicerContext[bytes, Message]
 class GrpcApi:
     """Handlers of the service."""
 
-    def __init__(self, *, intake: Intake, dispatcher: Dispatcher, clock: Callable[[], float]) -> None:
-        """`clock` is the dispatcher's: deadlines count from the arrival that is stamped here, when the whole message
-        is there."""
+    def __init__(
+        self,
+        *,
+        intake: Intake,
+        dispatcher: Dispatcher,
+        clock: Callable[[], float],
+        limits: GrpcLimits | None = None,
+    ) -> None:
+        """`clock` is the dispatcher's: deadlines count from the arrival that is stamped here, when the call's headers
+        are there."""
+        self._message_s = (limits or GrpcLimits()).message_s
         self._intake = intake
         self._dispatcher = dispatcher
         self._clock = clock
@@ -45,20 +57,20 @@ class GrpcApi:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Generate": grpc.unary_unary_rpc_method_handler(
+                "Generate": grpc.stream_unary_rpc_method_handler(
                     self.generate, response_serializer=pb.GenerateResponse.SerializeToString
                 ),
-                "GenerateStream": grpc.unary_stream_rpc_method_handler(
+                "GenerateStream": grpc.stream_stream_rpc_method_handler(
                     self.generate_stream, response_serializer=pb.GenerateChunk.SerializeToString
                 ),
             },
         )
 
-    async def generate(self, message: bytes, context: Context) -> pb.GenerateResponse:
+    async def generate(self, _: object, context: Context) -> pb.GenerateResponse:
         """The whole answer at once."""
         request_id = new_request_id()
         try:
-            request = self._accept(message, context, request_id, stream=False)
+            request = await self._accept(context, request_id, stream=False)
             answer = await self._dispatcher.answer(request)
             try:
                 served = await self._begin(request, answer, context)
@@ -68,11 +80,11 @@ class GrpcApi:
         except ApiError as error:
             await abort(context, error, request_id)
 
-    async def generate_stream(self, message: bytes, context: Context) -> None:
+    async def generate_stream(self, _: object, context: Context) -> None:
         """The answer as it comes: one message per piece that the engine sent, however many events it holds."""
         request_id = new_request_id()
         try:
-            request = self._accept(message, context, request_id, stream=True)
+            request = await self._accept(context, request_id, stream=True)
             answer = await self._dispatcher.answer(request)
             if (task := asyncio.current_task()) is not None:
                 answer.on_stall(task.cancel)
@@ -102,13 +114,13 @@ class GrpcApi:
         if answer.failure is not None:
             raise answer.failure
 
-    def _accept(self, message: bytes, context: Context, request_id: str, *, stream: bool) -> InferenceRequest:
+    async def _accept(self, context: Context, request_id: str, *, stream: bool) -> InferenceRequest:
         arrival_s = self._clock()
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         authorization = metadata.get("authorization")
         grant = self._intake.authenticate(None if authorization is None else authorization.encode(errors="replace"))
         try:
-            kind, body = request_body(parse_request(message), stream=stream)
+            kind, body = request_body(parse_request(await self._message(context)), stream=stream)
         except ApiError as error:
             self._intake.refused(error, grant)
             raise
@@ -122,6 +134,16 @@ class GrpcApi:
             body=body,
             trace=_trace(metadata),
         )
+
+    async def _message(self, context: Context) -> bytes:
+        try:
+            async with asyncio.timeout(self._message_s):
+                message = await context.read()
+        except TimeoutError:
+            raise message_too_slow(self._message_s) from None
+        if not isinstance(message, bytes):
+            raise no_message()
+        return message
 
     async def _begin(self, request: InferenceRequest, answer: Answer, context: Context) -> pb.Served:
         """Tell how the request is served, in metadata as HTTP does in headers."""

@@ -8,29 +8,16 @@ import asyncio
 from collections.abc import Callable
 
 import grpc.aio
-import msgspec
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 # The module makes the service's descriptor known, which reflection reads.
 from proserve_gateway.grpc.api import SERVICE, GrpcApi
+from proserve_gateway.grpc.limits import GrpcLimits
+from proserve_gateway.http.listening import possible_connections
 from proserve_gateway.security.tls import ServerTls
 
 HEALTH_REFRESH_S = 0.5
-
-
-class GrpcLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one call and one connection may take."""
-
-    message_bytes: int = 4 * 2**20
-    """Of a request; grpc answers larger ones with RESOURCE_EXHAUSTED."""
-    ping_interval_s: float = 10.0
-    """Clients that ping more often are cut off."""
-    keepalive_s: float = 30.0
-    """After so long a silence the server pings; a client that does not answer is gone, and its calls are cancelled."""
-    keepalive_answer_s: float = 10.0
-    connection_age_s: float = 1800.0
-    """Older connections are asked to come anew, so that clients spread over new gateways; their calls go on."""
 
 
 class GrpcServer:
@@ -43,6 +30,10 @@ class GrpcServer:
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", limits.message_bytes),
+                ("grpc.server_handshake_timeout_ms", int(limits.handshake_s * 1e3)),
+                ("grpc.max_allowed_incoming_connections", limits.connections or possible_connections()),
+                ("grpc.max_concurrent_streams", limits.streams),
+                ("grpc.max_connection_idle_ms", int(limits.idle_s * 1e3)),
                 ("grpc.http2.min_ping_interval_without_data_ms", int(limits.ping_interval_s * 1e3)),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.keepalive_time_ms", int(limits.keepalive_s * 1e3)),

@@ -16,7 +16,9 @@ HEAD_BYTES = 65536
 HEAD_S = 30.0
 """For a request's line and headers, from the connection or their first byte on."""
 MOST_CONNECTIONS = 16_384
-"""Open at a time, if the system lets the process have two descriptors for each."""
+"""Open at a time, if the system lets the process have enough descriptors."""
+_DESCRIPTORS_EACH = 3
+"""Of HTTP, of its engine, of gRPC."""
 _SPARE_DESCRIPTORS = 200
 CLOSING_S = 2.0
 """For requests that were cut to notice it."""
@@ -41,7 +43,19 @@ def listen(host: str, port: int, *, stall_ms: int = CLIENT_STALL_MS) -> socket.s
     return listening
 
 
+def take_descriptors() -> None:
+    """As many as connections may need, or the system allows: shells and service managers begin with 1,024, for the
+    sake of programs that use `select`."""
+    wanted = _DESCRIPTORS_EACH * MOST_CONNECTIONS + _SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def possible_connections() -> int:
-    """What the limit on descriptors allows: each may need a second one, for its engine."""
+    """What the limit on descriptors allows each port."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, min(MOST_CONNECTIONS, (soft - _SPARE_DESCRIPTORS) // 2))
+    if soft == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(1, min(MOST_CONNECTIONS, (soft - _SPARE_DESCRIPTORS) // _DESCRIPTORS_EACH))
