@@ -1,41 +1,13 @@
-"""What happens to 60 streams while pods, nodes and the control plane come and go: nothing that a client could notice.
-
-Deadlines are generous, because two cores run the whole cluster; what is tested is that nobody waits for something that
-has gone.
-"""
+"""60 streams while pods, nodes and the control plane come and go: nothing happens that a client could notice."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
+from disturbed_service import Disturbance, assert_nothing_lost, disturbed, load_on
 from installation import NAMESPACE, Installation
+from node_settings import NODE
 from single_node import SingleNode
-from steady_load import Client, Load
-
-CLIENTS = [
-    Client(name="high", key="sk-demo-product", streams=20, first_token_s=10, output_token_s=1),
-    Client(name="low", key="sk-demo-reports", streams=40, first_token_s=30, output_token_s=3),
-]
-TOKENS = 150
-Disturbance = Callable[[Installation], None]
-
-
-async def disturbed(installation: Installation, disturb: Disturbance, *, settle_s: float = 3) -> Load:
-    """Load on the pool `tiny` before, during and after what `disturb` does."""
-    load = Load(installation.http, CLIENTS, model="tiny", tokens=TOKENS)
-    async with load.running():
-        await load.all_open()
-        await asyncio.to_thread(disturb, installation)
-        await asyncio.sleep(settle_s)
-    return load
-
-
-def assert_nothing_lost(load: Load) -> None:
-    assert load.failures() == []
-    assert load.attainment("high") >= 0.99, [
-        (each.status, each.problem, each.late_tokens) for each in load.outcomes if not each.attained
-    ][:5]
 
 
 def kill_an_engine(installation: Installation) -> None:
@@ -45,7 +17,7 @@ def kill_an_engine(installation: Installation) -> None:
 
 
 def evict_an_engine(installation: Installation) -> None:
-    """As `kubectl drain` does, through the eviction API; with one node a drain of all could never end."""
+    """As `kubectl drain` does, through the eviction API."""
     node, victim = installation.cluster, installation.pods("tiny")[0]
     body = (
         f'{{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {{"name": "{victim}", "namespace": "default"}}}}'
@@ -100,7 +72,7 @@ async def test_no_stream_is_lost_when_gateways_are_replaced(installation: Instal
 
 
 async def test_gateways_serve_on_without_the_api_server(installation: Installation, node: SingleNode) -> None:
-    load = Load(installation.http, CLIENTS, model="tiny", tokens=TOKENS)
+    load = load_on(installation)
     async with load.running():
         await load.all_open()
         node.stop_api_server()
@@ -110,3 +82,24 @@ async def test_gateways_serve_on_without_the_api_server(installation: Installati
             await asyncio.to_thread(node.start_api_server)
     assert load.refused() == []
     assert_nothing_lost(load)
+
+
+async def test_no_stream_is_lost_when_nodes_are_drained(installation: Installation, node: SingleNode) -> None:
+    """Everything moves to another node, and back."""
+
+    def drain(leaving: str) -> None:
+        node.kubectl("drain", leaving, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=240s")
+        installation.wait_pods("tiny", 2)
+        for component in ("gateway", "operator"):
+            rollout = ("rollout", "status", f"deployment/proserve-{component}", "--timeout=240s")
+            node.kubectl(*rollout, "--namespace", NAMESPACE)
+
+    def there_and_back(_: Installation) -> None:
+        with node.second_node() as second:
+            drain(NODE.name)
+            pods = node.get("pods", "--all-namespaces")["items"]
+            assert {pod["spec"].get("nodeName") for pod in pods} == {second}
+            node.kubectl("uncordon", NODE.name)
+            drain(second)
+
+    assert_nothing_lost(await disturbed(installation, there_and_back))

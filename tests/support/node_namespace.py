@@ -1,12 +1,12 @@
-"""Linux namespaces in which a whole Kubernetes node runs, so that nothing of it can be left behind.
+"""Linux namespaces in which all nodes of a Kubernetes cluster run, so that nothing of them can be left behind.
 
-Network, mounts and processes are the node's own: its iptables rules, bridges, pod networks and mounts end with them,
-and they end when the first process in them does, which waits for the end of the test process. What the node's programs
+Network, mounts and processes are the nodes' own: their iptables rules, bridges, pod networks and mounts end with them,
+and they end when the first process in them does, which waits for the end of the test process. What the nodes' programs
 write to fixed places (/run, /var/lib, /var/log) and what kubelet writes to settings of the kernel goes to files of the
 namespace. Only control groups are visible outside; `end` removes them.
 
-The host reaches the node, its pods and its services through one virtual cable. The addresses are from 198.18.0.0/15,
-the range that is kept free for tests of networks. The node has no way out.
+The host reaches the nodes, their pods and services through one virtual cable. The addresses are from 198.18.0.0/15,
+the range that is kept free for tests of networks. The nodes have no way out.
 """
 
 import json
@@ -18,6 +18,7 @@ from pathlib import Path
 
 HOST_ADDRESS = "198.18.0.254"
 NODE_ADDRESS = "198.18.0.1"
+SECOND_ADDRESS = "198.18.0.2"
 NODE_NETWORK = "198.18.0.0/24"
 POD_NETWORK = "198.18.64.0/18"
 SERVICE_NETWORK = "198.19.0.0/16"
@@ -31,21 +32,16 @@ KERNEL_SETTINGS = {
     "kernel/keys/root_maxbytes": "25000000",
 }
 """What kubelet insists on. It finds these values, so it changes nothing."""
-STORES = ("containerd", "etcd")
-"""Folders in memory: what is in them is written faster, and needs no deleting."""
-CONTROL_GROUPS = ("kubepods", "k8s.io")
+CONTROL_GROUPS = ("kubepods", "k8s.io", "proserve-node2")
 START_LIMIT_S = 20.0
 
 _FIRST_PROCESS = """
 import json, os, pathlib, signal, subprocess, sys
-folder, settings, stores = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
+folder, settings = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 def mount(*arguments):
     subprocess.run(["mount", *arguments], check=True)
 mount("--make-rshared", "/")
 mount("-t", "tmpfs", "tmpfs", "/run")
-for stored in stores:
-    (folder / stored).mkdir()
-    mount("-t", "tmpfs", "tmpfs", str(folder / stored))
 for covered in ("lib", "log"):
     upper, work = folder / covered, folder / f"{covered}.work"
     upper.mkdir(), work.mkdir()
@@ -74,7 +70,7 @@ class NodeNamespace:
     def __init__(self, folder: Path) -> None:
         remove_control_groups()
         namespaces = ["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
-        inside = [sys.executable, "-I", "-c", _FIRST_PROCESS, str(folder), json.dumps(KERNEL_SETTINGS), *STORES]
+        inside = [sys.executable, "-I", "-c", _FIRST_PROCESS, str(folder), json.dumps(KERNEL_SETTINGS)]
         self._holder = subprocess.Popen(
             ["unshare", *namespaces, *inside], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -98,7 +94,8 @@ class NodeNamespace:
         _run(["ip", "address", "add", f"{HOST_ADDRESS}/24", "dev", CABLE])
         _run(["ip", "link", "set", CABLE, "up"])
         self.run("ip", "link", "set", "lo", "up")
-        self.run("ip", "address", "add", f"{NODE_ADDRESS}/24", "dev", "node0")
+        for address in (NODE_ADDRESS, SECOND_ADDRESS):
+            self.run("ip", "address", "add", f"{address}/24", "dev", "node0")
         self.run("ip", "link", "set", "node0", "up")
         self.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
         for network in (POD_NETWORK, SERVICE_NETWORK):
@@ -112,6 +109,11 @@ class NodeNamespace:
     def run(self, *command: str | Path) -> str:
         """Run a command in the namespaces; what it printed. Fails with its message if it failed."""
         return _run([*self.enter, *(str(part) for part in command)])
+
+    def make_store(self, folder: Path) -> None:
+        """A folder in memory, seen in the namespaces only: it is faster to write, and needs no deleting."""
+        folder.mkdir()
+        self.run("mount", "-t", "tmpfs", "tmpfs", folder)
 
     def end(self) -> None:
         """Everything in the namespaces is killed by the kernel, and they go."""
@@ -127,6 +129,14 @@ class NodeNamespace:
         end_s = time.monotonic() + START_LIMIT_S
         while not remove_control_groups() and time.monotonic() < end_s:
             time.sleep(0.1)
+
+
+def make_control_group(name: str) -> None:
+    """In each hierarchy of version 1, or in the one of version 2."""
+    top = Path("/sys/fs/cgroup")
+    hierarchies = [top] if (top / "cgroup.controllers").exists() else [each for each in top.iterdir() if each.is_dir()]
+    for hierarchy in hierarchies:
+        (hierarchy / name).mkdir(exist_ok=True)
 
 
 def remove_control_groups() -> bool:

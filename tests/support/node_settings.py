@@ -1,10 +1,28 @@
-"""Settings of the programs of a test node: one node, no cloud, everything in one folder."""
+"""Settings of the programs of a test cluster: one node or two, no cloud, everything in one folder."""
 
 from pathlib import Path
 
-from node_namespace import NODE_ADDRESS, NODE_NETWORK, POD_NETWORK, SERVICE_NETWORK
+import msgspec
 
-NODE = "node1"
+from node_namespace import NODE_ADDRESS, NODE_NETWORK, POD_NETWORK, SECOND_ADDRESS, SERVICE_NETWORK
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """What tells a node from another one in the same namespaces."""
+
+    name: str
+    address: str
+    pods: str
+    """Network of its pods."""
+    bridge: str
+    control_group: str
+    """Below it are those of the node's pods."""
+
+
+NODE = Node(name="node1", address=NODE_ADDRESS, pods="198.18.64.0/19", bridge="pods1", control_group="/")
+SECOND_NODE = Node(
+    name="node2", address=SECOND_ADDRESS, pods="198.18.96.0/19", bridge="pods2", control_group="/proserve-node2"
+)
 API_PORT = 6443
 API_URL = f"https://{NODE_ADDRESS}:{API_PORT}"
 FIRST_SERVICE = "198.19.0.1"
@@ -16,7 +34,6 @@ CLIENTS = {
     "controller-manager": "/CN=system:kube-controller-manager",
     "scheduler": "/CN=system:kube-scheduler",
     "proxy": "/CN=system:kube-proxy",
-    "kubelet": f"/O=system:nodes/CN=system:node:{NODE}",
 }
 API_NAMES = [
     *(f"DNS:kubernetes{suffix}" for suffix in ("", ".default", ".default.svc", ".default.svc.cluster.local")),
@@ -59,21 +76,22 @@ def containerd_socket(folder: Path) -> Path:
     return folder / "containerd.sock"
 
 
-def pod_network(folder: Path) -> str:
+def pod_network(folder: Path, node: Node) -> str:
     return f"""\
 {{"cniVersion": "0.4.0", "name": "pods", "plugins": [
-  {{"type": "bridge", "bridge": "pods0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
-    "ipam": {{"type": "host-local", "dataDir": "{folder}/cni-addresses", "ranges": [[{{"subnet": "{POD_NETWORK}"}}]],
+  {{"type": "bridge", "bridge": "{node.bridge}", "isGateway": true, "ipMasq": false, "hairpinMode": true,
+    "ipam": {{"type": "host-local", "dataDir": "{folder}/cni-addresses", "ranges": [[{{"subnet": "{node.pods}"}}]],
              "routes": [{{"dst": "0.0.0.0/0"}}]}}}},
   {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}
 """
 
 
-def kubelet_config(folder: Path) -> str:
+def kubelet_config(folder: Path, node: Node) -> str:
     return f"""\
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-address: {NODE_ADDRESS}
+address: {node.address}
+healthzBindAddress: {node.address}
 authentication: {{anonymous: {{enabled: false}}, webhook: {{enabled: true}}, x509: {{clientCAFile: {folder}/ca.crt}}}}
 authorization: {{mode: Webhook}}
 tlsCertFile: {folder}/kubelet-server.crt
@@ -81,6 +99,7 @@ tlsPrivateKeyFile: {folder}/kubelet-server.key
 containerRuntimeEndpoint: unix://{containerd_socket(folder)}
 imageServiceEndpoint: unix://{containerd_socket(folder)}
 cgroupDriver: cgroupfs
+cgroupRoot: {node.control_group}
 failCgroupV1: false
 failSwapOn: false
 oomScoreAdj: 0
@@ -108,7 +127,7 @@ clientConnection: {{kubeconfig: {folder}/proxy.kubeconfig}}
 clusterCIDR: {POD_NETWORK}
 mode: iptables
 iptables: {{minSyncPeriod: 100ms}}
-hostnameOverride: {NODE}
+hostnameOverride: {NODE.name}
 oomScoreAdj: 0
 # Zero: these belong to the machine and stay as they are.
 conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}
@@ -150,6 +169,8 @@ def api_server_flags(folder: Path) -> list[str]:
         "--service-account-issuer=https://kubernetes.default.svc",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
+        # The node itself has no route to addresses of Services.
+        "--enable-aggregator-routing",
         "--allow-privileged=true",
     ]
 
@@ -173,12 +194,12 @@ def scheduler_flags(folder: Path) -> list[str]:
     return _component_flags(folder, "scheduler")
 
 
-def kubelet_flags(folder: Path) -> list[str]:
+def kubelet_flags(folder: Path, node: Node) -> list[str]:
     return [
         f"--config={folder}/kubelet.yaml",
         f"--kubeconfig={folder}/kubelet.kubeconfig",
-        f"--hostname-override={NODE}",
-        f"--node-ip={NODE_ADDRESS}",
+        f"--hostname-override={node.name}",
+        f"--node-ip={node.address}",
         f"--root-dir={folder}/kubelet",
         f"--cert-dir={folder}/kubelet-certificates",
     ]

@@ -1,7 +1,8 @@
 """A real single-node Kubernetes in namespaces of its own: containerd, etcd, the control plane, kubelet and kube-proxy.
 
-Pods run, Services and DNS work, and the host reaches both. Not there: a way out of the node, enforced NetworkPolicies,
-load balancers, a metrics server, more nodes. One such cluster runs on a machine at a time; a second one waits.
+Pods run, Services and DNS work, and the host reaches both. A second node can be had for a while. Not there: a way out
+of the nodes, enforced NetworkPolicies, load balancers, a metrics server. One such cluster runs on a machine at a time;
+a second one waits.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ import node_settings
 from etcd_flags import etcd_flags
 from kubernetes_access import KubernetesAccess
 from kubernetes_keys import kubeconfig, make_authority, make_certificate
-from node_namespace import NODE_ADDRESS, NodeNamespace
+from node_namespace import NodeNamespace
 from server_process import ServerProcess
+from worker import START_LIMIT_S, Worker
 
-START_LIMIT_S = 120.0
 TOOLS = ("containerd", "ctr", "runc", "iptables", "conntrack", "nsenter", "unshare", "ip", "openssl")
 PACKAGES = "containerd runc containernetworking-plugins iptables conntrack iproute2 util-linux openssl"
 LOCK = Path("/tmp/proserve-single-node.lock")
@@ -45,6 +47,8 @@ class SingleNode(KubernetesAccess):
         self.folder = folder
         self._resources = contextlib.ExitStack()
         self._processes: dict[str, ServerProcess] = {}
+        self._workers: list[Worker] = []
+        self._archives: list[Path] = []
         try:
             lock = self._resources.enter_context(LOCK.open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -58,37 +62,55 @@ class SingleNode(KubernetesAccess):
 
     def _write_settings(self) -> None:
         folder = self.folder
-        (folder / "cni").mkdir()
         make_authority(folder)
         for client, subject in node_settings.CLIENTS.items():
             make_certificate(folder, client, subject=subject)
             text = kubeconfig(folder, server=node_settings.API_URL, user=client)
             (folder / f"{client}.kubeconfig").write_text(text)
         make_certificate(folder, "server", subject="/CN=kube-apiserver", addresses=node_settings.API_NAMES)
-        names = [f"DNS:{node_settings.NODE}", f"IP:{NODE_ADDRESS}"]
-        make_certificate(folder, "kubelet-server", subject=f"/CN={node_settings.NODE}", addresses=names)
-        (folder / "containerd.toml").write_text(node_settings.containerd_config(folder))
-        (folder / "cni" / "10-pods.conflist").write_text(node_settings.pod_network(folder))
         (folder / "audit-policy.yaml").write_text(node_settings.audit_policy())
-        (folder / "kubelet.yaml").write_text(node_settings.kubelet_config(folder))
         (folder / "proxy.yaml").write_text(node_settings.kube_proxy_config(folder))
 
     def _start(self) -> None:
         folder, programs = self.folder, self.programs
-        containerd = shutil.which("containerd") or "containerd"
-        self._run("containerd", containerd, "-c", folder / "containerd.toml")
+        self._first = self._worker(folder, node_settings.NODE)
+        self._first.start_containerd()
+        self.namespace.make_store(folder / "etcd")
         self._run("etcd", programs / "etcd", *etcd_flags(folder / "etcd" / "data", port=2379, peer_port=2380))
-        self._processes["containerd"].wait_until(
-            lambda: node_settings.containerd_socket(folder).exists(), limit_s=START_LIMIT_S, what="socket"
-        )
         self.start_api_server()
         self._run(
             "controller-manager", programs / "kube-controller-manager", *node_settings.controller_manager_flags(folder)
         )
         self._run("scheduler", programs / "kube-scheduler", *node_settings.scheduler_flags(folder))
-        self._run("kubelet", programs / "kubelet", *node_settings.kubelet_flags(folder))
         self._run("proxy", programs / "kube-proxy", f"--config={folder / 'proxy.yaml'}")
-        self._processes["kubelet"].wait_until(self._can_run_pods, limit_s=START_LIMIT_S, what="node that is Ready")
+        self._start_kubelet(self._first)
+
+    def _worker(self, folder: Path, node: node_settings.Node) -> Worker:
+        worker = Worker(folder, node, programs=self.programs, namespace=self.namespace)
+        self._workers.append(worker)
+        return worker
+
+    def _start_kubelet(self, worker: Worker) -> None:
+        kubelet, name = worker.start_kubelet(), worker.node.name
+        kubelet.wait_until(lambda: self._can_run_pods(name), limit_s=START_LIMIT_S, what="node that is Ready")
+
+    @contextlib.contextmanager
+    def second_node(self) -> Iterator[str]:
+        """Name of another node with the same images, until the end; whoever asks for it moves all pods away from it."""
+        folder = self.folder / node_settings.SECOND_NODE.name
+        folder.mkdir()
+        for name in ("ca.crt", "ca.key"):
+            shutil.copy(self.folder / name, folder)
+        worker = self._worker(folder, node_settings.SECOND_NODE)
+        worker.start_containerd()
+        for archive in self._archives:
+            worker.import_image(archive)
+        self._start_kubelet(worker)
+        try:
+            yield worker.node.name
+        finally:
+            self.kubectl("delete", "node", worker.node.name)
+            worker.kill()
 
     def _run(self, name: str, *command: str | Path) -> None:
         self._processes[name] = ServerProcess(command, log=self.folder / f"{name}.log", enter=self.namespace.enter)
@@ -106,12 +128,10 @@ class SingleNode(KubernetesAccess):
         """It goes away at once; pods run on."""
         self._processes["api-server"].kill()
 
-    def _can_run_pods(self) -> bool:
+    def _can_run_pods(self, name: str) -> bool:
         if self.run("kubectl", "get", "serviceaccount", "default").returncode != 0:
             return False
-        node = self.run(
-            "kubectl", "get", "node", node_settings.NODE, "-o", "jsonpath={.spec.taints}{.status.conditions}"
-        )
+        node = self.run("kubectl", "get", "node", name, "-o", "jsonpath={.spec.taints}{.status.conditions}")
         return node.returncode == 0 and "KubeletReady" in node.stdout and "not-ready" not in node.stdout
 
     def requests_of(self, account: str) -> list[dict[str, Any]]:
@@ -120,9 +140,13 @@ class SingleNode(KubernetesAccess):
         return [event for event in found if event["user"]["username"] == f"system:serviceaccount:{account}"]
 
     def import_image(self, archive: Path) -> None:
-        """Make the image of an OCI archive available to pods."""
-        socket = node_settings.containerd_socket(self.folder)
-        self.namespace.run("ctr", f"--address={socket}", "--namespace=k8s.io", "images", "import", archive)
+        """Make the image of an OCI archive available to pods, on all nodes."""
+        self._archives.append(archive)
+        self._first.import_image(archive)
+
+    def tag_image(self, name: str, other: str) -> None:
+        """Give an image another name, too."""
+        self._first.ctr("images", "tag", name, other)
 
     def start_dns(self) -> None:
         """Names of the cluster, for pods; the image of CoreDNS is there."""
@@ -133,7 +157,7 @@ class SingleNode(KubernetesAccess):
         """Give the node GPUs that are not there: pods that ask for them are scheduled, containers get nothing."""
         amount = f'{{"nvidia.com/gpu": "{count}"}}'
         status = f'{{"status": {{"capacity": {amount}, "allocatable": {amount}}}}}'
-        self.kubectl("patch", "node", node_settings.NODE, "--subresource=status", "--type=merge", "-p", status)
+        self.kubectl("patch", "node", node_settings.NODE.name, "--subresource=status", "--type=merge", "-p", status)
 
     def address(self, service: str, port: str, *, namespace: str) -> str:
         """Where a port of a Service can be reached from here."""
@@ -144,11 +168,13 @@ class SingleNode(KubernetesAccess):
     def collect(self, folder: Path) -> None:
         """Logs of ended containers and of the node, too."""
         super().collect(folder)
-        for log in [*self.folder.glob("*.log"), *self.folder.glob("pod-logs/*/*/*.log")]:
+        for log in {*self.folder.glob("*.log"), *(log for worker in self._workers for log in worker.logs())}:
             shutil.copy(log, folder / "-".join(log.relative_to(self.folder).parts))
 
     def end(self) -> None:
         """Everything ends with the namespaces."""
         self._resources.close()
+        for worker in self._workers:
+            worker.kill()
         for process in self._processes.values():
             process.kill()

@@ -69,9 +69,9 @@ class Load:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Load"]:
         async with contextlib.AsyncExitStack() as stack:
-            group = await stack.enter_async_context(asyncio.TaskGroup())
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=self._url, timeout=120, limits=limits))
+            group = await stack.enter_async_context(asyncio.TaskGroup())
             tasks = [
                 group.create_task(self._stream_on(http, client))
                 for client in self._clients
