@@ -1,7 +1,8 @@
-"""An HTTP server on loopback in a thread of its own, for what a test lets others ask."""
+"""An HTTP server in a thread of its own, for what a test lets others ask; on loopback, unless they are elsewhere."""
 
 import contextlib
 import http.server
+import ssl
 import threading
 from collections.abc import Iterator
 
@@ -14,13 +15,17 @@ class QuietHandler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def local_server(handler: type[QuietHandler]) -> Iterator[str]:
+def local_server(
+    handler: type[QuietHandler], *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """`HOST:PORT` of a server that is there until the end."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with http.server.ThreadingHTTPServer((host, 0), handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"127.0.0.1:{server.server_address[1]}"
+            yield f"{host}:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()
