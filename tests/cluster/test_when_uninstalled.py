@@ -2,36 +2,38 @@
 
 import json
 
-from installation import NAMESPACE, Installation
+from installation import NAMESPACE, RELEASE, Installation
 
 CRDS = ["enginepools.proserve.dev", "priorityclasses.proserve.dev", "tenants.proserve.dev"]
+STAYS = {
+    *(f"CustomResourceDefinition /{name}" for name in CRDS),
+    "APIService /v1alpha1.proserve.dev",
+    f"Lease {NAMESPACE}/{RELEASE}-operator",
+    # What the user made.
+    "PriorityClass /interactive",
+    "PriorityClass /batch",
+    "Tenant default/product",
+    "Tenant default/reports",
+    "Secret default/tenant-keys",
+    # The namespace that was made for the release, and what Kubernetes puts into each.
+    f"Namespace /{NAMESPACE}",
+    f"ServiceAccount {NAMESPACE}/default",
+    f"ConfigMap {NAMESPACE}/kube-root-ca.crt",
+}
 
 
-def names(installation: Installation, *arguments: str) -> list[str]:
-    return installation.cluster.kubectl("get", *arguments, "-o", "name").split()
-
-
-def test_upgrade_keeps_resources_and_service(installation: Installation) -> None:
-    before = installation.pods("tiny")
-    installation.upgrade(**{"gateway.podAnnotations.upgraded": "yes"})
-    assert installation.pods("tiny") == before
-    installation.wait_ready("tiny")
-
-
-def test_only_definitions_and_resources_stay(installation: Installation) -> None:
-    node = installation.cluster
-    node.kubectl("delete", "enginepools", "--all", "--timeout=30s")
-    node.wait_for(lambda: names(installation, "pods") == [], limit_s=90, what="end of the engines")
+def test_only_what_is_promised_stays(installation: Installation) -> None:
+    cluster = installation.cluster
+    cluster.kubectl("delete", "enginepools", "--all", "--timeout=30s")
+    engines = ("pods", "-l", "proserve.dev/pool")
+    cluster.wait_for(lambda: cluster.get(*engines)["items"] == [], limit_s=180, what="end of the engines")
     installation.uninstall()
-    node.wait_for(lambda: names(installation, "pods", "-n", NAMESPACE) == [], limit_s=90, what="end of the release")
-    kinds = "deployments,services,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets"
-    everywhere = names(installation, kinds, "-A", "-l", "app.kubernetes.io/part-of=proserve")
-    assert everywhere == []
-    assert names(installation, "clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/part-of=proserve") == []
-    assert {
-        each.removeprefix("customresourcedefinition.apiextensions.k8s.io/") for each in names(installation, "crd")
-    } == set(CRDS)
-    assert names(installation, "tenants") != []
+
+    def left() -> set[str]:
+        return installation.objects() - installation.before - STAYS
+
+    cluster.wait_for(lambda: left() == set(), limit_s=90, what=f"end of {left()}")
+    assert installation.objects() >= STAYS
 
 
 def test_nothing_waits_for_an_operator_that_is_gone(installation: Installation) -> None:

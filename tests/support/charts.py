@@ -1,5 +1,6 @@
-"""The charts, rendered and installed by helm for tests."""
+"""The charts, rendered and packaged by helm for tests."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,24 @@ def pod_specs(objects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of Deployments and Pods."""
     specs = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Deployment"]
     return specs + [each["spec"] for each in objects if each["kind"] == "Pod"]
+
+
+def package_older(access: KubernetesAccess, folder: Path, *, version: str, lacks: Sequence[str]) -> Path:
+    """The chart as it might have been before: without one field of EnginePool, of which `lacks` is the path."""
+    chart = folder / PROSERVE.name
+    shutil.copytree(PROSERVE, chart)
+    for file in (chart / "Chart.yaml", chart / "charts" / CRDS.name / "Chart.yaml"):
+        described = yaml.safe_load(file.read_text())
+        described["version"] = described["appVersion"] = version
+        for dependency in described.get("dependencies", ()):
+            dependency["version"] = version
+        file.write_text(yaml.safe_dump(described))
+    file = chart / "charts" / CRDS.name / "templates" / "enginepools.yaml"
+    definition = yaml.safe_load(file.read_text())
+    level = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for name in lacks[:-1]:
+        level = level["properties"][name]
+    del level["properties"][lacks[-1]]
+    file.write_text(yaml.safe_dump(definition))
+    access.helm("package", str(chart), "--destination", str(folder))
+    return folder / f"{PROSERVE.name}-{version}.tgz"

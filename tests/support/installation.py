@@ -1,6 +1,7 @@
 """A release of charts/proserve in a test cluster, seen as its users see it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,25 @@ class Installation:
 
     def __init__(self, cluster: SingleNode | GivenCluster, *, image: str) -> None:
         self.cluster = cluster
-        self._repository, self._tag = image.rsplit(":", 1)
+        self.image = image
 
-    def install(self, **values: str) -> None:
+    def install(self) -> None:
         """`helm install --wait`, as the README of the chart says."""
+        self.before = self.objects()
         self.cluster.kubectl("create", "namespace", NAMESPACE)
         self.cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-        self.cluster.helm("install", RELEASE, str(PROSERVE), *self._options(values))
+        self.cluster.helm("install", RELEASE, str(PROSERVE), *self._options({}))
 
-    def upgrade(self, **values: str) -> None:
-        self.cluster.helm("upgrade", RELEASE, str(PROSERVE), *self._options(values))
+    def upgrade(self, *, chart: Path = PROSERVE, values: Mapping[str, str] | None = None) -> None:
+        """To that chart, and to these values beside those of the installation."""
+        self.cluster.helm("upgrade", RELEASE, str(chart), *self._options(values or {}))
 
-    def _options(self, values: dict[str, str]) -> list[str]:
+    def _options(self, values: Mapping[str, str]) -> list[str]:
         # A test machine has two cores.
+        repository, tag = self.image.rsplit(":", 1)
         given = {
-            "image.repository": self._repository,
-            "image.tag": self._tag,
+            "image.repository": repository,
+            "image.tag": tag,
             "gateway.resources.requests.cpu": "100m",
             **values,
         }
@@ -46,6 +50,14 @@ class Installation:
         """The release and its resources; what is left is the tests' to look at."""
         if self.cluster.run("helm", "status", RELEASE, "--namespace", NAMESPACE).returncode == 0:
             self.cluster.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait")
+
+    def objects(self) -> set[str]:
+        """`KIND NAMESPACE/NAME` of all that is in the cluster, but for events and what is in namespaces of others."""
+        kinds = self.cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+        asked = ",".join(kind for kind in kinds if kind.partition(".")[0] not in ("events", "componentstatuses"))
+        found = self.cluster.get(asked, "--all-namespaces")["items"]
+        names = [(each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]) for each in found]
+        return {f"{kind} {space}/{name}" for kind, space, name in names if space in ("", "default", NAMESPACE)}
 
     def apply(self, *files: Path) -> None:
         for file in files:
