@@ -1,4 +1,4 @@
-"""A real Valkey or Redis server on loopback, from Debian's packages, to be stopped in unkind ways."""
+"""A real Valkey or Redis server, from Debian's packages, to be stopped in unkind ways."""
 
 import os
 import shutil
@@ -13,6 +13,7 @@ from proserve_cli.addresses import free_port
 
 PROGRAMS = ("valkey-server", "redis-server")
 """One protocol; Debian 12 has only the second."""
+_PASSWORD = "of-the-store"
 
 
 def find_program() -> str:
@@ -29,16 +30,18 @@ def find_program() -> str:
 class QuotaServer:
     """Keeps nothing on disk: what is killed has lost its data."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1") -> None:
         self._program = find_program()
         self._folder = folder
+        self._host = host
         self.port = free_port()
-        self.url = f"valkey://127.0.0.1:{self.port}/0"
+        self.url = f"valkey://:{_PASSWORD}@{host}:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Returns when it answers."""
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        listen = ["--port", str(self.port), "--bind", self._host, "--requirepass", _PASSWORD]
+        options = [*listen, "--save", "", "--appendonly", "no"]
         log = self._folder / "store.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
