@@ -11,44 +11,19 @@ import yaml
 from api_server import ApiServer
 from chart_values import VALUES, WRONG
 from charts import CRDS, PROSERVE, Refused, named, pod_specs, render
+from others_kinds import OTHERS_KINDS, definition
 
-OTHERS_KINDS = (
-    ("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"),
-    ("monitoring.coreos.com", "v1", "PrometheusRule", "prometheusrules"),
-    ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
-)
+EXAMPLES = Path(__file__).parents[2] / "examples"
 CRD_NAMES = [f"{plural}.proserve.dev" for plural in ("enginepools", "priorityclasses", "tenants")]
 ESTABLISHED = ("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
-
-
-def definition(group: str, version: str, kind: str, plural: str) -> str:
-    """A CRD that takes any object, for kinds of other projects."""
-    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-    return json.dumps(
-        {
-            "apiVersion": "apiextensions.k8s.io/v1",
-            "kind": "CustomResourceDefinition",
-            # The API server wants a word about groups of the Kubernetes project.
-            "metadata": {
-                "name": f"{plural}.{group}",
-                "annotations": {"api-approved.kubernetes.io": "https://example.com/tests"},
-            },
-            "spec": {
-                "group": group,
-                "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"},
-                "scope": "Namespaced",
-                "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
-            },
-        }
-    )
 
 
 @pytest.fixture(scope="module")
 def cluster(kubernetes_programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """With kinds of other projects and the namespaces that values name; `serving` is as strict as can be."""
-    server = ApiServer(kubernetes_programs, tmp_path_factory.mktemp("chart"))
+    server = ApiServer(kubernetes_programs, tmp_path_factory.mktemp("chart"), controllers=["clusterrole-aggregation"])
     try:
-        server.kubectl("create", "-f", "-", stdin="\n---\n".join(definition(*kind) for kind in OTHERS_KINDS))
+        server.kubectl("create", "-f", "-", stdin="\n---\n".join(map(definition, OTHERS_KINDS)))
         server.kubectl(*ESTABLISHED)
         for namespace in ("serving", "team-a", "team-b"):
             server.kubectl("create", "namespace", namespace)
@@ -182,48 +157,92 @@ def test_install_brings_the_kinds_and_upgrade_keeps_them_current(cluster: ApiSer
 @pytest.fixture(scope="module")
 def installed(cluster: ApiServer) -> Iterator[ApiServer]:
     """With a release that serves the whole cluster."""
-    cluster.helm("install", "rights", str(PROSERVE), "-n", "serving", "--set=crds.install=false")
+    cluster.helm("install", "rights", str(PROSERVE), "-n", "serving", "--take-ownership")
     yield cluster
     cluster.helm("uninstall", "rights", "-n", "serving")
 
 
-def may(cluster: ApiServer, component: str, *what: str) -> bool:
-    """Whether a component of that release may do it."""
-    who = f"--as=system:serviceaccount:serving:rights-proserve-{component}"
-    return cluster.run("kubectl", "auth", "can-i", *what, who).stdout.strip() == "yes"
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("kubernetes*.yaml")), ids=lambda file: file.stem)
+def test_examples_are_accepted(installed: ApiServer, file: Path) -> None:
+    installed.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(file))
 
 
-OPERATOR_MAY = [
-    ("patch", "enginepools.proserve.dev", "--subresource=status", "-n", "team-a"),
-    ("patch", "priorityclasses.proserve.dev", "--subresource=status"),
-    ("create", "deployments.apps", "-n", "team-a"),
-    ("patch", "pods", "-n", "team-a"),
-    ("update", "leases.coordination.k8s.io/rights-proserve-operator", "-n", "serving"),
-]
-OPERATOR_MAY_NOT = [
-    ("get", "secrets", "-n", "team-a"),
-    ("create", "pods", "-n", "team-a"),
-    ("delete", "pods", "-n", "team-a"),
-    ("update", "enginepools.proserve.dev", "-n", "team-a"),
-    ("delete", "tenants.proserve.dev", "-n", "team-a"),
-    ("update", "leases.coordination.k8s.io", "-n", "serving"),
-    ("update", "leases.coordination.k8s.io/rights-proserve-operator", "-n", "team-a"),
-    ("create", "clusterroles.rbac.authorization.k8s.io"),
-]
+def may(cluster: ApiServer, who: str, *what: str) -> bool:
+    """Whether somebody may do it; a component of that release is a service account."""
+    return cluster.run("kubectl", "auth", "can-i", *what, f"--as={who}").stdout.strip() == "yes"
 
 
-@pytest.mark.parametrize("what", OPERATOR_MAY, ids=" ".join)
-def test_operator_may(installed: ApiServer, what: tuple[str, ...]) -> None:
-    assert may(installed, "operator", *what)
+def account(component: str) -> str:
+    return f"system:serviceaccount:serving:rights-proserve-{component}"
 
 
-@pytest.mark.parametrize("what", OPERATOR_MAY_NOT, ids=" ".join)
-def test_operator_may_not(installed: ApiServer, what: tuple[str, ...]) -> None:
-    assert not may(installed, "operator", *what)
+def rights(rules: list[dict[str, Any]]) -> set[tuple[str, str, str, str]]:
+    """Each single one: group, kind, verb, and the name of the one object, if there is only one."""
+    return {
+        (group, kind, verb, name)
+        for rule in rules
+        for group in rule.get("apiGroups", ())
+        for kind in rule.get("resources", ())
+        for verb in rule["verbs"]
+        for name in rule.get("resourceNames") or [""]
+    }
 
 
-def test_gateway_reads_and_changes_nothing(installed: ApiServer) -> None:
-    for kind in ("tenants.proserve.dev", "secrets", "endpointslices.discovery.k8s.io"):
-        assert may(installed, "gateway", "watch", kind, "-n", "team-a")
-        for verb in ("create", "update", "patch", "delete"):
-            assert not may(installed, "gateway", verb, kind, "-n", "team-a")
+def has(cluster: ApiServer, who: str, namespace: str) -> set[tuple[str, str, str, str]]:
+    """All that somebody may do in a namespace, as the API server sees it; but not what everybody may."""
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace},
+    }
+    arguments = ["create", "--validate=false", "-f", "-", "-o", "json", f"--as={who}"]
+    found = json.loads(cluster.kubectl(*arguments, stdin=json.dumps(review)))["status"]["resourceRules"]
+    return {right for right in rights(found) if right[0] not in ("authorization.k8s.io", "authentication.k8s.io")}
+
+
+@pytest.mark.parametrize("component", ["operator", "gateway"])
+def test_component_may_do_what_its_roles_say_and_nothing_more(installed: ApiServer, component: str) -> None:
+    """That each of these is needed is shown by tests/cluster/test_used_rights.py."""
+    roles = [
+        each
+        for each in render(installed, {}, release="rights")
+        if each["kind"] in ("Role", "ClusterRole")
+        and each["metadata"]["labels"]["app.kubernetes.io/component"] == component
+    ]
+    everywhere = rights([rule for role in roles if role["kind"] == "ClusterRole" for rule in role["rules"]])
+    at_home = rights([rule for role in roles if role["kind"] == "Role" for rule in role["rules"]])
+    assert has(installed, account(component), "team-a") == everywhere
+    assert has(installed, account(component), "serving") == everywhere | at_home
+    assert not {kind for _, kind, verb, _ in everywhere | at_home if "*" in kind + verb}
+
+
+def test_operator_reads_no_secret_and_gateway_changes_nothing(installed: ApiServer) -> None:
+    assert "secrets" not in {kind for _, kind, _, _ in has(installed, account("operator"), "serving")}
+    assert {verb for _, _, verb, _ in has(installed, account("gateway"), "serving")} == {"get", "list", "watch"}
+
+
+@pytest.mark.parametrize(
+    ("role", "what", "allowed"),
+    [
+        ("view", ("list", "tenants.proserve.dev"), True),
+        ("view", ("patch", "tenants.proserve.dev"), False),
+        ("edit", ("create", "enginepools.proserve.dev"), True),
+        ("edit", ("update", "enginepools.proserve.dev", "--subresource=scale"), True),
+        ("edit", ("patch", "enginepools.proserve.dev", "--subresource=status"), False),
+        ("admin", ("delete", "tenants.proserve.dev"), True),
+        ("admin", ("patch", "priorityclasses.proserve.dev"), False),
+    ],
+)
+def test_people_with_a_role_in_a_namespace(
+    installed: ApiServer, role: str, what: tuple[str, ...], allowed: bool
+) -> None:
+    who = f"somebody-with-{role}"
+    bound = ["rolebinding", who, f"--clusterrole={role}", f"--user={who}", "-n", "team-a", "-o", "yaml"]
+    binding = installed.kubectl("create", *bound, "--dry-run=client")
+    installed.kubectl("apply", "-f", "-", stdin=binding)
+    # A controller of Kubernetes adds the rules of the chart's roles to the cluster's own.
+    installed.wait_for(
+        lambda: may(installed, who, "list", "tenants.proserve.dev", "-n", "team-a"), limit_s=60, what="aggregated role"
+    )
+    assert may(installed, who, *what, "-n", "team-a") is allowed
+    assert not may(installed, who, "list", "tenants.proserve.dev", "-n", "team-b")
