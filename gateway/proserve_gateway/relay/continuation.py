@@ -58,6 +58,8 @@ class Result(StrEnum):
     CLIENT_STALLED = "client_stalled"
     """The client took nothing for too long."""
     SHUTDOWN = "shutdown"
+    FAULT = "fault"
+    """The gateway itself made a mistake."""
 
 
 class CannotContinueError(Exception):
@@ -127,7 +129,7 @@ class Continuation:
         trail = relay.trail
         if trail is None or trail.has_reasoning or not only_text(self._request.body):
             raise CannotContinueError(Result.REQUEST, "what it asks for is more than text")
-        if not trail.prompt or trail.output_tokens + trail.dropped < relay.tokens:
+        if not trail.told or trail.output_tokens + trail.dropped < relay.tokens:
             raise CannotContinueError(Result.NO_TOKEN_IDS, "the engine did not tell the ids of its tokens")
         envelope = _envelope(first)
         sent = trail.output_tokens

@@ -8,7 +8,15 @@ engine, so a stream that breaks ends with an error event.
 import msgspec
 
 from proserve_gateway.errors import ApiError
-from proserve_gateway.relay.sse import DONE, EventSplitter, SseError, payload_of, reported_error
+from proserve_gateway.relay.sse import (
+    DONE,
+    EventSplitter,
+    SseError,
+    TokenCount,
+    believed,
+    payload_of,
+    reported_error,
+)
 from proserve_gateway.relay.sse_relay import NO_DATA
 from proserve_gateway.relay.token_trail import TokenTrail
 
@@ -20,8 +28,8 @@ BROKEN = frozenset({"response.failed", "error"})
 class ResponseUsage(msgspec.Struct, frozen=True):
     """Token counts of a response."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: TokenCount | None = None
+    output_tokens: TokenCount | None = None
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -61,9 +69,11 @@ def decode_response(body: bytes) -> Response:
 class ResponsesRelay:
     """One stream (`Relay`)."""
 
-    __slots__ = ("_number", "_splitter", "done", "failure", "prompt_tokens", "tokens", "trail")
+    __slots__ = ("_most", "_number", "_splitter", "done", "failure", "prompt_tokens", "tokens", "trail")
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_tokens: int) -> None:
+        """`most_tokens` of output is the most that is believed."""
+        self._most = most_tokens
         self._splitter = EventSplitter()
         self._number = 0
         """Of the last event."""
@@ -122,10 +132,10 @@ class ResponsesRelay:
             reported = bytes(read.error) or bytes(read.response.error if read.response is not None else b"")
             raise reported_error(reported if reported not in (b"", b"null") else payload)
         elif read.type in COMPLETE:
-            self.done = True
             if read.response is not None and (usage := read.response.usage) is not None:
-                self.tokens = max(self.tokens, usage.output_tokens or 0)
+                self.tokens = max(self.tokens, believed(usage.output_tokens or 0, self._most))
                 self.prompt_tokens = usage.input_tokens
+            self.done = True
 
     def broken_off(self, failure: ApiError, reported: bytes) -> bytes:
         """See `Relay`; `error` is there twice because OpenAI's own events and its clients differ in where it is."""

@@ -3,9 +3,13 @@
 `data: {json}` and an empty line, `data: [DONE]` at the end, usage in a last chunk without choices.
 """
 
+from typing import Annotated
+
 import msgspec
 
 MAX_EVENT_BYTES = 16 * 2**20
+MOST_TOKENS = 10**8
+"""Of one request, prompt or output: beyond any context times any number of choices. Quotas and gain add counts up."""
 DONE = b"[DONE]"
 
 
@@ -22,11 +26,18 @@ class SseError(Exception):
         """The error is about the request (4xx), so another engine would say the same."""
 
 
+class FaultError(SseError):
+    """The gateway itself could not deal with what came, so what it has taken note of is not to be built on."""
+
+
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Token counts as engines report them."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: TokenCount | None = None
+    completion_tokens: TokenCount | None = None
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -73,6 +84,17 @@ def decode_event(data: bytes) -> Chunk:
         return _chunk.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise SseError(f"an event of the engine's stream is not valid: {error}") from error
+
+
+def believed(tokens: int, most: int) -> int:
+    """The number of output tokens that an engine reports of a request that allows `most`.
+
+    Raises:
+        SseError: it is more, and gain and quotas would be of tokens that never were.
+    """
+    if tokens > most:
+        raise SseError(f"it counts {tokens} output tokens where {most} are the most that there can be")
+    return tokens
 
 
 def reported_error(error: bytes) -> SseError:

@@ -12,16 +12,25 @@ import re
 import msgspec
 
 from proserve_gateway.errors import ApiError
-from proserve_gateway.relay.sse import DONE, EventSplitter, SseError, decode_event, payload_of, reported_error
+from proserve_gateway.relay.sse import (
+    DONE,
+    MOST_TOKENS,
+    EventSplitter,
+    SseError,
+    believed,
+    decode_event,
+    payload_of,
+    reported_error,
+)
 from proserve_gateway.relay.token_trail import TokenTrail
 
-_COUNT = re.compile(rb'"completion_tokens":\s*(\d+)')
+_COUNT = re.compile(rb'"completion_tokens":\s*(\d{1,9})(?!\d)')
 _USAGE = re.compile(rb',\s*"usage":\s*(?:null|\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _TEXT = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments|refusal)":\s*"(?!")')
 _NOT_FINISHED = b'"finish_reason":null'
 _PLAIN_END = re.compile(
     _NOT_FINISHED + rb'((?:,"stop_reason":null)?)((?:,"prompt_token_ids":null)?(?:,"token_ids":(?:\[([\d,]+)\]|null))?)'
-    rb'\}\],"usage":\{"prompt_tokens":\d+,"total_tokens":\d+,"completion_tokens":(\d+)[^{}]*\}\}\n\n'
+    rb'\}\],"usage":\{"prompt_tokens":\d+,"total_tokens":\d+,"completion_tokens":(\d{1,9})(?:,[^{}]*)?\}\}\n\n'
 )
 """How vLLM ends a chunk of text: what only the gateway asked for is all there."""
 _CHUNK = b"data: {"
@@ -39,19 +48,27 @@ class SseRelay:
     """One stream (`Relay`). Feed it what comes from the engine; it returns what goes to the client, in whole events."""
 
     __slots__ = (
-        "_by_choice", "_choices", "_finished", "_keep_all", "_keep_last", "_splitter", "_strips", "_usual_before",
-        "done", "failure", "prompt_tokens", "tokens", "trail",
+        "_by_choice", "_choices", "_finished", "_keep_all", "_keep_last", "_most", "_splitter", "_strips",
+        "_usual_before", "done", "failure", "prompt_tokens", "tokens", "trail",
     )  # fmt: skip
 
     def __init__(
-        self, *, include_usage: bool, continuous_usage: bool, choices: int = 1, trail: TokenTrail | None = None
+        self,
+        *,
+        include_usage: bool,
+        continuous_usage: bool,
+        choices: int = 1,
+        most_tokens: int = MOST_TOKENS,
+        trail: TokenTrail | None = None,
     ) -> None:
-        """`include_usage` and `continuous_usage` are what the client asked for; `trail` takes the ids of tokens."""
+        """`include_usage` and `continuous_usage` are what the client asked for, `most_tokens` of output is the most
+        that is believed; `trail` takes the ids of tokens."""
         self._splitter = EventSplitter()
         self._keep_last = include_usage
         self._keep_all = include_usage and continuous_usage
         self._strips = not self._keep_all and choices == 1
         self._choices = choices
+        self._most = most_tokens
         self._by_choice: dict[int, int] | None = {} if choices > 1 else None
         self._finished: set[int] = set()
         """Choices for which a decoded chunk gave a reason to finish."""
@@ -132,11 +149,18 @@ class SseRelay:
             ):
                 return None
             found.append((event, end))
-        return b"".join([self._plain(event, end) for event, end in found]) if found else None
+        out = []
+        for event, end in found:
+            out.append(self._plain(event, end))
+            if self.failure is not None:
+                break
+        return b"".join(out) if out else None
 
     def _plain(self, data: bytes, end: "re.Match[bytes]") -> bytes:
         """One chunk of text as vLLM writes it, without looking for anything else: half the time of `_usual`."""
         if (count := int(end[4])) > self.tokens:
+            if count > self._most:
+                return self._by_event(data)
             self.tokens = count
         self._usual_before = b""
         if self.trail is None:
@@ -150,15 +174,15 @@ class SseRelay:
             out = _strip_usage(data)
             if b'"usage":' in out:
                 return self._by_event(data)
-        self._usual_before = data
-        if self.trail is not None:
-            out = self.trail.take(out)
         at = data.rfind(b'"completion_tokens":')
         if at < 0:
             self.tokens += len(_TEXT.findall(data))
-        elif (match := _COUNT.match(data, at)) is not None and (count := int(match.group(1))) > self.tokens:
+        elif (match := _COUNT.match(data, at)) is None or (count := int(match.group(1))) > self._most:
+            return self._by_event(data)
+        elif count > self.tokens:
             self.tokens = count
-        return out
+        self._usual_before = data
+        return out if self.trail is None else self.trail.take(out)
 
     def _by_event(self, data: bytes) -> bytes:
         kept = []
@@ -202,6 +226,8 @@ class SseRelay:
         if usage is not None and usage.prompt_tokens:
             self.prompt_tokens = usage.prompt_tokens
         count = usage.completion_tokens if usage is not None else None
+        if count is not None:
+            believed(count, self._most)
         if not chunk.choices:
             self.tokens = max(self.tokens, count or 0)
             return self._keep_last or usage is None
@@ -214,8 +240,10 @@ class SseRelay:
         elif self._by_choice is None:
             self.tokens = max(self.tokens, count)
         else:
-            self._by_choice[chunk.choices[0].index] = count
-            self.tokens = max(self.tokens, sum(self._by_choice.values()))
+            if not 0 <= (index := chunk.choices[0].index) < self._choices:
+                raise SseError(f"it has a choice {index} where {self._choices} were asked for")
+            self._by_choice[index] = count
+            self.tokens = max(self.tokens, believed(sum(self._by_choice.values()), self._most))
         return True
 
     def _without_usage(self, event: bytes) -> bytes:

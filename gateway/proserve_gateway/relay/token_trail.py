@@ -8,6 +8,7 @@ string is always escaped, so the bytes `"token_ids":` can only be a key.
 import re
 
 _FIELD = re.compile(rb',\s*"(prompt_)?token_ids":\s*(?:\[([\d,\s]*)\]|null)')
+_IDS = re.compile(rb"(?:,\s*\d{1,10}\s*)*")
 _REASONING = re.compile(rb'"reasoning(?:_content)?":\s*"')
 _USUAL, _NO_PROMPT = b',"token_ids":[', b',"prompt_token_ids":null'
 
@@ -61,6 +62,12 @@ class TokenTrail:
         if ids:
             self._output += b","
             self._output += ids
+
+    @property
+    def told(self) -> bool:
+        """Whether the engine told ids of prompt and output, and they are numbers."""
+        ids = (b"," + self.prompt, self._output)
+        return bool(self.prompt) and all(_IDS.fullmatch(each) is not None for each in ids)
 
     @property
     def prompt_tokens(self) -> int:

@@ -4,6 +4,7 @@ Tokens are judged on the clock that stamped the arrival. A stream whose engine f
 another engine where that is possible; where it is not, it ends with an explicit error event.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,12 +13,14 @@ from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet.lease import Outcome
 from proserve_gateway.relay.continuation import CannotContinueError, Continuation, Leg, Result
 from proserve_gateway.relay.relay import Relay
-from proserve_gateway.relay.sse import SseError
+from proserve_gateway.relay.sse import FaultError, SseError
 from proserve_gateway.requests.attempts import BAD_STREAM, Attempts
 from proserve_gateway.requests.dispatch_errors import failed_answer, plain
 from proserve_gateway.requests.inference_request import InferenceRequest
 from proserve_gateway.seeing.accounting import Entry
 from proserve_gateway.upstream.exchange import FailureKind, UpstreamError
+
+logger = logging.getLogger(__name__)
 
 _ENDED_BY = {
     FailureKind.TOTAL_TIMEOUT: Result.TOTAL_TIMEOUT,
@@ -182,10 +185,15 @@ class Answer:
     def _take(self, relay: Relay, data: bytes) -> bytes:
         """Account for a piece of the stream; returns what the client gets of it."""
         leg = self._leg
-        if leg.events is not None:
-            data = leg.events.feed(data)
         before = relay.tokens
-        events = relay.feed(data)
+        try:
+            if leg.events is not None:
+                data = leg.events.feed(data)
+            events = relay.feed(data)
+        except SseError:
+            raise
+        except Exception as error:  # noqa: BLE001 - logged, and the client is told
+            relay.failure, events = self._fault(error), b""
         if (count := relay.tokens - before) > 0:
             now_s = self._clock()
             self._entry.tokens(now_s, count)
@@ -228,10 +236,25 @@ class Answer:
         except CannotContinueError as ending:
             self._books.stream_broke(self._request, ending.result, f"{engine}: {plain(error)}; {ending}")
             return self._break_off(relay, engine, error, attempts)
+        except Exception as mistake:  # noqa: BLE001 - as above
+            fault = self._fault(mistake)
+            self._books.stream_broke(self._request, Result.FAULT, f"{engine}: {plain(error)}; {fault}")
+            return self._break_off(relay, engine, fault, attempts)
         self._leg.exchange.on_stall = leg.exchange.on_stall
         where = f"{engine} -> {self._leg.lease.endpoint.name} after {relay.tokens} tokens"
         self._books.stream_broke(self._request, Result.CONTINUED, where)
         return b""
+
+    def _fault(self, error: Exception) -> FaultError:
+        """The client gets an error and no other engine is asked: what was noted of the stream may be wrong. Before its
+        first event nothing was, and another engine can take the request."""
+        logger.error(
+            "request %s: a fault of the gateway with its answer",
+            self._request.id,
+            exc_info=error,
+            extra={"request_id": self._request.id, "engine": self._leg.lease.endpoint.name},
+        )
+        return FaultError(f"the gateway made a mistake with request {self._request.id}; its log says which")
 
     def _break_off(self, relay: Relay, engine: str, error: UpstreamError | SseError, attempts: Attempts) -> bytes:
         """End the stream with an error that nobody can take for its natural end."""
@@ -253,6 +276,8 @@ class Answer:
 
 def _ended_by(error: UpstreamError | SseError) -> Result | None:
     """Why no other engine would do better; None: it may."""
+    if isinstance(error, FaultError):
+        return Result.FAULT
     if isinstance(error, SseError):
         return Result.REFUSED if error.refusal else None
     return _ENDED_BY.get(error.kind)

@@ -26,6 +26,11 @@ DEEPEST = 128
 MOST = 2**31 - 1
 """Of a count that a client may name: what engines hold in 32 bits."""
 
+MOST_UNASKED_TOKENS = 10**6
+"""Of an answer whose length the client leaves open: several times what any model writes."""
+GUESSED_TOKENS = 1024
+"""By which an engine that computes several tokens at once may go beyond the length that was asked for."""
+
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.Encoder().encode
 
@@ -98,6 +103,13 @@ class RequestBody:
             self._check_response()
         elif kind is not BodyKind.OTHER:
             self._check_generation()
+
+    @property
+    def most_output_tokens(self) -> int:
+        """Over all choices; an engine that counts more is not believed."""
+        if self.max_tokens is None or "best_of" in self.fields:
+            return self.choices * MOST_UNASKED_TOKENS
+        return self.choices * (self.max_tokens + GUESSED_TOKENS)
 
     def _check_response(self) -> None:
         fields = self.fields

@@ -22,7 +22,7 @@ from proserve_gateway.relay.continuation import Continuation, Leg, Result
 from proserve_gateway.relay.continuation_body import obstacle
 from proserve_gateway.relay.relay import Relay
 from proserve_gateway.relay.responses_relay import ResponsesRelay, ResponseUsage, decode_response
-from proserve_gateway.relay.sse import SseError, decode_reply
+from proserve_gateway.relay.sse import SseError, believed, decode_reply
 from proserve_gateway.relay.sse_relay import BROKEN_OFF, SseRelay
 from proserve_gateway.relay.token_trail import TokenTrail
 from proserve_gateway.requests.answer import Answer
@@ -170,24 +170,26 @@ class Dispatcher:
             if relay is not None:
                 await answer.begin()
             else:
-                await self._take_whole(answer, exchange, body.kind)
+                await self._take_whole(answer, exchange, body)
         except BaseException:
             exchange.abort()
             raise
         return answer
 
-    async def _take_whole(self, answer: Answer, exchange: Exchange, kind: BodyKind) -> None:
+    async def _take_whole(self, answer: Answer, exchange: Exchange, request: RequestBody) -> None:
         """All tokens of a reply that is not streamed are judged when it is here: that is when the client gets them."""
-        body = await exchange.read_all(MAX_REPLY_BYTES)
+        kind, body = request.kind, await exchange.read_all(MAX_REPLY_BYTES)
         if kind is BodyKind.RESPONSES:
             counts = decode_response(body).usage or ResponseUsage()
-            answer.whole(body, tokens=counts.output_tokens or 0, prompt_tokens=counts.input_tokens)
+            tokens = believed(counts.output_tokens or 0, request.most_output_tokens)
+            answer.whole(body, tokens=tokens, prompt_tokens=counts.input_tokens)
             return
         reply = decode_reply(body)
         if any(choice.finish_reason in BROKEN_OFF for choice in reply.choices or ()):
             raise SseError("it gave the request up")
         usage = reply.usage
         tokens = (usage.completion_tokens or 0) if usage is not None and kind is not BodyKind.OTHER else 0
+        believed(tokens, request.most_output_tokens)
         answer.whole(body, tokens=tokens, prompt_tokens=None if usage is None else usage.prompt_tokens)
 
     def prompt_counted(self, request: InferenceRequest, tokens: int) -> None:
@@ -211,7 +213,11 @@ class Dispatcher:
 def _relay(body: RequestBody, trail: TokenTrail | None) -> Relay:
     """For the events that this kind of request is answered with."""
     if body.kind is BodyKind.RESPONSES:
-        return ResponsesRelay()
+        return ResponsesRelay(most_tokens=body.most_output_tokens)
     return SseRelay(
-        include_usage=body.include_usage, continuous_usage=body.continuous_usage, choices=body.choices, trail=trail
+        include_usage=body.include_usage,
+        continuous_usage=body.continuous_usage,
+        choices=body.choices,
+        most_tokens=body.most_output_tokens,
+        trail=trail,
     )
