@@ -9,13 +9,14 @@ BIN := .venv/bin
 export PROSERVE_ENGINE_PYTHON ?= $(CURDIR)/.venv-engine/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help python .venv engine kubernetes demo test test-fast test-engine e2e coverage lint format docs lock bench report clean
+.PHONY: help python .venv engine kubernetes demo test test-fast test-engine test-vllm-versions e2e coverage lint format docs lock bench report clean
 
 help:
 	@echo "make demo        two engines behind the gateway, fcfs against slide-batching and recoverable-gain (ENGINE=emulated: without vLLM)"
 	@echo "make test        all tests, the ones on real vLLM included"
 	@echo "make test-fast   unit and conformance tests"
 	@echo "make test-engine tests on real vLLM only"
+	@echo "make test-vllm-versions   the same on the other supported versions of vLLM"
 	@echo "make e2e         the first hour in a real Kubernetes cluster: its own, or that of KUBECONFIG"
 	@echo "make coverage    unit and conformance tests with a coverage report"
 	@echo "make lint        ruff, mypy, import-linter        make format   apply ruff's fixes"
@@ -63,6 +64,9 @@ test-fast: .venv
 
 test-engine: engine
 	@PROSERVE_REQUIRE_ENGINE=1 $(PROSERVE_ENGINE_PYTHON) -m pytest tests/engine $(PYTEST_ARGS)
+
+test-vllm-versions: engine
+	@$(PYTHON) scripts/vllm_versions.py $(VLLM)
 
 e2e: .venv kubernetes
 	@PROSERVE_REQUIRE_ENGINE=1 $(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
