@@ -32,7 +32,7 @@ def _passes(version: str, packages: Path) -> bool:
         say(f"--- vLLM {version}")
         variables = {**os.environ, "PROSERVE_REQUIRE_ENGINE": "1", "PROSERVE_ENGINE_PYTHON": str(python)}
         variables["PATH"] = f"{python.parent}{os.pathsep}{variables['PATH']}"
-        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/engine"]
+        command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/engine"]
         return subprocess.run(command, check=False, cwd=ROOT, env=variables).returncode == 0
 
 
