@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from api_server import ApiServer
+from cluster_objects import install_definitions
 
 
 @pytest.fixture(scope="session")
@@ -19,5 +20,15 @@ def api_server(kubernetes_programs: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def own_api_server(kubernetes_programs: Path, tmp_path: Path) -> Iterator[ApiServer]:
     server = ApiServer(kubernetes_programs, tmp_path)
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="session")
+def controlled_api_server(kubernetes_programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """One with our kinds and the controllers that make pods of Deployments, within quotas. No node, so no pod runs."""
+    controllers = ("deployment-controller", "replicaset-controller", "resourcequota-controller")
+    server = ApiServer(kubernetes_programs, tmp_path_factory.mktemp("controlled"), controllers=controllers)
+    install_definitions(server)
     yield server
     server.end()

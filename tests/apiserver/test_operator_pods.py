@@ -1,35 +1,27 @@
-"""The operator beside the controllers that make pods of Deployments: which pods come, which may not, which go first.
+"""The operator beside the controllers that make pods of Deployments: which may not come, which go first, how many."""
 
-No node, so no pod runs; tests write down themselves that one does.
-"""
-
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
 from acting_operator import acting
 from api_server import ApiServer
-from cluster_objects import Namespace, condition, install_definitions, message
+from cluster_objects import Namespace, condition, message
+from fake_gateway import fake_gateway
+from proserve_core.gain import GainTotals, LossCause
+from proserve_core.gain_report import EngineReport, GainReport
 from resource_builders import engine_pool
 
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture(scope="module")
-def server(kubernetes_programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    controllers = ("deployment-controller", "replicaset-controller", "resourcequota-controller")
-    made = ApiServer(kubernetes_programs, tmp_path_factory.mktemp("pods"), controllers=controllers)
-    install_definitions(made)
-    yield made
-    made.end()
-
-
 @pytest.fixture
-async def namespace(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Namespace]:
+async def namespace(controlled_api_server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Namespace]:
     """A namespace that an operator looks after."""
-    made = Namespace(server)
-    async with acting(server, made.name, monkeypatch):
+    made = Namespace(controlled_api_server)
+    async with acting(controlled_api_server, made.name, monkeypatch):
         yield made
 
 
@@ -58,4 +50,106 @@ async def test_pods_pass_pod_security_restricted_unless_the_pool_asks_for_more(n
     pool = await namespace.until("epool", "cached", lambda body: condition(body, "Ready") == refused)
     assert 'violates PodSecurity "restricted' in message(pool, "Ready")
     assert "hostPath" in message(pool, "Ready")
-    await namespace.until("deployment", "engine-plain", lambda body: body["status"].get("replicas") == 1)
+    await namespace.until("deployment", "engine-plain", has_pods(1))
+
+
+def has_pods(count: int) -> Callable[[Any], bool]:
+    """Of a Deployment."""
+    return lambda body: body is not None and body.get("status", {}).get("replicas") == count
+
+
+class Clock:
+    """Time that goes on when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1.0e9
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def report(
+    namespace: Namespace, *, stakes: dict[str, float] | None = None, requests: int = 0, lost: float = 0.0
+) -> GainReport:
+    """Of pool `tiny`: what requests at its pods are worth, and sums of requests worth 1 each."""
+    pool = f"{namespace.name}/tiny"
+    totals = GainTotals(
+        requests=requests, earnable=float(requests), earned=requests - lost, lost={LossCause.SHED: lost}
+    )
+    engines = [
+        EngineReport(name=f"{namespace.name}/{name}", pool=pool, ready=True, stake=stake)
+        for name, stake in (stakes or {}).items()
+    ]
+    return GainReport(
+        instance="g", classes={}, tenants={}, pools={pool: {"high": totals}}, engines=engines,
+        loss_with_one_less={pool: lost / requests if requests else 0.0},
+    )  # fmt: skip
+
+
+async def pods(namespace: Namespace) -> set[str]:
+    return set((await namespace.kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.name}")).split())
+
+
+async def test_engines_whose_requests_are_worth_least_go_first(
+    controlled_api_server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = Namespace(controlled_api_server)
+    with fake_gateway() as gateway:
+        server = controlled_api_server
+        async with acting(server, namespace.name, monkeypatch, gateway_admin=gateway.url, report_s=0.2):
+            await namespace.apply(engine_pool("tiny", replicas=6))
+            await namespace.until("deployment", "engine-tiny", has_pods(6))
+            # Neither by name nor by age: pods were made in some order at about the same time.
+            stakes = dict(zip(sorted(await pods(namespace)), (30.0, 0.0, 10.0, 40.0, 2.0, 20.0), strict=True))
+            await gateway.say(report(namespace, stakes=stakes))
+            await namespace.kubectl("scale", "epool/tiny", "--replicas=3")
+            await namespace.until("deployment", "engine-tiny", has_pods(3))
+            assert {stakes[name] for name in await pods(namespace)} == {20.0, 30.0, 40.0}
+
+
+async def test_engines_follow_the_gain_that_gateways_report(
+    controlled_api_server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace, clock = Namespace(controlled_api_server), Clock()
+    requests, lost = 100, 0.0
+
+    async def ready(engines: int) -> None:
+        """No kubelet says it."""
+        await namespace.until("deployment", "engine-tiny", has_pods(engines))
+        status = json.dumps({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
+        await namespace.kubectl("patch", "pods", *await pods(namespace), "--subresource=status", "-p", status)
+        await namespace.until(
+            "epool", "tiny", lambda body: body.get("status", {}).get("engines") == f"{engines}/{engines}"
+        )
+
+    async def goes_on_until(engines: int, *, lost_share: float, stakes: dict[str, float] | None = None) -> None:
+        """A hundred requests in each quarter of a minute."""
+        nonlocal requests, lost
+        for _ in range(40):
+            await gateway.say(report(namespace, stakes=stakes, requests=requests, lost=lost))
+            if (await namespace.get("deployment", "engine-tiny"))["spec"]["replicas"] == engines:
+                return
+            clock.now_s += 15
+            requests, lost = requests + 100, lost + 100 * lost_share
+        raise AssertionError(f"ten minutes of it did not bring {engines} engines")
+
+    with fake_gateway() as gateway:
+        times: dict[str, Any] = {"clock": clock, "wall_clock": clock, "report_s": 0.1}
+        async with acting(controlled_api_server, namespace.name, monkeypatch, gateway_admin=gateway.url, **times):
+            scaling = {"min": 1, "max": 2, "scaleUpDelay": "30s", "scaleDownDelay": "60s"}
+            await namespace.apply(engine_pool("tiny", scaling=scaling))
+            await ready(1)
+            (first,) = await pods(namespace)
+            await goes_on_until(2, lost_share=0.1)
+            await ready(2)
+            pool = await namespace.get("epool", "tiny")
+            assert condition(pool, "ScalingActive") == ("True", "ScaledUp")
+            (second,) = await pods(namespace) - {first}
+            await goes_on_until(1, lost_share=0.0, stakes={first: 1.0, second: 7.0})
+            found = ("True", "ScaledDown")
+            await namespace.until("epool", "tiny", lambda body: condition(body, "ScalingActive") == found)
+            await namespace.until("deployment", "engine-tiny", has_pods(1))
+            assert await pods(namespace) == {second}
+    events = json.loads(await namespace.kubectl("get", "events", "-o", "json"))["items"]
+    notes = [each["message"] for each in events if each["reason"] in ("ScaledUp", "ScaledDown")]
+    assert sorted(note[:6] for note in notes) == ["1 -> 2", "2 -> 1"]

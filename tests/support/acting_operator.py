@@ -1,7 +1,8 @@
 """An operator that leads, in the test's own process, on a real API server."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,13 +16,20 @@ from proserve_operator.settings import OperatorSettings
 
 @asynccontextmanager
 async def acting(
-    server: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch, **settings: Any
+    server: ApiServer,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    wall_clock: Callable[[], float] = time.time,
+    **settings: Any,
 ) -> AsyncIterator[OperatorRun]:
     """Looks after one namespace; `settings` of the operator beside that."""
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
     kube = await connect()
     often = {"resync_s": 2.0, "report_s": 1.0, "status_s": 1.0}
-    run = OperatorRun(kube, OperatorSettings(namespaces=(namespace,), **{**often, **settings}))
+    made = OperatorSettings(namespaces=(namespace,), **{**often, **settings})
+    run = OperatorRun(kube, made, clock=clock, wall_clock=wall_clock)
     task = asyncio.create_task(run.act())
     try:
         yield run

@@ -229,40 +229,6 @@ async def test_engine_that_the_api_server_refused_for_the_moment_comes_with_the_
     assert bench.condition("ScalingActive") == ("True", "ScaledUp")
 
 
-async def test_engine_whose_loss_costs_least_goes_first() -> None:
-    bench = ReconcileBench(replicas=3)
-    await bench.look()
-    for name in ("a", "b", "c"):
-        bench.kube.put({"kind": "Pod", "metadata": {"name": name, "namespace": "default"}})
-    bench.report(requests=0, lost=0, stakes={"a": 40.0, "b": 0.0, "c": 7.0})
-    bench.edit(replicas=2)
-    requests = await bench.quiet_look()
-    assert requests.index("apply Deployment engine-tiny") > requests.index("annotate Pod b")
-    costs = {
-        name: int(bench.kube.objects["Pod", "default", name]["metadata"]["annotations"][
-            "controller.kubernetes.io/pod-deletion-cost"
-        ])
-        for name in ("a", "b", "c")
-    }  # fmt: skip
-    assert sorted(costs, key=lambda name: costs[name]) == ["b", "c", "a"]
-
-
-async def test_dearest_engines_of_a_large_pool_stay_though_they_have_no_price() -> None:
-    bench = ReconcileBench(replicas=120)
-    await bench.look()
-    for number in range(120):
-        bench.kube.put({"kind": "Pod", "metadata": {"name": f"e{number}", "namespace": "default"}})
-    bench.report(requests=0, lost=0, stakes={f"e{number}": float(number) for number in range(120)})
-    bench.edit(replicas=90)
-    await bench.quiet_look()
-    annotations = [
-        bench.kube.objects["Pod", "default", f"e{number}"]["metadata"].get("annotations", {}) for number in range(120)
-    ]
-    costs = [int(each.get("controller.kubernetes.io/pod-deletion-cost", "0")) for each in annotations]
-    assert costs == sorted(costs)
-    assert costs[90] < costs[119]
-
-
 async def test_scaled_pool_keeps_its_engines_while_nobody_reports() -> None:
     bench = ReconcileBench(scaling={"min": 1, "max": 3})
     await bench.look()
