@@ -200,7 +200,8 @@ class Fleet:
         engine.view.revision += 1
         health = engine.health
         was_closed = health.circuit_closed
-        if outcome is Outcome.FAILED:
+        # An engine on probation gets no second opinion: while each of its probes was in doubt, it would get another one.
+        if outcome is Outcome.FAILED or (outcome is Outcome.DOUBTFUL and not was_closed):
             health.request_failed(self._clock())
             engine.last_error = error
         elif outcome is Outcome.ANSWERED:
@@ -211,6 +212,13 @@ class Fleet:
             self.invalidate(engine.target.pool)
         else:
             self._room_changed(engine.target.pool)
+
+    def blame(self, engine: Engine, error: str) -> None:
+        """A request that ended there doubtfully was served by another engine."""
+        engine.health.request_failed(self._clock())
+        engine.last_error = error
+        if not engine.health.circuit_closed:
+            self.invalidate(engine.target.pool)
 
     def invalidate(self, pool: str) -> None:
         """Something that decides who may take work changed."""

@@ -17,6 +17,8 @@ class Outcome(StrEnum):
     """The engine did its part, a refusal of the request itself (4xx) included."""
     FAILED = "failed"
     """Connection refused or broken, time-out, server error."""
+    DOUBTFUL = "doubtful"
+    """It answered with an error of its own, which may be the request's fault: see `Lease.blame`."""
     CANCELLED = "cancelled"
     """Ended by us or by the client; says nothing about the engine."""
 
@@ -66,3 +68,7 @@ class Lease:
             return
         self._open = False
         self._fleet.release(self, self._engine, self._dispatched, outcome, error)
+
+    def blame(self, error: str) -> None:
+        """The request ended doubtfully there, and another engine could serve it."""
+        self._fleet.blame(self._engine, error)

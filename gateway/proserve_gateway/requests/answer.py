@@ -222,7 +222,10 @@ class Answer:
         try:
             if (ended_by := _ended_by(error)) is not None:
                 raise CannotContinueError(ended_by, plain(error))
-            leg.lease.close(Outcome.FAILED, plain(error))
+            if isinstance(error, SseError) and error.reported:
+                attempts.doubt(leg.lease, plain(error))
+            else:
+                leg.lease.close(Outcome.FAILED, plain(error))
             attempts.failed(engine, error.kind if isinstance(error, UpstreamError) else BAD_STREAM, plain(error))
             if relay.tokens > leg.tokens_before:
                 attempts.went_well(engine)

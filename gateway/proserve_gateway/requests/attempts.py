@@ -2,7 +2,9 @@
 
 Another engine is tried at once, without a pause: what failed is that engine and not the request. It is never the same
 one again, unless tokens have come since, and never more than `MOST` in a row, because a request may itself be what
-kills engines.
+kills engines. For the same reason an error that an engine itself answers with (5xx, or nonsense before the first token)
+counts against it only once another engine has served the request: otherwise three bad requests of one tenant would
+close a pool to everybody.
 
 Where requests wait for an engine, they do so once. One that had its turn is placed at once when its engine fails, and
 so is the rest of a stream: its client was promised an answer, its deadlines have gone on, and what comes back from one
@@ -43,7 +45,7 @@ T = TypeVar("T")
 class Attempts:
     """The engines that one request was tried at."""
 
-    __slots__ = ("_clock", "_fleet", "_metrics", "_request", "_total_s", "_trail", "_tried")
+    __slots__ = ("_clock", "_doubtful", "_fleet", "_metrics", "_request", "_total_s", "_trail", "_tried")
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class Attempts:
         self._clock = clock
         self._total_s = total_s
         self._tried: set[str] = set()
+        self._doubtful: list[tuple[Lease, str]] = []
 
     def went_well(self, engine: str) -> None:
         """Tokens came from this engine before it failed: only it is to be avoided."""
@@ -96,30 +99,46 @@ class Attempts:
             self._tried.add(lease.endpoint.name)
             self._trail.sent(lease.decision, priority_class=routing.terms.priority_class, asked_s=asked_s)
             try:
-                return await start(lease)
+                served = await start(lease)
             except UpstreamError as error:
-                lease.close(Outcome.CANCELLED if error.kind in FINAL else Outcome.FAILED, str(error))
-                self.failed(lease.endpoint.name, error.kind, str(error))
                 failure = failed_request(lease.endpoint.name, error)
                 if error.kind in FINAL:
+                    lease.close(Outcome.CANCELLED)
+                    self._trail.failed(error.kind)
                     break
+                lease.close(Outcome.FAILED, str(error))
+                self.failed(lease.endpoint.name, error.kind, str(error))
             except SseError as error:
                 if error.refusal:
                     lease.close(Outcome.ANSWERED)
                     raise refusal(lease.endpoint.name, 400, [], error.reported) from error
-                lease.close(Outcome.FAILED, plain(error))
+                self.doubt(lease, plain(error))
                 self.failed(lease.endpoint.name, BAD_STREAM, plain(error))
                 failure = failed_answer(lease.endpoint.name, error)
             except ApiError as error:
-                lease.close(Outcome.ANSWERED if error.status < 500 else Outcome.FAILED, plain(error))
+                reason = _reason(error)
+                if reason == SERVER_ERROR and error.status >= 500:
+                    self.doubt(lease, plain(error))
+                else:
+                    lease.close(Outcome.ANSWERED if error.status < 500 else Outcome.FAILED, plain(error))
                 if error.status < 500 and error.status != TOO_BUSY:
                     raise
-                self.failed(lease.endpoint.name, _reason(error), plain(error))
+                self.failed(lease.endpoint.name, reason, plain(error))
                 failure = error
             except BaseException:
                 lease.close(Outcome.CANCELLED)
                 raise
+            else:
+                for doubtful, message in self._doubtful:
+                    doubtful.blame(message)
+                self._doubtful.clear()
+                return served
         raise failure or engine_failure(f"request {self._request.id} failed at {', '.join(sorted(self._tried))}")
+
+    def doubt(self, lease: Lease, message: str) -> None:
+        """The engine answered with an error of its own."""
+        lease.close(Outcome.DOUBTFUL, message)
+        self._doubtful.append((lease, message))
 
     async def _lease(self, routing: RoutingRequest, exclude: frozenset[str], *, begun: bool) -> Lease:
         pool = self._request.pool

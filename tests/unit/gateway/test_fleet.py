@@ -176,6 +176,13 @@ def test_failed_probe_opens_the_circuit_for_twice_as_long(bench: Bench) -> None:
     assert bench.chosen() == "a"
 
 
+def test_probe_that_ends_in_doubt_is_a_failed_one(bench: Bench) -> None:
+    bench.fail(FAILURES_TO_OPEN)
+    bench.clock.now_s += FIRST_OPEN_S
+    bench.fleet.choose("chat", request()).close(Outcome.DOUBTFUL, "HTTP 500")
+    assert bench.state("a") is EngineState.CIRCUIT_OPEN
+
+
 def test_success_between_failures_keeps_the_circuit_closed(bench: Bench) -> None:
     bench.fail(FAILURES_TO_OPEN - 1)
     bench.fleet.choose("chat", request()).close(Outcome.ANSWERED)
