@@ -200,7 +200,7 @@ class Fleet:
         engine.view.revision += 1
         health = engine.health
         was_closed = health.circuit_closed
-        # An engine on probation gets no second opinion: while each of its probes was in doubt, it would get another one.
+        # An engine on probation gets no second opinion: while its probes are in doubt it would get one after another.
         if outcome is Outcome.FAILED or (outcome is Outcome.DOUBTFUL and not was_closed):
             health.request_failed(self._clock())
             engine.last_error = error
