@@ -77,7 +77,11 @@ class OperatorRun:
             with_monitor=lambda: self._with_monitor,
         )
         self._resources = ResourceStatuses(
-            store=self._store, accepted=self._accepted, reports=self._reports, statuses=statuses
+            store=self._store,
+            accepted=self._accepted,
+            reports=self._reports,
+            statuses=statuses,
+            whole_cluster=not settings.namespaces,
         )
         self._audit: Audit | None = None
         self._edited: set[Work] = set()

@@ -1,4 +1,8 @@
-"""Statuses of PriorityClasses and Tenants: whether they are in force, whether keys are there, what gain came."""
+"""Statuses of PriorityClasses and Tenants: whether they are in force, whether keys are there, what gain came.
+
+PriorityClasses belong to the whole cluster, so only an operator that looks after all of it writes their status: others
+know the figures and the Tenants of their namespaces alone, and several would write over each other for ever.
+"""
 
 import logging
 from typing import Any
@@ -7,7 +11,7 @@ from proserve_core.resources.conditions import Reason
 from proserve_operator.accepted import Accepted
 from proserve_operator.conditions import Condition, told
 from proserve_operator.figures import FIGURES, pool_figures, subject_figures
-from proserve_operator.kube_client import KubeError
+from proserve_operator.kube_client import TYPES, KubeError
 from proserve_operator.names import qualified_name
 from proserve_operator.pool_status import accepted as accepted_condition
 from proserve_operator.reports import Reports
@@ -21,7 +25,10 @@ logger = logging.getLogger(__name__)
 class ResourceStatuses:
     """Works on classes and tenants by key."""
 
-    def __init__(self, *, store: Store, accepted: Accepted, reports: Reports, statuses: StatusWriter) -> None:
+    def __init__(
+        self, *, store: Store, accepted: Accepted, reports: Reports, statuses: StatusWriter, whole_cluster: bool
+    ) -> None:
+        self._whole_cluster = whole_cluster
         self._store = store
         self._accepted = accepted
         self._reports = reports
@@ -41,6 +48,10 @@ class ResourceStatuses:
         if generation is None:
             return None
         rows = [accepted_condition(self._accepted.problems(kind, key))]
+        if not self._is_ours(kind):
+            if not rows[0].status:
+                logger.warning("%s %s is not accepted: %s", kind, key[1], rows[0].message)
+            return None
         if kind == "Tenant":
             rows.append(self._keys(key, body))
         try:
@@ -54,6 +65,8 @@ class ResourceStatuses:
 
     def has_news(self, kind: str, key: Key, body: Object) -> bool:
         """Whether the gateways' reports say something about a resource that its status does not."""
+        if not self._is_ours(kind):
+            return False
         status = body.get("status", {})
         if kind == "EnginePool":
             figures = pool_figures(self._reports.window, qualified_name(*key))
@@ -62,6 +75,9 @@ class ResourceStatuses:
         if figures != {name: status[name] for name in FIGURES if name in status}:
             return True
         return kind == "Tenant" and not told(self._keys(key, body), status)
+
+    def _is_ours(self, kind: str) -> bool:
+        return self._whole_cluster or TYPES[kind].namespaced
 
     def _figures(self, kind: str, key: Key) -> dict[str, Any]:
         what, name = ("tenant", qualified_name(*key)) if kind == "Tenant" else ("class", key[1])

@@ -84,13 +84,9 @@ def test_watched_namespaces_limit_what_may_be_read(cluster: ApiServer) -> None:
     objects = render(cluster, {"watchNamespaces": ["team-a"]})
     for role in (each for each in objects if each["kind"] == "ClusterRole"):
         if "aggregate" not in json.dumps(role):
-            assert {name for rule in role["rules"] for name in rule["resources"]} <= {
-                "priorityclasses",
-                "priorityclasses/status",
-            }
+            assert {name for rule in role["rules"] for name in rule["resources"]} == {"priorityclasses"}
+            assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "watch"}
     assert named(objects, "Role", "serving-proserve-gateway")["metadata"]["namespace"] == "team-a"
-    # Where events about PriorityClasses are kept.
-    assert named(objects, "Role", "serving-proserve-operator-events")["metadata"]["namespace"] == "default"
     for component in ("operator", "gateway"):
         (container,) = named(objects, "Deployment", f"proserve-{component}")["spec"]["template"]["spec"]["containers"]
         assert "--namespace=team-a" in container["args"]

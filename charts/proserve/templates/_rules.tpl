@@ -37,9 +37,11 @@ tests/cluster compares this with what they did. */}}
 - apiGroups: [proserve.dev]
   resources: [priorityclasses]
   verbs: [get, list, watch]
+{{- if not .Values.watchNamespaces }}
 - apiGroups: [proserve.dev]
   resources: [priorityclasses/status]
   verbs: [patch]
+{{- end }}
 {{- end }}
 
 {{- define "proserve.gatewayRules" -}}
