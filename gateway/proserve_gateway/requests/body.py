@@ -46,6 +46,8 @@ _AS_LISTS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _POSITION = re.compile(r"\(byte (\d+)\)")
 _BASE64 = re.compile(rb";base64,[A-Za-z0-9+/=]*")
+_PAIRED = (("query", "queries", "text_1", "data_1"), ("documents", "items", "text_2", "data_2"))
+"""Fields of the two sides that are ranked or scored."""
 _USAGE_OPTIONS = b'{"include_usage":true}'
 _EXACT_USAGE_OPTIONS = b'{"include_usage":true,"continuous_usage_stats":true}'
 
@@ -57,7 +59,7 @@ class BodyKind(StrEnum):
     COMPLETION = "completion"
     RESPONSES = "responses"
     OTHER = "other"
-    """Passed through: only the model is looked at."""
+    """Passed through: the model is looked at, and how much there is to compute."""
 
 
 class RequestBody:
@@ -101,7 +103,9 @@ class RequestBody:
             _take(fields, "vllm_xargs", _object)
         if kind is BodyKind.RESPONSES:
             self._check_response()
-        elif kind is not BodyKind.OTHER:
+        elif kind is BodyKind.OTHER:
+            self._measure_inputs()
+        else:
             self._check_generation()
 
     @property
@@ -124,7 +128,23 @@ class RequestBody:
             self.max_tokens = _count(fields, "max_output_tokens", least=1)
         if _take(fields, "input", _text_or_list) is None:
             raise _missing_field("input", "a string or a list of items")
-        self._measure_prompt(fields["input"])
+        self.prompt_bytes = _size(fields["input"])
+
+    def _measure_inputs(self) -> None:
+        """Of what is embedded, ranked or scored. What no model computes (texts to tokenize) is left out, but for chats:
+        they are embedded too. Wrong types are the engine's to judge."""
+        fields = self.fields
+        for name in ("input", "messages"):
+            if name in fields:
+                self.prompt_bytes += _size(fields[name])
+        if (ids := _items(fields.get("input"))) is not None:
+            self.prompt_tokens = _token_ids(ids)
+        one, other = (next((fields[name] for name in names if name in fields), None) for names in _PAIRED)
+        if one is not None and other is not None:
+            # Each of the one side is computed with its partner of the other, or with all if it is alone.
+            ones, others = (1 if (found := _items(side)) is None else len(found) for side in (one, other))
+            pairs = max(ones, others)
+            self.prompt_bytes += _size(one) * (pairs if ones == 1 else 1) + _size(other) * (pairs if others == 1 else 1)
 
     def _check_generation(self) -> None:
         fields = self.fields
@@ -143,33 +163,18 @@ class RequestBody:
             messages = _take(fields, "messages", _list)
             if messages is None:
                 raise _missing_field("messages", "a list of messages")
-            self._measure_prompt(fields["messages"])
+            self.prompt_bytes = _size(fields["messages"])
         else:
             prompt = _take(fields, "prompt", _text_or_list)
             if prompt is None:
                 if "prompt_embeds" not in fields:
                     raise _missing_field("prompt", "a string, or a list of strings or token ids")
             else:
-                self._measure_prompt(fields["prompt"])
+                self.prompt_bytes = _size(fields["prompt"])
                 if isinstance(prompt, list):
-                    self._count_prompts(prompt)
-
-    def _measure_prompt(self, raw: Raw) -> None:
-        view = memoryview(raw)
-        self.prompt_bytes = len(view)
-        if len(view) > 1024 and b";base64," in (data := bytes(view)):
-            # Pictures and sounds are tokens too, but not one per four bytes of base64.
-            self.prompt_bytes = len(_BASE64.sub(b"", data))
-
-    def _count_prompts(self, prompt: list[Raw]) -> None:
-        first = bytes(memoryview(prompt[0]).tobytes()[:1]) if prompt else b""
-        if first == b"[":
-            self.choices *= len(prompt)
-            self.prompt_tokens = sum(bytes(memoryview(ids)).count(b",") + 1 for ids in prompt)
-        elif first == b'"':
-            self.choices *= len(prompt)
-        elif first:
-            self.prompt_tokens = len(prompt)
+                    self.prompt_tokens = _token_ids(prompt)
+                    if _first_byte(prompt) in (b"[", b'"'):
+                        self.choices *= len(prompt)
 
     def encode(self, *, facts: dict[str, str | float] | None, exact_usage: bool, token_ids: bool = False) -> bytes:
         """The body for one engine.
@@ -278,6 +283,34 @@ def _count(fields: dict[str, Raw], name: str, *, least: int) -> int | None:
     if value is not None and not least <= value <= MOST:
         raise invalid_request(f"{name} is {str(value)[:20]}: it must be from {least} to {MOST}", param=name)
     return value
+
+
+def _size(raw: Raw) -> int:
+    view = memoryview(raw)
+    if len(view) > 1024 and b";base64," in (data := bytes(view)):
+        # Pictures and sounds are tokens too, but not one per four bytes of base64.
+        return len(_BASE64.sub(b"", data))
+    return len(view)
+
+
+def _items(raw: Raw | None) -> list[Raw] | None:
+    """Of a list; None: it is none."""
+    if raw is None or bytes(memoryview(raw)[:1]) != b"[":
+        return None
+    return _list.decode(raw)
+
+
+def _first_byte(items: list[Raw]) -> bytes:
+    """Of the first item: tells what they are."""
+    return bytes(memoryview(items[0])[:1]) if items else b""
+
+
+def _token_ids(prompts: list[Raw]) -> int | None:
+    """How many tokens a prompt or several of token ids have; None: they are texts."""
+    first = _first_byte(prompts)
+    if first == b"[":
+        return sum(bytes(memoryview(ids)).count(b",") + 1 for ids in prompts)
+    return len(prompts) if first.isdigit() else None
 
 
 def _controls(key: str) -> bool:

@@ -172,6 +172,30 @@ async def test_embeddings_count_their_prompt() -> None:
         assert used(gate, "tokens") == 30
 
 
+async def test_embeddings_that_run_together_hold_their_prompts_against_the_quota() -> None:
+    async def embed(request: FakeRequest, reply: Reply) -> None:
+        await everybody_asked.wait()
+        await reply.json(200, {"data": [], "usage": {"prompt_tokens": 5000, "total_tokens": 5000}})
+
+    everybody_asked = asyncio.Event()
+    limits = TenantLimits(tokens_per_minute=10_000)
+    async with fake_engine() as engine, gateway(engine, tenant_limits=limits) as gate:
+        engine.behave = embed
+
+        async def ask(tokens: int) -> int:
+            body = {"model": "tiny", "input": "x" * 4 * tokens}
+            auth = {"authorization": f"Bearer {GOLD_KEY}"}
+            return int((await gate.client.post("/v1/embeddings", json=body, headers=auth)).status_code)
+
+        asking = [asyncio.create_task(ask(4900)) for _ in range(6)]
+        left = set(asking)
+        while len(left) > 2:
+            _done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        everybody_asked.set()
+        assert sorted([await task for task in asking]) == [200, 200, 429, 429, 429, 429]
+        assert await ask(20_000) == 400
+
+
 async def test_no_store_is_asked_and_nothing_kept_where_no_limit_is_set() -> None:
     quotas = Quotas()
     async with fake_engine() as engine, gateway(engine, quotas=quotas) as gate:

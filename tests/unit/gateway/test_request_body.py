@@ -53,6 +53,28 @@ def test_prompts_are_counted_and_token_ids_exactly(prompt: Any, tokens: int | No
     assert (body.prompt_tokens, body.choices) == (tokens, choices)
 
 
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({"input": "x" * 398}, 100),
+        ({"input": ["x" * 100, "y" * 94]}, 51),
+        ({"input": [5, 6, 7]}, 3),
+        ({"input": [[5, 6, 7], [8]]}, 4),
+        ({"messages": [{"role": "user", "content": "x" * 400}]}, 108),
+        ({"query": "x" * 38, "documents": ["y" * 40, "z" * 40]}, 42),
+        ({"text_1": "x" * 38, "text_2": "y" * 38}, 20),
+        ({"queries": ["a" * 36, "b" * 36], "items": ["c" * 36, "d" * 36]}, 40),
+        ({"input": 5}, 1),
+        ({"query": None, "documents": 7}, 1),
+        ({"prompt": "x" * 400}, 1),
+    ],
+)
+def test_what_is_embedded_or_ranked_is_measured(fields: dict[str, Any], tokens: int) -> None:
+    body = parse_body(BodyKind.OTHER, json.dumps({"model": "m", **fields}, separators=(",", ":")).encode())
+    assert (body.prompt_tokens or PromptEstimator().estimate("p", body.prompt_bytes)) == pytest.approx(tokens, abs=2)
+    assert body.choices == 1
+
+
 def test_pictures_do_not_count_as_text() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 50_000}}
     body = parse_body(BodyKind.CHAT, chat(messages=[{"role": "user", "content": [picture]}]))
