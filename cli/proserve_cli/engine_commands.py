@@ -68,8 +68,10 @@ def drain(
     capacity_port: Annotated[int, typer.Option(help="Port of /capacity.", min=1, max=65535)] = 9400,
     host: Annotated[str, typer.Option(help="Where the engine is.")] = "127.0.0.1",
     grace: Annotated[str, typer.Option(help="How long running requests get to end.", metavar="DURATION")] = "60s",
+    key_file: Annotated[Path | None, typer.Option(help="The engine's own; its first key is sent.")] = None,
 ) -> None:
     """Tell an engine that it is to go, and wait for its running requests. What `preStop` of its pod runs."""
+    from proserve_core.access_keys import AccessKeysError, parse_keys
     from proserve_core.resources.scalars import parse_duration
     from proserve_engine.drain import DrainError
     from proserve_engine.drain import drain as drain_engine
@@ -79,7 +81,11 @@ def drain(
     except ValueError as error:
         raise wrong_usage(f"--grace: {grace!r} is not a duration; {error}") from error
     try:
-        left = drain_engine(f"http://{host}:{capacity_port}", grace_s=grace_s)
+        key = None if key_file is None else parse_keys(key_file.read_text())[0]
+    except (OSError, UnicodeDecodeError, AccessKeysError) as error:
+        raise wrong_usage(f"--key-file: {key_file}: {error}") from error
+    try:
+        left = drain_engine(f"http://{host}:{capacity_port}", grace_s=grace_s, key=key)
     except DrainError as error:
         raise failed(error) from error
     typer.echo(f"drained; {left} requests are left", err=True)

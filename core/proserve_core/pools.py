@@ -79,6 +79,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     batching_policy: str = DEFAULT_BATCHING_POLICY
     kv_offload: KvOffload | None = None
     """None: preempted requests compute their KV again."""
+    keys: SecretKeyRef | None = None
+    """Secret entry with the keys of which an engine's clients must know one (`proserve_core.access_keys`); None: it
+    answers whoever reaches it."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from proserve_core.access_keys import AccessKeysError, bearer_key, opens, parse_
 
 KEY_FILE = "PROSERVE_ENGINE_KEY_FILE"
 """Environment variable with the path of the file (format: core's `access_keys`)."""
-OPEN = frozenset({"/health", "/healthz"})
+OPEN = frozenset({"/health", "/healthz", "/readyz"})
 LOOK_S = 1.0
 """The file is read again when it is this long ago: a mounted Secret is replaced while the engine runs."""
 

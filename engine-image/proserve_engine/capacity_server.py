@@ -1,4 +1,4 @@
-"""What an engine says about itself over HTTP: `/capacity`, `/drain`, `/explain/ID`, `/healthz`, `/metrics`.
+"""What an engine says about itself over HTTP: `/capacity`, `/drain`, `/explain/ID`, `/healthz`, `/readyz`, `/metrics`.
 
 A bare ASGI application, served by uvicorn in a thread of the engine process (`CapacityServer`) or mounted by whoever
 already runs an event loop (the emulator). It never touches the engine: all it reads is the board, the log of decisions
@@ -24,6 +24,7 @@ MAX_WAITERS = 64
 """Readers held at a time; further ones get the present snapshot at once, as if they had not asked to wait."""
 
 _EXPLAIN = "/explain/"
+_READ = ("/capacity", "/healthz", "/readyz")
 _JSON = b"application/json"
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -90,7 +91,7 @@ class CapacityApp:
 
     def _allowed(self, path: str) -> str | None:
         """Method of a path that exists."""
-        if path.startswith(_EXPLAIN) or path in ("/capacity", "/healthz") or (path == "/metrics" and self._metrics):
+        if path.startswith(_EXPLAIN) or path in _READ or (path == "/metrics" and self._metrics):
             return "GET"
         return "POST" if path == "/drain" else None
 
@@ -100,7 +101,7 @@ class CapacityApp:
             return (
                 404,
                 _JSON,
-                _error(f"no such path: {path}; there are /capacity, /drain, /explain/ID, /healthz and /metrics"),
+                _error(f"no such path: {path}; there are /drain, /explain/ID, /metrics, {', '.join(_READ)}"),
             )
         if method != allowed and not (method == "HEAD" and allowed == "GET"):
             return 405, _JSON, _error(f"{path} takes {allowed}, not {method}")
@@ -109,6 +110,9 @@ class CapacityApp:
             return 200, _JSON, b'{"draining":true}'
         if path == "/healthz":
             return 200, _JSON, b'{"status":"draining"}' if self._board.draining else b'{"status":"ok"}'
+        if path == "/readyz":
+            # Capacity is served: what a probe may ask that knows no key.
+            return (200, _JSON, b'{"status":"ok"}') if self._board.read() is not None else _NO_SNAPSHOT
         if path == "/metrics":
             return 200, _TEXT, self._metrics() if self._metrics is not None else b""
         if path.startswith(_EXPLAIN):
@@ -144,7 +148,7 @@ class CapacityApp:
             await self._board.changed(numbers["after"], min(numbers["wait"], MAX_WAIT_MS) / 1e3)
         body = self._board.read()
         if body is None:
-            return 503, _JSON, _error("the engine has not published a snapshot yet: try again")
+            return _NO_SNAPSHOT
         return 200, _JSON, body
 
 
@@ -205,3 +209,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _error(message: str) -> bytes:
     return msgspec.json.encode({"error": {"message": message, "type": "invalid_request_error"}})
+
+
+_NO_SNAPSHOT = 503, _JSON, _error("the engine has not published a snapshot yet: try again")

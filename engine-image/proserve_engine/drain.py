@@ -20,18 +20,19 @@ class DrainError(Exception):
     """The engine could not be told; the message says why."""
 
 
-def drain(root: str, *, grace_s: float) -> int:
-    """Drain the engine whose capacity server is at `root`; requests that are left after `grace_s`.
+def drain(root: str, *, grace_s: float, key: str | None = None) -> int:
+    """Drain the engine whose capacity server is at `root`; requests that are left after `grace_s`. `key` is the
+    engine's.
 
     Raises:
         DrainError: it does not answer.
     """
     began_s = time.monotonic()
     try:
-        _ask(root + "/drain", method="POST")
+        _ask(root + "/drain", key, method="POST")
         while True:
             waited_s = time.monotonic() - began_s
-            snapshot = json.loads(_ask(root + "/capacity"))
+            snapshot = json.loads(_ask(root + "/capacity", key))
             left = int(snapshot["running"]) + int(snapshot["waiting"])
             if waited_s >= grace_s or (not left and waited_s >= min(UNSEEN_S, grace_s)):
                 return left
@@ -40,7 +41,8 @@ def drain(root: str, *, grace_s: float) -> int:
         raise DrainError(f"the engine at {root} does not answer: {error}") from error
 
 
-def _ask(url: str, *, method: str = "GET") -> bytes:
-    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=ANSWER_S) as reply:
+def _ask(url: str, key: str | None, *, method: str = "GET") -> bytes:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers, method=method), timeout=ANSWER_S) as reply:
         content: bytes = reply.read()
         return content

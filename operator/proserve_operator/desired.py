@@ -127,9 +127,12 @@ def _namespace(name: str) -> Object:
 
 
 def _service_monitor(pool: EnginePool, settings: OperatorSettings) -> Object:
-    endpoints = [{"port": "capacity", "path": "/metrics"}]
+    endpoints: list[Object] = [{"port": "capacity", "path": "/metrics"}]
     if pool.engine.runtime is EngineRuntime.VLLM:
         endpoints.append({"port": "http", "path": "/metrics"})
+    if (keys := pool.engine.keys) is not None:
+        authorization = {"credentials": {"name": keys.name, "key": keys.key}}
+        endpoints = [{**each, "authorization": authorization} for each in endpoints]
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",

@@ -20,6 +20,8 @@ CAPACITY_PORT = 9400
 CACHE = "/cache"
 USER = 65532
 START_PERIOD_S = 5
+KEYS_FOLDER = "/etc/proserve/keys"
+KEY_FILE = f"{KEYS_FOLDER}/keys"
 PRE_STOP_MARGIN_S = 30
 """After draining: for the engine to end by itself."""
 
@@ -50,7 +52,8 @@ def container(pool: EnginePool, settings: OperatorSettings) -> dict[str, Any]:
             "failureThreshold": math.ceil(pool.engine.start_limit_s / START_PERIOD_S),
         },
         "readinessProbe": {
-            "httpGet": {"path": "/capacity", "port": capacity_port},
+            # A probe knows no key.
+            "httpGet": {"path": "/capacity" if pool.engine.keys is None else "/readyz", "port": capacity_port},
             "periodSeconds": 2,
             "timeoutSeconds": 5,
             "failureThreshold": 3,
@@ -73,6 +76,8 @@ def container(pool: EnginePool, settings: OperatorSettings) -> dict[str, Any]:
             {"name": "shm", "mountPath": "/dev/shm"},
         ],
     }
+    if pool.engine.keys is not None:
+        made["volumeMounts"].append({"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True})
     if pool.pod.image_pull_policy is not None:
         made["imagePullPolicy"] = pool.pod.image_pull_policy
     resources = {
@@ -94,6 +99,7 @@ def vllm_command(pool: EnginePool) -> list[str]:
     ]  # fmt: skip
     if pool.engine.kv_offload is not None:
         command += ["--kv-offload", _json(pool.engine.kv_offload.to_mapping())]
+    command += _key_file(pool)
     command += ["--host", "0.0.0.0", "--port", str(HTTP_PORT), "--served-model-name", pool.model.name]
     if pool.model.max_model_length is not None:
         command += ["--max-model-len", str(pool.model.max_model_length)]
@@ -108,12 +114,17 @@ def emulator_command(pool: EnginePool) -> list[str]:
     ]  # fmt: skip
     if pool.engine.kv_offload is not None:
         command += ["--kv-offload", _json(pool.engine.kv_offload.to_mapping())]
-    return [*command, *pool.engine.args]
+    return [*command, *_key_file(pool), *pool.engine.args]
 
 
 def drain_command(pool: EnginePool, capacity_port: int) -> list[str]:
     """What `preStop` runs."""
-    return ["proserve", "engine", "drain", "--capacity-port", str(capacity_port), "--grace", f"{pool.drain_s:g}s"]
+    command = ["proserve", "engine", "drain", "--capacity-port", str(capacity_port), "--grace", f"{pool.drain_s:g}s"]
+    return [*command, *_key_file(pool)]
+
+
+def _key_file(pool: EnginePool) -> list[str]:
+    return [] if pool.engine.keys is None else ["--key-file", KEY_FILE]
 
 
 def _ports(*, emulated: bool) -> list[dict[str, Any]]:

@@ -58,6 +58,7 @@ def _spec(pool: EnginePool, settings: OperatorSettings) -> dict[str, Any]:
             _cache_volume(pool),
             {"name": "tmp", "emptyDir": {}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pod.shared_memory}},
+            *_keys_volume(pool),
         ],
     }
     optional: dict[str, Any] = {
@@ -69,6 +70,14 @@ def _spec(pool: EnginePool, settings: OperatorSettings) -> dict[str, Any]:
         "runtimeClassName": pod.runtime_class,
     }
     return spec | {name: value for name, value in optional.items() if value}
+
+
+def _keys_volume(pool: EnginePool) -> list[dict[str, Any]]:
+    keys = pool.engine.keys
+    if keys is None:
+        return []
+    # Mounted whole, not by subPath: so the kubelet replaces the file when the Secret changes.
+    return [{"name": "keys", "secret": {"secretName": keys.name, "items": [{"key": keys.key, "path": "keys"}]}}]
 
 
 def _cache_volume(pool: EnginePool) -> dict[str, Any]:

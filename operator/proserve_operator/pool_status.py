@@ -31,6 +31,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     refusal: Refusal | None = None
     """None: all could be made."""
     scaling: Condition | None = None
+    keys: Condition | None = None
+    """Whether the keys that it names are there; None: nobody asked."""
 
 
 def accepted(problems: Sequence[ResourceError]) -> Condition:
@@ -49,7 +51,8 @@ def _why(problems: Sequence[ResourceError]) -> Reason:
 
 def conditions(observed: Observed) -> list[Condition]:
     """All conditions of the pool."""
-    return [accepted(observed.problems), _ready(observed), _complete(observed), observed.scaling or _fixed()]
+    rows = [accepted(observed.problems), _ready(observed), _complete(observed), observed.scaling or _fixed()]
+    return rows if observed.keys is None else [*rows, observed.keys]
 
 
 def counts(observed: Observed) -> dict[str, Any]:

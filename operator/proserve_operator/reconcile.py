@@ -16,6 +16,7 @@ from proserve_operator.deletion_cost import price_pods
 from proserve_operator.desired import NEEDED, desired_objects
 from proserve_operator.drift import differs
 from proserve_operator.figures import pool_figures
+from proserve_operator.keys_condition import keys_condition
 from proserve_operator.kube_client import Kube, KubeError
 from proserve_operator.names import FIELD_MANAGER, child_name, qualified_name
 from proserve_operator.overlay import OverlayError
@@ -109,8 +110,9 @@ class PoolReconciler:
     async def _observed(self, key: Key, body: Object) -> tuple[Observed, float | None, KubeError | None]:
         """Make the objects; what there is to say about it, when to look again, and what did not go well for now."""
         problems, pool = self._accepted.problems("EnginePool", key), self._accepted.pool(key)
+        keys = keys_condition(self._reports, "EnginePool", key, body)
         if pool is None:
-            return Observed(problems=problems, pool=None), None, None
+            return Observed(problems=problems, pool=None, keys=keys), None, None
         name, uid = (key[0], child_name(key[1])), body["metadata"]["uid"]
         if pool.scaling is not None and not pool.endpoints:
             await self._find_deployment(name, uid)
@@ -129,6 +131,7 @@ class PoolReconciler:
             deployment=self._store.get("Deployment", name),
             refusal=refusal,
             scaling=self._scaling.condition(key),
+            keys=keys,
         )
         return observed, again_s, failed[0] if failed else None
 

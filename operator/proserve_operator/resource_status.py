@@ -7,10 +7,10 @@ know the figures and the Tenants of their namespaces alone, and several would wr
 import logging
 from typing import Any
 
-from proserve_core.resources.conditions import Reason
 from proserve_operator.accepted import Accepted
-from proserve_operator.conditions import Condition, told
+from proserve_operator.conditions import told
 from proserve_operator.figures import FIGURES, pool_figures, subject_figures
+from proserve_operator.keys_condition import keys_condition
 from proserve_operator.kube_client import TYPES, KubeError
 from proserve_operator.names import qualified_name
 from proserve_operator.pool_status import accepted as accepted_condition
@@ -53,7 +53,7 @@ class ResourceStatuses:
                 logger.warning("%s %s is not accepted: %s", kind, key[1], rows[0].message)
             return None
         if kind == "Tenant":
-            rows.append(self._keys(key, body))
+            rows.append(keys_condition(self._reports, kind, key, body))
         try:
             figures = self._figures(kind, key)
             return await self._statuses.write(kind, body, rows, {}, figures, generation=generation)
@@ -74,7 +74,7 @@ class ResourceStatuses:
             figures = self._figures(kind, key)
         if figures != {name: status[name] for name in FIGURES if name in status}:
             return True
-        return kind == "Tenant" and not told(self._keys(key, body), status)
+        return kind != "PriorityClass" and not told(keys_condition(self._reports, kind, key, body), status)
 
     def _is_ours(self, kind: str) -> bool:
         return self._whole_cluster or TYPES[kind].namespaced
@@ -82,17 +82,3 @@ class ResourceStatuses:
     def _figures(self, kind: str, key: Key) -> dict[str, Any]:
         what, name = ("tenant", qualified_name(*key)) if kind == "Tenant" else ("class", key[1])
         return subject_figures(self._reports.window, what, name)
-
-    def _keys(self, key: Key, body: Object) -> Condition:
-        if not body.get("spec", {}).get("apiKeys"):
-            return _resolved(True, Reason.KEYS_FOUND, "the tenant names no keys")
-        if not self._reports.window.reporting:
-            return _resolved(None, Reason.GATEWAY_SILENT, "no gateway reports")
-        problems = [each for each in self._reports.problems("Tenant", *key) if "apiKeys" in each]
-        if problems:
-            return _resolved(False, Reason.KEYS_MISSING, "; ".join(problems))
-        return _resolved(True, Reason.KEYS_FOUND, "all keys are there")
-
-
-def _resolved(status: bool | None, reason: Reason, message: str) -> Condition:
-    return Condition(type="KeysResolved", status=status, reason=reason, message=message)

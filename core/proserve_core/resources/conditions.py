@@ -58,11 +58,11 @@ _ACCEPTED = ConditionType(
 )
 _KEYS = ConditionType(
     name="KeysResolved",
-    description="All Secret entries that the tenant names are there. The gateways say so, who alone read Secrets.",
+    description="All Secret entries that the resource names are there. The gateways say so, who alone read Secrets.",
     reasons={
         Reason.KEYS_FOUND: "All are there.",
         Reason.KEYS_MISSING: "Some are not, are empty or belong to another tenant, too; the message says which. "
-        "Requests with them are refused.",
+        "Requests with them are refused; to engines the last right key is sent on.",
         Reason.GATEWAY_SILENT: "No gateway answers, so nobody knows.",
     },
 )
@@ -123,7 +123,7 @@ _SCALING = ConditionType(
 CONDITIONS: Mapping[str, tuple[ConditionType, ...]] = {
     "PriorityClass": (_ACCEPTED,),
     "Tenant": (_ACCEPTED, _KEYS),
-    "EnginePool": (_ACCEPTED, _READY, _COMPLETE, _SCALING),
+    "EnginePool": (_ACCEPTED, _READY, _COMPLETE, _SCALING, _KEYS),
 }
 """By kind."""
 

@@ -14,7 +14,7 @@ from proserve_core.pools import (
     EnvironmentVariable,
 )
 from proserve_core.resources.errors import show
-from proserve_core.resources.fields import Duration, Effect, Field, ListOf, Object, Rule, Text
+from proserve_core.resources.fields import Duration, Effect, Field, ListOf, Object, Rule, Text, secret_key_ref
 from proserve_core.resources.kinds import Reading
 from proserve_core.resources.kv_offload import KV_OFFLOAD, KV_OFFLOAD_PATH, check_kv_offload
 from proserve_core.resources.pod_fields import ENVIRONMENT_VARIABLE
@@ -27,11 +27,13 @@ _OWN_ARGUMENTS: Mapping[str, str] = {
     "--host": "the engine's address is chosen for it",
     "--port": "the engine's port is chosen for it",
     "--kv-offload": "set spec.engine.kvOffload instead",
-    # Probes and draining send no key: such an engine would never be ready.
-    "--key-file": "proserve up makes a key for each run, and in a cluster a network policy keeps others from engines",
+    "--key-file": "set spec.engine.keys instead; proserve up makes a key for each run",
 }
 """Arguments of `proserve engine serve` that are derived from other fields or not a pool's to choose."""
 
+_KEY_VARIABLE = "PROSERVE_ENGINE_KEY_FILE"
+_KEY_FIX = "set spec.engine.keys instead: probes, draining and gateways know it then"
+"""An engine with a key that they don't know would never be ready."""
 _KV_TRANSFER = ("--kv-transfer-config", "-kvt")
 
 
@@ -92,11 +94,23 @@ ENGINE = Object(
             type=KV_OFFLOAD,
             description="KV blocks of preempted requests are kept in host memory. Without it they are computed again.",
         ),
+        Field(
+            name="keys",
+            type=Object(fields=(secret_key_ref("Secret entry in the pool's namespace."),)),
+            effect=Effect.CLUSTER_ONLY,
+            description="Engines answer only who knows one of these keys, one a line, of 16 characters or more. "
+            "Gateways send the first. Without it a network policy alone keeps others away.",
+        ),
     ),
     rules=(
         *(
             Rule(expression=_none_of((option,)), message=f"{option} is set by ProServe; {fix}", field=".args")
             for option, fix in _OWN_ARGUMENTS.items()
+        ),
+        Rule(
+            expression=f"!has(self.env) || self.env.all(e, e.name != '{_KEY_VARIABLE}')",
+            message=f"{_KEY_VARIABLE} is set by ProServe; {_KEY_FIX}",
+            field=".env",
         ),
         Rule(
             expression=f"!has(self.kvOffload) || {_none_of(_KV_TRANSFER)}",
@@ -121,6 +135,8 @@ def check_engine(reading: Reading) -> None:
     seen: set[str] = set()
     for index, variable in enumerate(engine.get("env", ())):
         name = (variable or {}).get("name")
+        if name == _KEY_VARIABLE:
+            reading.error(f"spec.engine.env[{index}].name", f"{show(name)} is set by ProServe", _KEY_FIX)
         if name in seen:
             reading.error(f"spec.engine.env[{index}].name", f"{show(name)} is there twice", "remove one of the two")
         if name is not None:
@@ -145,4 +161,5 @@ def build_engine(fields: Mapping[str, Any]) -> EngineSettings:
         start_limit_s=fields.get("startLimit", DEFAULT_START_LIMIT_S),
         batching_policy=fields.get("scheduler", {}).get("policy", DEFAULT_BATCHING_POLICY),
         kv_offload=kv_offload(fields["kvOffload"]) if "kvOffload" in fields else None,
+        keys=SecretKeyRef(**fields["keys"]["secretKeyRef"]) if "keys" in fields else None,
     )

@@ -16,6 +16,7 @@ from kubernetes.aio.client import ApiClient
 from proserve_core.resources import CUSTOM_KINDS
 from proserve_core.resources.live import Data, DocumentKey, Settled, settle
 from proserve_gateway.configuration.configuration import ConfigurationTaker
+from proserve_gateway.configuration.engine_keys import EngineKeys
 from proserve_gateway.configuration.kube_targets import POOL_LABEL, engine_targets
 from proserve_gateway.configuration.kube_watch import ClusterError, KubeWatch, Object, connect, get
 
@@ -63,6 +64,7 @@ class KubernetesSource:
         self._asked_for: tuple[str, str] | None = None
         """The Secret that is being asked for, while nothing has been heard of it: what its list or watch says
         meanwhile counts, not the answer."""
+        self._engine_keys = EngineKeys()
         self._changed = asyncio.Event()
         self._settled: Settled | None = None
 
@@ -150,9 +152,12 @@ class KubernetesSource:
                 ]
                 for key, errors in self._settled.problems.items()
             }
+            missing = self._engine_keys.read(self._settled.resources.engine_pools, self._objects.get("Secret", {}))
+            for key, problem in missing.items():
+                problems.setdefault("/".join(("EnginePool", *key)), []).append(problem)
             taker.left_out(problems)
             try:
-                taker.configure(self._settled.resources, engine_targets(slices))
+                taker.configure(self._settled.resources, self._engine_keys.with_keys(engine_targets(slices)))
             except ValueError as error:
                 taker.refused(str(error))
 

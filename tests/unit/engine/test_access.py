@@ -40,7 +40,7 @@ async def test_every_route_asks_for_the_key(file: Path, path: str) -> None:
 
 async def test_probes_need_no_key(file: Path) -> None:
     app = EngineAccess(served, EngineKeys(file))
-    assert [await status(app, path, None) for path in ("/health", "/healthz")] == [200, 200]
+    assert [await status(app, path, None) for path in ("/health", "/healthz", "/readyz")] == [200] * 3
 
 
 async def test_keys_are_replaced_while_the_engine_runs(file: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -133,6 +133,12 @@ def test_drain_is_seen_in_every_later_snapshot_and_wakes_readers(served: Served)
     assert served.request("/healthz") == (200, b'{"status":"draining"}')
 
 
+def test_engine_is_ready_when_its_capacity_is_served(served: Served) -> None:
+    assert served.request("/readyz")[0] == 503
+    served.board.publish(snapshot())
+    assert served.request("/readyz") == (200, b'{"status":"ok"}')
+
+
 def test_health_metrics_and_wrong_requests(served: Served) -> None:
     assert served.request("/healthz") == (200, b'{"status":"ok"}')
     assert served.request("/metrics") == (200, b"some_metric 1\n")

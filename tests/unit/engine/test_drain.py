@@ -15,8 +15,9 @@ from proserve_engine.drain import DrainError, drain
 
 
 @contextmanager
-def engine(*running: int) -> Iterator[tuple[str, list[str]]]:
-    """An engine that says, one look after the other, how many requests run; the last number stays."""
+def engine(*running: int, keys: list[str | None]) -> Iterator[tuple[str, list[str]]]:
+    """An engine that says, one look after the other, how many requests run; the last number stays. `keys` are those
+    that it was sent."""
     asked: list[str] = []
     numbers = itertools.chain(running, itertools.repeat(running[-1]))
 
@@ -29,6 +30,7 @@ def engine(*running: int) -> Iterator[tuple[str, list[str]]]:
 
         def _answer(self, body: object) -> None:
             asked.append(f"{self.command} {self.path}")
+            keys.append(self.headers["Authorization"])
             content = json.dumps(body).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
@@ -56,7 +58,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_engine_is_told_first_and_left_when_nothing_runs() -> None:
-    with engine(3, 2, 0) as (root, asked):
+    with engine(3, 2, 0, keys=[]) as (root, asked):
         assert drain(root, grace_s=60.0) == 0
     assert asked[0] == "POST /drain"
     assert set(asked[1:]) == {"GET /capacity"}
@@ -64,8 +66,16 @@ def test_engine_is_told_first_and_left_when_nothing_runs() -> None:
 
 
 def test_what_is_left_after_the_grace_period_is_left_to_the_gateway() -> None:
-    with engine(2) as (root, _):
+    with engine(2, keys=[]) as (root, _):
         assert drain(root, grace_s=0.1) == 2
+
+
+@pytest.mark.parametrize("key", [None, "a-key-of-the-engine"])
+def test_engine_that_asks_for_its_key_gets_it(key: str | None) -> None:
+    keys: list[str | None] = []
+    with engine(0, keys=keys) as (root, _):
+        drain(root, grace_s=60.0, key=key)
+    assert set(keys) == {None if key is None else f"Bearer {key}"}
 
 
 def test_engine_that_does_not_answer_is_an_error() -> None:

@@ -98,6 +98,30 @@ def test_ready_means_model_loaded_and_capacity_served() -> None:
     assert made["readinessProbe"]["httpGet"] == {"path": "/capacity", "port": 9400}
 
 
+KEYS = {"keys": {"secretKeyRef": {"name": "engine-keys", "key": "ours"}}}
+
+
+@pytest.mark.parametrize("runtime", ["VLLM", "Emulated"])
+def test_engines_that_ask_for_a_key_have_it_mounted_and_are_probed_and_drained_all_the_same(runtime: str) -> None:
+    made = template(pool(engine={"runtime": runtime, **KEYS}))["spec"]
+    (engine,) = made["containers"]
+    (volume,) = (each for each in made["volumes"] if each["name"] == "keys")
+    assert volume["secret"] == {"secretName": "engine-keys", "items": [{"key": "ours", "path": "keys"}]}
+    (mount,) = (each for each in engine["volumeMounts"] if each["name"] == "keys")
+    assert mount["readOnly"] is True
+    file = f"{mount['mountPath']}/keys"
+    drain = engine["lifecycle"]["preStop"]["exec"]["command"]
+    for command in (engine["command"], drain):
+        assert command[command.index("--key-file") + 1] == file
+    assert engine["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_prometheus_is_told_the_key_of_engines() -> None:
+    monitor = objects(pool(engine=KEYS), with_monitor=True)["ServiceMonitor"]
+    for endpoint in monitor["spec"]["endpoints"]:
+        assert endpoint["authorization"] == {"credentials": {"name": "engine-keys", "key": "ours"}}
+
+
 def test_engine_drains_before_it_is_stopped_and_gets_the_time_for_it() -> None:
     made = template(pool(drain={"gracePeriod": "90s"}))
     command = made["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]

@@ -130,7 +130,19 @@ def test_argument_that_another_field_sets_is_refused(argument: str) -> None:
 def test_key_that_probes_and_gateways_do_not_know_is_refused(argument: str) -> None:
     (error,) = errors_of(engine_pool(engine={"args": [argument]}))
     assert f"spec.engine.args[0]: '{argument}' is set by ProServe" in error
-    assert "proserve up makes a key for each run" in error
+    assert "set spec.engine.keys instead; proserve up makes a key for each run" in error
+
+
+def test_key_file_that_is_set_by_hand_is_refused() -> None:
+    (error,) = errors_of(engine_pool(engine={"env": [{"name": "PROSERVE_ENGINE_KEY_FILE", "value": "/keys"}]}))
+    assert "spec.engine.env[0].name: 'PROSERVE_ENGINE_KEY_FILE' is set by ProServe" in error
+    assert "set spec.engine.keys instead" in error
+
+
+def test_engines_may_ask_for_keys_of_a_secret() -> None:
+    keys = {"secretKeyRef": {"name": "engine-keys", "key": "keys"}}
+    (pool,) = parse(engine_pool(engine={"keys": keys})).engine_pools
+    assert pool.engine.keys == SecretKeyRef(name="engine-keys", key="keys")
 
 
 @pytest.mark.parametrize("quantity", ["-1", "1.5.1", "4GiB", "", -1, 1.5, True, None, "1" * 100])
