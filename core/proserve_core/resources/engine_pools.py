@@ -234,7 +234,7 @@ ENGINE_POOL = Kind(
                     ),
                     Field(
                         name="endpoints",
-                        type=ListOf(items=_ENDPOINT, min_items=1),
+                        type=ListOf(items=_ENDPOINT, min_items=1, keys=("url",)),
                         description="Running OpenAI-compatible servers to use instead of starting engines.",
                     ),
                     Field(name="routing", type=_ROUTING, description="How requests are spread over the engines."),
