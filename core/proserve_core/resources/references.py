@@ -15,7 +15,7 @@ from proserve_core.resources.errors import ResourceError, show, suggestion
 from proserve_core.resources.kinds import Reading
 from proserve_core.resources.precedence import ANONYMOUS, Precedence, headroom_claim, key_claim, model_claim
 from proserve_core.resources.priority_classes import PRIORITY_CLASS, SHARE_ANNOTATION
-from proserve_core.resources.secrets import SECRET, has_entry, secret_values
+from proserve_core.resources.secrets import OPAQUE, SECRET, has_entry, other_type, secret_values
 from proserve_core.resources.tenants import TENANT
 
 _OVERLOAD_CLASS = "spec.overload.className"
@@ -235,6 +235,14 @@ def _secret_entry(
         names = [name for namespace, name in index.secrets if namespace == reading.namespace]
         problem = f"there is no Secret {show(ref['name'])} in namespace {reading.namespace}"
         yield _error(reading, f"{path}.name", problem, suggestion(ref["name"], names))
+        return None
+    if (kind := other_type(secret)) is not None:
+        yield _error(
+            reading,
+            f"{path}.name",
+            f"{secret.source} has type {show(kind)}, and keys are read from type {OPAQUE} only",
+            f"delete it and make it anew with type {OPAQUE} (a Secret's type can't be changed)",
+        )
         return None
     values = secret_values(secret)
     if ref["key"] not in values:

@@ -10,6 +10,9 @@ import msgspec
 from proserve_core.resources.fields import SECRET_ENTRY, Boolean, Field, MapOf, SecretText, Text
 from proserve_core.resources.kinds import Kind, Reading
 
+OPAQUE = "Opaque"
+"""The type of those that people make. Tokens, certificates and Helm's releases have others, and are never keys."""
+
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True):
     """Named byte strings."""
@@ -38,7 +41,7 @@ SECRET = Kind(
             type=MapOf(keys=SECRET_ENTRY, values=SecretText()),
             description="Entries as plain text; they win over entries of the same key in data.",
         ),
-        Field(name="type", type=Text(), description="Kubernetes type; not read."),
+        Field(name="type", type=Text(), description=f"Kubernetes type: {OPAQUE}, or nothing, which means the same."),
         Field(name="immutable", type=Boolean(), description="Kubernetes flag; not read."),
     ),
 )
@@ -47,6 +50,12 @@ SECRET = Kind(
 def secret_values(reading: Reading) -> dict[str, bytes]:
     """Entries that could be read."""
     return {**reading.values.get("data", {}), **reading.values.get("stringData", {})}
+
+
+def other_type(reading: Reading) -> str | None:
+    """Its type, if no keys are read from that."""
+    kind: str = reading.values.get("type", OPAQUE)
+    return None if kind == OPAQUE else kind
 
 
 def has_entry(reading: Reading, key: str) -> bool:

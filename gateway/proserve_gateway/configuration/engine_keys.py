@@ -15,6 +15,7 @@ import msgspec
 from proserve_core.access_keys import AccessKeysError, parse_keys
 from proserve_core.objectives import SecretKeyRef
 from proserve_core.pools import EnginePool
+from proserve_core.resources.secrets import OPAQUE
 from proserve_gateway.configuration.catalog import qualified_name
 from proserve_gateway.fleet.target import EngineTarget
 
@@ -54,6 +55,11 @@ def _first_key(namespace: str, reference: SecretKeyRef, secrets: Secrets) -> str
     secret = secrets.get((namespace, reference.name))
     if secret is None:
         raise AccessKeysError(f"there is no Secret {reference.name!r} in namespace {namespace}; make it")
+    if (kind := secret.get("type", OPAQUE)) != OPAQUE:
+        raise AccessKeysError(
+            f"Secret {reference.name!r} has type {kind!r}, and keys are read from type {OPAQUE} only; delete it and "
+            f"make it anew with type {OPAQUE}"
+        )
     place = f"entry {reference.key!r} of Secret {reference.name!r}"
     encoded = (secret.get("data") or {}).get(reference.key)
     if encoded is None:

@@ -15,6 +15,7 @@ from kubernetes.aio.client import ApiClient
 
 from proserve_core.resources import CUSTOM_KINDS
 from proserve_core.resources.live import Data, DocumentKey, Settled, settle
+from proserve_core.resources.secrets import OPAQUE
 from proserve_gateway.configuration.configuration import ConfigurationTaker
 from proserve_gateway.configuration.engine_keys import EngineKeys
 from proserve_gateway.configuration.kube_targets import POOL_LABEL, engine_targets
@@ -25,8 +26,6 @@ logger = logging.getLogger(__name__)
 TOGETHER_S = 0.05
 """Changes that come within this time are taken together."""
 SECRET_RETRY_S = 1.0
-SECRET_TYPE = "Opaque"
-"""Tokens, certificates and Helm's releases have other types, and are never API keys."""
 
 _GROUP = "/apis/proserve.dev/v1alpha1"
 _PLURALS = {kind.name: kind.definition.plural for kind in CUSTOM_KINDS if kind.definition is not None}
@@ -95,7 +94,7 @@ class KubernetesSource:
                 yield kind, namespace, f"{_GROUP}{_within(namespace)}/{plural}", {}
         for namespace in scopes:
             path = f"/api/v1{_within(namespace)}/secrets"
-            yield "Secret", namespace, path, {"fieldSelector": f"type={SECRET_TYPE}"}
+            yield "Secret", namespace, path, {"fieldSelector": f"type={OPAQUE}"}
             path = f"/apis/discovery.k8s.io/v1{_within(namespace)}/endpointslices"
             yield "EndpointSlice", namespace, path, {"labelSelector": POOL_LABEL}
 
@@ -106,7 +105,7 @@ class KubernetesSource:
         kept = {
             key: body
             for key, body in self._objects.get(kind, {}).items()
-            if namespace is not None and key[0] != namespace
+            if (namespace is not None and key[0] != namespace) or (kind == "Secret" and body["type"] != OPAQUE)
         }
         self._objects[kind] = kept | {_key(body): body for body in objects if self._wanted(kind, _key(body))}
         self._changed.set()
@@ -181,9 +180,9 @@ class KubernetesSource:
                 logger.warning("a Secret is not read: %s", error)
                 self._named.discard(key)
                 continue
-            if self._asked_for == key and body is not None and _has_keys(body):
+            if self._asked_for == key and body is not None:
                 # A list that came meanwhile has made it another mapping.
-                self._objects["Secret"][key] = body
+                self._objects["Secret"][key] = body if body["type"] == OPAQUE else _without_entries(body)
         return self._named == named
 
     def _documents(self) -> Iterator[tuple[DocumentKey, Data]]:
@@ -213,16 +212,14 @@ def _key(body: Mapping[str, Any]) -> tuple[str, str]:
     return metadata.get("namespace", ""), metadata["name"]
 
 
-def _has_keys(body: Object) -> bool:
-    """Whether a Secret is of the type that is watched: of another one no change would be heard."""
-    if body["type"] == SECRET_TYPE:
-        return True
+def _without_entries(body: Object) -> Object:
+    """A Secret of a type that is not watched: of its changes nothing would be heard, so that alone is kept of it."""
     logger.warning(
-        "Secret %s/%s has type %r and is not read: API keys come from those of type %s; if it holds one, delete it and "
+        "Secret %s/%s has type %r and is not read: keys come from those of type %s; if it holds one, delete it and "
         "make it anew with type %s (a Secret's type can't be changed)",
-        *_key(body), body["type"], SECRET_TYPE, SECRET_TYPE,
+        *_key(body), body["type"], OPAQUE, OPAQUE,
     )  # fmt: skip
-    return False
+    return {"metadata": body["metadata"], "type": body["type"]}
 
 
 def _means(body: Mapping[str, Any]) -> list[Any]:

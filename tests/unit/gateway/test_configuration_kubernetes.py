@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from proserve_core.resources import Resources
+from proserve_core.resources.live import DocumentKey, settle
 from proserve_gateway.configuration import kubernetes as configuration_kubernetes
 from proserve_gateway.configuration.kube_watch import ClusterError
 from proserve_gateway.configuration.kubernetes import TOGETHER_S, KubernetesSource, _Kind
@@ -51,7 +52,13 @@ class Bench:
     def kept(self) -> Data | None:
         """The entries of the Secret, as they count."""
         body = self.source._objects.get("Secret", {}).get(KEY)
-        return None if body is None else body["data"]
+        return None if body is None else body.get("data")
+
+    @property
+    def said(self) -> list[str]:
+        """What is wrong with the tenant."""
+        settled = settle(dict(self.source._documents()), {})
+        return [str(error) for error in settled.problems[DocumentKey("Tenant", "team", "alice")]]
 
 
 @pytest.fixture
@@ -69,6 +76,12 @@ async def test_secret_of_another_type_gives_no_keys_and_the_log_says_what_to_do(
     assert "Secret team/keys" in line
     assert "'example.com/key'" in line
     assert "delete it and make it anew with type Opaque" in line
+    # So does the tenant's condition, also after a list, which has Secrets of one type only.
+    for _ in range(2):
+        (said,) = [line for line in bench.said if "secretKeyRef" in line]
+        assert "(Secret team/keys) has type 'example.com/key'" in said
+        assert "delete it and make it anew with type Opaque" in said
+        bench.source.replace("Secret", "team", [])
     # It is asked for once; made anew, it comes by the watch.
     assert await bench.fetch()
     assert bench.asked == 1

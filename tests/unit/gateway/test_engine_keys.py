@@ -39,6 +39,7 @@ def test_first_key_is_sent_and_follows_the_secret() -> None:
         (secret("short"), "entry 'ours' of Secret 'keys': line 1: the key has 5 characters"),
         (secret(""), "entry 'ours' of Secret 'keys': holds no key"),
         ({("default", "keys"): {"data": {"ours": "%"}}}, "entry 'ours' of Secret 'keys' is no text"),
+        ({("default", "keys"): {"type": "kubernetes.io/tls"}}, "Secret 'keys' has type 'kubernetes.io/tls', and keys"),
         ({("default", "keys"): {}}, "entry 'ours' of Secret 'keys' is not there"),
     ],
 )
