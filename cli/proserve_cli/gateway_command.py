@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OFF = "off"
+"""In place of an address: no such port."""
+
 
 def gateway(
     *,
@@ -35,7 +38,7 @@ def gateway(
         typer.Option("--namespace", "-n", help="With --kubernetes: this namespace only; may be given several times."),
     ] = None,
     http: Annotated[str, typer.Option(help="Address of the OpenAI HTTP API.", metavar="HOST:PORT")] = HTTP,
-    grpc: Annotated[str, typer.Option(help="Address of the gRPC API.", metavar="HOST:PORT")] = GRPC,
+    grpc: Annotated[str, typer.Option(help="Address of the gRPC API; `off`: none.", metavar="HOST:PORT|off")] = GRPC,
     admin: Annotated[str, typer.Option(help="Address of metrics, readiness, status.", metavar="HOST:PORT")] = ADMIN,
     quota_store: Annotated[
         str | None,
@@ -72,7 +75,9 @@ def gateway(
     from proserve_cli.send_hint import listening
 
     use_log_format(log_format)
-    addresses = [parse_address(text) for text in (http, grpc, admin)]
+    http_address, admin_address = parse_address(http), parse_address(admin)
+    grpc_address = None if grpc == OFF else parse_address(grpc)
+    grpc_host = "" if grpc_address is None else grpc_address.host
     timeouts = parse_timeouts(timeout or [])
     with needs_extra("gateway"):
         from proserve_gateway.server import GatewayConfig, Listen, run_gateway
@@ -95,14 +100,13 @@ def gateway(
         engine_tls_cert=engine_tls_cert, engine_tls_key=engine_tls_key, admin_key_file=admin_key_file,
         engine_key_file=engine_key_file,
     )  # fmt: skip
-    if admin_key_file is None and not addresses[2].is_loopback:
+    if admin_key_file is None and not admin_address.is_loopback:
         logger.warning("whoever reaches the admin port %s may read it: give it a key with --admin-key-file", admin)
-    listen = [Listen(address.host, address.port) for address in addresses]
     config = GatewayConfig(
         resources=resources,
-        http=listen[0],
-        grpc=listen[1],
-        admin=listen[2],
+        http=Listen(http_address.host, http_address.port),
+        grpc=None if grpc_address is None else Listen(grpc_address.host, grpc_address.port),
+        admin=Listen(admin_address.host, admin_address.port),
         upstream_limits=msgspec.structs.replace(UpstreamLimits(), **timeouts),
         credentials=credentials,
         quota_store=quota_store,
@@ -113,7 +117,7 @@ def gateway(
         run_gateway(
             config,
             source=source,
-            on_started=lambda started: say(listening(started, grpc_host=addresses[1].host), log_format),
+            on_started=lambda started: say(listening(started, grpc_host=grpc_host), log_format),
         )
     except (OSError, ValueError) as error:
         raise failed(f"the gateway on {http}, {grpc}, {admin}: {error}") from error

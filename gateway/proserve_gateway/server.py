@@ -31,9 +31,7 @@ from proserve_gateway.fleet.metrics import FleetCollector, RouteCounter
 from proserve_gateway.fleet.poller import Poller, PollResult
 from proserve_gateway.fleet.queue_metrics import QueueMetrics
 from proserve_gateway.fleet.target import EngineTarget
-from proserve_gateway.grpc.api import GrpcApi
 from proserve_gateway.grpc.limits import GrpcLimits
-from proserve_gateway.grpc.server import GrpcServer
 from proserve_gateway.http.api import HttpApi, HttpLimits
 from proserve_gateway.http.data_server import DataServer
 from proserve_gateway.http.listening import CLOSING_S, take_descriptors
@@ -53,6 +51,7 @@ from proserve_gateway.upstream.client import UpstreamClient
 from proserve_gateway.upstream.exchange import UpstreamLimits
 
 if TYPE_CHECKING:
+    from proserve_gateway.grpc.server import GrpcServer
     from proserve_gateway.quotas.store import QuotaStore
 
 logger = logging.getLogger(__name__)
@@ -167,7 +166,7 @@ class Gateway:
             tls=None if self._credentials.tls is None else self._credentials.tls.context,
         )
         self.admin = self._admin_server(config.admin) if config.admin is not None else None
-        self._grpc_api = GrpcApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=config.grpc_limits)
+        self._new_grpc = None if config.grpc is None else self._grpc_server(dispatcher, clock)
         self._grpc: GrpcServer | None = None
         self.grpc_port: int | None = None
 
@@ -187,8 +186,8 @@ class Gateway:
         await self.http.start()
         if self.admin is not None:
             await self.admin.start()
-        if self._config.grpc is not None:
-            self._grpc = GrpcServer(self._grpc_api, ready=lambda: not self.missing, limits=self._config.grpc_limits)
+        if self._config.grpc is not None and self._new_grpc is not None:
+            self._grpc = self._new_grpc()
             self.grpc_port = await self._grpc.start(
                 self._config.grpc.host, self._config.grpc.port, self._credentials.tls
             )
@@ -283,6 +282,15 @@ class Gateway:
         if child is None:
             child = self._polls[engine, result] = self.metrics.polls.labels(engine, result)
         child.inc()
+
+    def _grpc_server(self, dispatcher: Dispatcher, clock: Callable[[], float]) -> "Callable[[], GrpcServer]":
+        # Without the port the gateway needs neither the library's 16 MB nor its threads.
+        from proserve_gateway.grpc.api import GrpcApi
+        from proserve_gateway.grpc.server import GrpcServer
+
+        limits = self._config.grpc_limits
+        api = GrpcApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=limits)
+        return lambda: GrpcServer(api, ready=lambda: not self.missing, limits=limits)
 
     def _admin_server(self, listen: Listen) -> HttpServer:
         app = admin_app(

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 # The module makes the service's descriptor known, which reflection reads.
 from proserve_gateway.grpc.api import SERVICE, GrpcApi
+from proserve_gateway.grpc.credentials import server_credentials
 from proserve_gateway.grpc.limits import GrpcLimits
 from proserve_gateway.http.listening import possible_connections
 from proserve_gateway.security.tls import ServerTls
@@ -60,7 +61,7 @@ class GrpcServer:
             if tls is None:
                 bound = self._server.add_insecure_port(address)
             else:
-                bound = self._server.add_secure_port(address, tls.grpc_credentials())
+                bound = self._server.add_secure_port(address, server_credentials(tls))
         except RuntimeError as error:
             raise OSError(f"gRPC cannot listen on {address} (is the port in use?): {error}") from error
         await self._set_health()

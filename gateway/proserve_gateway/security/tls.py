@@ -8,9 +8,7 @@ together. Files that can't be used are reported once and change nothing.
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import grpc
 import msgspec
 
 
@@ -76,20 +74,16 @@ class ServerTls:
         self._made = _Made(_server_context(self._files), seen)
         return True
 
-    def grpc_credentials(self) -> grpc.ServerCredentials:
-        """For a gRPC server; follows `renew`."""
-        given = self._made
+    @property
+    def contents(self) -> list[bytes]:
+        """Certificate, key and client CA (empty: none) in force, for servers that make contexts of their own. Another
+        list after `renew` found other files."""
+        return self._made.contents
 
-        def changed() -> Any:
-            nonlocal given
-            if given is self._made:
-                return None
-            given = self._made
-            return _grpc_configuration(given)
-
-        return grpc.dynamic_ssl_server_credentials(
-            _grpc_configuration(given), changed, require_client_authentication=self._files.client_ca is not None
-        )
+    @property
+    def asks_clients(self) -> bool:
+        """Clients must show a certificate."""
+        return self._files.client_ca is not None
 
 
 class EngineTls:
@@ -174,8 +168,3 @@ def _load(load: Callable[[], None], paths: tuple[Path, ...], wanted: str) -> Non
         raise TlsError(f"{names}: expected {wanted}: {error.reason or error}") from error
     except OSError as error:
         raise TlsError(f"{names}: cannot be read: {error.strerror or error}") from error
-
-
-def _grpc_configuration(made: _Made) -> Any:
-    certificate, key, client_ca = made.contents
-    return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca or None)

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from proserve_cli.main import app
+from proserve_gateway.server import GatewayConfig
 
 
 def proserve(*args: str) -> Result:
@@ -93,6 +94,19 @@ def test_making_a_model_without_torch_names_the_engine_environment(
     assert result.exit_code == 2
     assert "needs 'tokenizers': run this with the engine environment" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("grpc", "port"), [("off", None), ("127.0.0.1:7001", 7001)])
+def test_the_gateway_opens_a_grpc_port_unless_it_is_off(
+    grpc: str, port: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[GatewayConfig] = []
+    monkeypatch.setattr("proserve_gateway.server.run_gateway", lambda config, **_: started.append(config))
+    file = Path(__file__).parents[3] / "examples" / "endpoints.yaml"
+    result = proserve("gateway", "-f", str(file), "--grpc", grpc)
+    assert result.exit_code == 0
+    (config,) = started
+    assert (None if config.grpc is None else config.grpc.port) == port
 
 
 def test_a_quota_store_that_cannot_be_one_is_refused_without_its_password() -> None:

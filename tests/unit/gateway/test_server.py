@@ -5,6 +5,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import grpc
@@ -67,6 +69,25 @@ async def test_all_ports_serve_in_front_of_an_endpoint_pool() -> None:
             assert status["total"]["requests"] == 2
             assert status["engines"][0]["state"] == "ready"
             assert 'proserve_gateway_route_decisions_total{pool="outside"' in (await admin.get("/metrics")).text
+
+
+def test_gateway_without_a_grpc_port_serves_http_and_does_not_import_grpc() -> None:
+    code = """
+import asyncio, socket, sys
+from proserve_core.resources import Resources
+from proserve_gateway.server import Gateway, GatewayConfig, Listen
+
+async def main():
+    gateway = Gateway(GatewayConfig(resources=Resources(), http=Listen("127.0.0.1", 0)))
+    await gateway.start()
+    socket.create_connection(("127.0.0.1", gateway.http.port)).close()
+    print(gateway.grpc_port, sorted({"grpc", "google.protobuf"} & sys.modules.keys()))
+    await gateway.stop(0.0)
+
+asyncio.run(main())
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "None []"
 
 
 async def test_new_configuration_takes_over_as_a_whole_and_a_bad_one_not_at_all() -> None:
