@@ -33,7 +33,7 @@ class SoakResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     requests: dict[str, int]
     failures: dict[str, int]
-    """Answers that were not what they should be, by kind of traffic."""
+    """Answers that were not what they should be, by kind of traffic and what came instead."""
     sample_s: list[float]
     resident_mb: list[float]
     descriptors: list[int]
@@ -61,43 +61,50 @@ class _Traffic:
 
     async def one(self, number: int) -> None:
         """The request of this number."""
-        kinds: list[tuple[str, Callable[[], Awaitable[bool]]]] = [
+        kinds: list[tuple[str, Callable[[], Awaitable[str]]]] = [
             ("stream", self._stream),
             ("whole", self._whole),
             ("stream", self._stream),
             ("leaves", self._leaves),
             ("stream", self._stream),
-            ("wrong key", lambda: self._refused(b"HTTP/1.1 401 ", key="sk-wrong")),
+            ("wrong key", lambda: self._refused(b"401", key="sk-wrong")),
             ("whole", self._whole),
-            ("broken body", lambda: self._refused(b"HTTP/1.1 400 ", body=b'{"model": "bench", ')),
+            ("broken body", lambda: self._refused(b"400", body=b'{"model": "bench", ')),
         ]
         name, run = kinds[number % len(kinds)]
         self.sent[name] += 1
         try:
             async with asyncio.timeout(60):
-                good = await run()
-        except (OSError, asyncio.IncompleteReadError, TimeoutError):
-            good = False
-        self.failed[name] += not good
+                wrong = await run()
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+            wrong = type(error).__name__
+        if wrong:
+            self.failed[f"{name}: {wrong}"] += 1
 
     async def _ask(self, body: bytes, *, key: str = API_KEY) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         _write(writer, body, key)
         return reader, writer
 
-    async def _stream(self) -> bool:
+    async def _stream(self) -> str:
+        """What is wrong with the answer; empty: nothing. So it is with all of them."""
         reader, writer = await self._ask(request_body(max_tokens=20, stream=True).encode())
         with contextlib.closing(writer):
-            answer = await reader.readuntil(b"0\r\n\r\n")
-        return answer.startswith(b"HTTP/1.1 200 ") and b"data: [DONE]" in answer
+            head = await reader.readuntil(b"\r\n\r\n")
+            if wrong := _other_status(head, b"200"):
+                return wrong
+            events = await reader.readuntil(b"0\r\n\r\n")
+        return "" if b"data: [DONE]" in events and b'"error"' not in events else "a stream without its end"
 
-    async def _leaves(self) -> bool:
+    async def _leaves(self) -> str:
         reader, writer = await self._ask(request_body(max_tokens=1000, stream=True).encode())
-        await reader.readuntil(b"data: ")
+        wrong = _other_status(await reader.readuntil(b"\r\n\r\n"), b"200")
+        if not wrong:
+            await reader.readuntil(b"data: ")
         writer.transport.abort()
-        return True
+        return wrong
 
-    async def _whole(self) -> bool:
+    async def _whole(self) -> str:
         kept = self._kept
         while kept and kept[-1][0].at_eof():
             # Idle for too long: the server closed it.
@@ -108,12 +115,18 @@ class _Traffic:
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
         await reader.readexactly(length)
         kept.append((reader, writer))
-        return head.startswith(b"HTTP/1.1 200 ")
+        return _other_status(head, b"200")
 
-    async def _refused(self, status: bytes, *, key: str = API_KEY, body: bytes | None = None) -> bool:
+    async def _refused(self, status: bytes, *, key: str = API_KEY, body: bytes | None = None) -> str:
         reader, writer = await self._ask(body or request_body().encode(), key=key)
         with contextlib.closing(writer):
-            return (await reader.readuntil(b"\r\n\r\n")).startswith(status)
+            return _other_status(await reader.readuntil(b"\r\n\r\n"), status)
+
+
+def _other_status(head: bytes, wanted: bytes) -> str:
+    """The status of an answer that should have had another one."""
+    status = head[9:12]
+    return "" if status == wanted else status.decode(errors="replace")
 
 
 def _write(writer: asyncio.StreamWriter, body: bytes, key: str) -> None:
@@ -160,7 +173,7 @@ async def _run(gateway: Proxy, seconds: float, rate: float, say: Callable[[str],
     return SoakResult(
         seconds=seconds,
         requests=dict(traffic.sent),
-        failures={name: count for name, count in traffic.failed.items() if count},
+        failures=dict(traffic.failed),
         sample_s=[sample[0] for sample in samples],
         resident_mb=[sample[1] for sample in samples],
         descriptors=[sample[2] for sample in samples],

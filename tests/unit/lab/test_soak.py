@@ -32,4 +32,4 @@ def test_a_leak_is_told_per_hour() -> None:
 
 
 def test_answers_that_were_not_right_are_named() -> None:
-    assert report(result(0.0, failures={"stream": 2}))[0].endswith("be: 2 stream")
+    assert report(result(0.0, failures={"stream: 503": 2}))[0].endswith("be: 2 stream: 503")
