@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from proserve_gateway.fleet.target import EngineTarget
@@ -93,6 +93,10 @@ class FakeEngine:
         """When set, `generate` hangs up before this token."""
         self.texts: Callable[[int], str] = text_of_token
         """Text of an output token by its number, as far as it can be sent: an incomplete character is \ufffd."""
+        self.special: Mapping[int, str] = {}
+        """Output tokens by number that `/detokenize` writes like this and streams leave out."""
+        self.chunk_tokens = 1
+        """Tokens that `generate` sends at once."""
         self.port = 0
         self.tls: ssl.SSLContext | None = None
 
@@ -104,12 +108,12 @@ class FakeEngine:
         return f"http://127.0.0.1:{self.port}"
 
     async def generate(self, request: FakeRequest, reply: Reply) -> None:
-        """As vLLM: a role chunk, one chunk per token, usage and token ids as asked for. A prompt of ids may end with
-        output tokens: the answer goes on after them."""
+        """As vLLM: a role chunk, chunks of tokens, usage and token ids as asked for, held back what may begin a stop
+        string (none is ever found). A prompt of ids may end with output tokens: the answer goes on after them."""
         body = request.body
         if request.path == "/detokenize":
             ids = [id_ - FIRST_TOKEN_ID for id_ in body["tokens"] if id_ >= FIRST_TOKEN_ID]
-            await reply.json(200, {"prompt": "".join(map(self.texts, ids))})
+            await reply.json(200, {"prompt": "".join([self.special.get(id_) or self.texts(id_) for id_ in ids])})
             return
         prompt = body.get("prompt")
         said = len([id_ for id_ in prompt if id_ >= FIRST_TOKEN_ID]) if isinstance(prompt, list) else 0
@@ -131,35 +135,46 @@ class FakeEngine:
         kind = "chat.completion.chunk" if chat else "text_completion"
         await reply.start_stream()
 
-        async def send(index: int, delta: dict[str, Any], text: str, finish: str | None, count: int) -> None:
+        async def send(index: int, delta: dict[str, Any], text: str, finish: str | None, count: int, ids: int) -> None:
             choice = {"index": index, "delta": delta} if chat else {"index": index, "text": text}
             choice["finish_reason"] = finish
             chunk: dict[str, Any] = {**shared, "object": kind, "choices": [choice]}
             if options.get("continuous_usage_stats"):
                 chunk["usage"] = {**usage, "total_tokens": prompt_tokens + count, "completion_tokens": count}
             if body.get("return_token_ids"):
-                first = count == (0 if chat else 1)
+                first = count == (0 if chat else ids)
                 (chunk if chat else choice)["prompt_token_ids"] = PROMPT_IDS if first else None
                 if count:
-                    choice["token_ids"] = [FIRST_TOKEN_ID + said + count - 1]
+                    end = FIRST_TOKEN_ID + said + count
+                    choice["token_ids"] = list(range(end - ids, end))
             await reply.event(chunk)
 
         choices = int(body.get("n") or 1)
         for index in range(choices if chat else 0):
-            await send(index, {"role": "assistant", "content": ""}, "", None, 0)
-        held = ""
+            await send(index, {"role": "assistant", "content": ""}, "", None, 0, 0)
+        stop = body.get("stop") or []
+        longest = max(map(len, [stop] if isinstance(stop, str) else stop), default=1)
+        held = whole = ""
+        shown = together = 0
         for number in range(tokens):
             if number == 2 and self.token_gate is not None:
                 await self.token_gate.wait()
             if said + number == self.break_before:
                 reply.hang_up()
                 return
+            together += 1
             # Text is sent in whole characters: \ufffd is the beginning of one, and stands for it in the end.
-            held += self.texts(said + number)
-            text, held = ("", held) if held.endswith("\ufffd") and number < tokens - 1 else (held.lstrip("\ufffd"), "")
+            held += "" if said + number in self.special else self.texts(said + number)
+            last = number == tokens - 1
+            if last or not held.endswith("\ufffd"):
+                whole, held = whole + held.lstrip("\ufffd"), ""
+            if together < self.chunk_tokens and not last:
+                continue
+            end = len(whole) if last else max(shown, len(whole) - longest + 1)
+            text, shown = whole[shown:end], end
             for index in range(choices):
-                finish = "length" if number == tokens - 1 else None
-                await send(index, {"content": text}, text, finish, number + 1)
+                await send(index, {"content": text}, text, "length" if last else None, number + 1, together)
+            together = 0
         if options.get("include_usage"):
             total = {
                 "prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens + tokens * choices,

@@ -42,8 +42,6 @@ class Question(msgspec.Struct, frozen=True):
         if self.stop:
             options["stop"] = [self.stop, "never said"]
         sampling = {"max_tokens": self.max_tokens, "temperature": 0, "ignore_eos": True}
-        # The seam of a continued stream with stop strings is not exact beside tokens without text (docs/gateway.md).
-        sampling["skip_special_tokens"] = False
         return {"model": "tiny", **sampling, **prompt, **options}
 
 

@@ -1,9 +1,10 @@
 """Goes on with a stream on another engine when its own one fails after tokens were sent (ROUTING, section 5).
 
 The next engine gets the ids of the prompt and of all output tokens, so it computes what the failed one would have
-computed, with the deadlines and gains that the tokens to come had from the beginning. First it is asked for the text of
-the last tokens: an engine sends text only in whole characters and holds back what may become a stop string, so the
-stream goes on behind the last token that ends a character, with the text that was held back.
+computed, with the deadlines and gains that the tokens to come had from the beginning. An engine sends text in whole
+characters and holds back what may become a stop string, so the stream goes on behind the last token of which something
+was sent (`sent_text`); later ones are generated anew. The engine is asked for the text of that token: what was held
+back of it is still to be sent.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from proserve_gateway.relay.continuation_body import only_text, rest_of, stop_st
 from proserve_gateway.relay.continuation_events import ContinuedEvents, Envelope, envelope_of
 from proserve_gateway.relay.relay import Relay
 from proserve_gateway.relay.sse import SseError
-from proserve_gateway.relay.stop_strings import StopStrings, kept_chars
+from proserve_gateway.relay.stop_strings import StopStrings
 from proserve_gateway.relay.token_trail import TokenTrail
 from proserve_gateway.requests.attempts import Attempts
 from proserve_gateway.requests.body import BodyKind
@@ -34,6 +35,8 @@ from proserve_gateway.upstream.exchange import Exchange
 COMPLETIONS = "/v1/completions"
 TAIL_TOKENS = 16
 """How many of the last tokens are looked at for the end of a character: it has four bytes at most."""
+NO_CHARACTER = "\ufffd"
+"""What the text of tokens ends with that are not the end of a character."""
 MOST_DROPPED = 32
 """Tokens without a whole character at the end of a stream: beyond this it is not text."""
 
@@ -49,7 +52,7 @@ class Result(StrEnum):
     REQUEST = "request"
     """What the request asks for can't be continued."""
     NO_TOKEN_IDS = "no_token_ids"
-    """The engine gave no ids, or not of all tokens."""
+    """The engine gave no ids, or not of all tokens, or it can't be told whose text was sent."""
     NO_ENGINE = "no_engine"
     """No other engine took it."""
     REFUSED = "refused"
@@ -131,6 +134,8 @@ class Continuation:
             raise CannotContinueError(Result.REQUEST, "what it asks for is more than text")
         if not trail.told or trail.output_tokens + trail.dropped < relay.tokens:
             raise CannotContinueError(Result.NO_TOKEN_IDS, "the engine did not tell the ids of its tokens")
+        if not trail.sent.readable:
+            raise CannotContinueError(Result.NO_TOKEN_IDS, "the engine's text is no valid JSON")
         envelope = _envelope(first)
         sent = trail.output_tokens
         routing = msgspec.structs.replace(
@@ -151,9 +156,8 @@ class Continuation:
 
     async def _start(self, lease: Lease, relay: Relay, trail: TokenTrail, envelope: Envelope) -> Leg:
         request, stops = self._request, stop_strings(self._request.body)
-        kept = kept_chars(stops)
-        tail = await self._aligned_tail(lease, trail, kept)
-        held, sent = tail[max(0, len(tail) - kept) :], trail.output_tokens
+        held, again = await self._seam(lease, trail)
+        sent = trail.output_tokens
         facts = None
         if lease.endpoint.has_capacity:
             age_s = max(0.0, self._clock() - request.arrival_s)
@@ -164,22 +168,47 @@ class Continuation:
         if not is_stream(exchange):
             exchange.abort()
             raise SseError("it does not stream")
-        events = self._events(envelope, trail.prompt_tokens, sent, StopStrings(stops, held) if stops else None)
+        events = self._events(envelope, trail.prompt_tokens, sent, StopStrings(stops, held, again) if stops else None)
         return Leg(exchange=exchange, lease=lease, events=events, tokens_before=relay.tokens)
 
-    async def _aligned_tail(self, lease: Lease, trail: TokenTrail, chars: int) -> str:
-        """Forget tokens at the end that are no whole character, none of whose text was sent; the text of the last
-        tokens then, `chars` characters or all."""
+    async def _seam(self, lease: Lease, trail: TokenTrail) -> tuple[str, str]:
+        """Forget tokens behind those whose text was sent. Returns what was held back of the last ones' text; where that
+        can't be told they are forgotten too, and what was sent of their text is the second."""
+        sent = trail.sent
+        begin, end = sent.bounds
+        trail.drop_behind(end)
+        if end > begin:
+            held = await self._held(lease, trail, begin)
+            if held is not None:
+                sent.go_on(trail.end)
+                return held, ""
+            trail.drop_behind(sent.whole_end)
         for _ in range(MOST_DROPPED):
-            if not trail.output_tokens:
-                return ""
-            tail = await self._text_of(lease, trail.last(TAIL_TOKENS + 4 * chars))
-            if not tail.endswith("\ufffd"):
-                return tail
+            if not (await self._text_of(lease, trail.last(TAIL_TOKENS))).endswith(NO_CHARACTER):
+                sent.go_on(trail.end)
+                return "", sent.part
             trail.drop_last()
         raise SseError(f"the last {MOST_DROPPED} tokens of the stream are no text")
 
+    async def _held(self, lease: Lease, trail: TokenTrail, begin: int) -> str | None:
+        """What was held back of the text of the tokens from `begin` on. Those at the end that say nothing are
+        forgotten."""
+        before = trail.last(TAIL_TOKENS, before=begin)
+        # A character that the tokens before have begun is part of the text.
+        text_before = (await self._text_of(lease, before)).rstrip(NO_CHARACTER)
+        for _ in range(MOST_DROPPED):
+            if trail.end <= begin:
+                break
+            text = await self._text_of(lease, [*before, *trail.since(begin)])
+            held = trail.sent.held_in(text.removeprefix(text_before))
+            if held is not None:
+                return held
+            trail.drop_last()
+        return None
+
     async def _text_of(self, lease: Lease, ids: list[int]) -> str:
+        if not ids:
+            return ""
         data = msgspec.json.encode({"model": self._request.body.model, "tokens": ids})
         exchange = await self._calls.post(self._request, lease, "/detokenize", data)
         try:

@@ -34,6 +34,8 @@ _PLAIN_END = re.compile(
 )
 """How vLLM ends a chunk of text: what only the gateway asked for is all there."""
 _CHUNK = b"data: {"
+_EMPTY, _NEAR = b':""', len(':""},"logprobs":null,')
+"""An empty text at the end of what comes before the reason to finish. A quote inside a text is always escaped."""
 _FINISH = re.compile(rb'"finish_reason":\s*"')
 BROKEN_OFF = frozenset({"abort", "error"})
 """Reasons to finish that say that the engine gave up: vLLM's when it is told to stop, SGLang's too."""
@@ -165,7 +167,8 @@ class SseRelay:
         self._usual_before = b""
         if self.trail is None:
             return data[: end.end(2)] + b"}]}\n\n"
-        self.trail.add(data, end[3] or b"")
+        at = end.start()
+        self.trail.add(data, end[3] or b"", text=data.find(_EMPTY, at - _NEAR, at) < 0)
         return data[: end.end(1)] + b"}]}\n\n"
 
     def _usual(self, data: bytes) -> bytes:

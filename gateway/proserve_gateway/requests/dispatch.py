@@ -19,11 +19,12 @@ from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.quotas.errors import QuotaError
 from proserve_gateway.quotas.quotas import Quotas
 from proserve_gateway.relay.continuation import Continuation, Leg, Result
-from proserve_gateway.relay.continuation_body import obstacle
+from proserve_gateway.relay.continuation_body import obstacle, stop_strings
 from proserve_gateway.relay.relay import Relay
 from proserve_gateway.relay.responses_relay import ResponsesRelay, ResponseUsage, decode_response
 from proserve_gateway.relay.sse import SseError, believed, decode_reply
 from proserve_gateway.relay.sse_relay import BROKEN_OFF, SseRelay
+from proserve_gateway.relay.stop_strings import kept_chars
 from proserve_gateway.relay.token_trail import TokenTrail
 from proserve_gateway.requests.answer import Answer
 from proserve_gateway.requests.attempts import TOO_BUSY, Attempts
@@ -148,7 +149,7 @@ class Dispatcher:
             relay: Relay | None = None
             continuation: Continuation | None = None
             if is_stream(exchange):
-                relay = _relay(body, TokenTrail() if keep_ids else None)
+                relay = _relay(body, TokenTrail(kept_chars(stop_strings(body))) if keep_ids else None)
                 continuation = Continuation(
                     request=request,
                     routing=lease.request,

@@ -97,34 +97,38 @@ async def test_stream_goes_on_as_often_as_engines_fail_that_made_progress() -> N
 @pytest.mark.parametrize("stop", ["t6", ["t9", "5 t6"], " t6 "])
 @pytest.mark.parametrize("break_before", [2, 5, 6])
 async def test_stop_string_is_found_across_the_seam(stop: Any, break_before: int) -> None:
-    stops = [stop] if isinstance(stop, str) else stop
-    longest = max(map(len, stops))
-
-    async def stop_as_vllm(request: FakeRequest, reply: Reply) -> None:
-        """Hold back as many characters as may begin a stop string; `a` always dies before it finds one."""
-        await reply.start_stream()
-        whole = ""
-        sent = 0
-        for number in range(break_before):
-            whole += f"t{number} "
-            piece = whole[sent : max(sent, len(whole) - longest + 1)]
-            sent += len(piece)
-            usage = {"prompt_tokens": 7, "completion_tokens": number + 1}
-            choice = {"index": 0, "text": piece, "finish_reason": None, "token_ids": [100 + number]}
-            chunk = {"id": "x", "object": "text_completion", "created": 1, "model": "tiny", "choices": [choice]}
-            choice["prompt_token_ids"] = [1, 2, 3, 4, 5, 6, 7] if number == 0 else None
-            await reply.event({**chunk, "usage": usage})
-        reply.hang_up()
-
     async with two_engines() as (gate, a, b):
-        a.behave = stop_as_vllm
+        a.break_before = break_before
         chunks = events((await ask(gate, chat=False, stop=stop, stream_options={"include_usage": True})).text)
-        found = next(each for each in stops if each in text(TOKENS))
+        found = next(each for each in ([stop] if isinstance(stop, str) else stop) if each in text(TOKENS))
         assert said(chunks) == text(TOKENS)[: text(TOKENS).index(found)]
         assert chunks[-3]["choices"][0]["finish_reason"] == "stop"
         assert chunks[-3]["choices"][0]["stop_reason"] == found
         assert chunks[-2]["usage"]["completion_tokens"] == 7
         assert "stop" not in b.requests[-1].body
+
+
+@pytest.mark.parametrize(("stop", "chunk_tokens"), [("xxxxx", 1), ("xxxxx", 3), ("x", 1)])
+async def test_special_tokens_that_streams_leave_out_do_not_come_in_at_the_seam(stop: str, chunk_tokens: int) -> None:
+    for break_before in range(2, TOKENS):
+        async with two_engines() as (gate, a, b):
+            a.special = b.special = {3: "<|special|>", 4: "<s>"}
+            a.chunk_tokens, a.break_before = chunk_tokens, break_before
+            chunks = events((await ask(gate, chat=True, stop=stop, stream_options={"include_usage": True})).text)
+            assert said(chunks) == "".join(f"t{number} " for number in range(TOKENS) if number not in a.special)
+            assert chunks[-2]["usage"]["completion_tokens"] == TOKENS
+
+
+async def test_tokens_are_kept_of_whose_text_something_was_sent() -> None:
+    async with two_engines() as (gate, a, b):
+        a.special = b.special = {2: "<|special|>"}
+        a.break_before = 5
+        # As if drawn: engine b would say something else for the same tokens.
+        b.texts = lambda number: f"t{number} " if number < 4 else f"other{number} "
+        chunks = events((await ask(gate, chat=False, stop="xxxxx")).text)
+        # "t0 t1 t3 t4 " less the four characters that may begin the stop string.
+        assert b.requests[-1].body["prompt"] == [1, 2, 3, 4, 5, 6, 7, 100, 101, 102, 103]
+        assert said(chunks) == "t0 t1 t3 other4 other5 other6 other7 "
 
 
 async def test_character_that_was_cut_in_two_is_neither_lost_nor_doubled() -> None:
@@ -224,6 +228,24 @@ async def test_engine_that_tells_no_ids_ends_its_stream_with_an_error() -> None:
         chunks = events((await ask(gate, chat=True)).text)
         assert chunks[-2]["error"]["code"] == "engine_failure"
         assert "return_token_ids" not in a.requests[0].body
+
+
+async def test_stream_with_stop_strings_whose_text_is_not_valid_ends_with_an_error() -> None:
+    async def invalid(request: FakeRequest, reply: Reply) -> None:
+        await reply.start_stream()
+        choice = {"index": 0, "text": "good", "finish_reason": None}
+        choice |= {"prompt_token_ids": [1], "token_ids": [100]}
+        usage = {"prompt_tokens": 1, "total_tokens": 2, "completion_tokens": 1}
+        chunk = {"id": "x", "object": "text_completion", "created": 1, "model": "tiny", "choices": [choice]}
+        event = json.dumps({**chunk, "usage": usage}, separators=(",", ":")).encode()
+        await reply.chunk(b"data: " + event.replace(b"good", b"b\xffd") + b"\n\n")
+        reply.hang_up()
+
+    async with two_engines() as (gate, a, b):
+        a.behave = invalid
+        reply = await ask(gate, chat=False, stop="xxxxx")
+        assert b'"code":"engine_failure"' in reply.content
+        assert b.requests == []
 
 
 async def test_pool_with_one_engine_is_not_asked_for_ids() -> None:

@@ -1,8 +1,10 @@
 """Stop strings across the seam between two engines: as if one engine had searched the whole text."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proserve_gateway.relay.sse import SseError
 from proserve_gateway.relay.stop_strings import StopStrings, kept_chars
 
 TEXT = st.text(alphabet="abc", max_size=20)
@@ -36,3 +38,17 @@ def test_cuts_do_not_matter(text: str, stops: list[str], cuts: list[int], seam: 
 def test_text_without_stop_strings_is_not_held_back() -> None:
     assert kept_chars([]) == kept_chars([""]) == 0
     assert StopStrings([], "").feed("abc", last=False) == ("abc", None)
+
+
+def test_text_that_comes_again_is_sent_once() -> None:
+    search = StopStrings(["xyz"], "", again="abc")
+    assert search.feed("abc", last=False) == ("", None)
+    assert search.feed("def", last=False) == ("d", None)
+    assert search.feed("xyz", last=False) == ("ef", "xyz")
+
+
+@pytest.mark.parametrize(("text", "last"), [("abX.....", False), ("ab", True), ("axyz", False)])
+def test_other_text_than_what_was_sent_is_an_error(text: str, last: bool) -> None:
+    search = StopStrings(["xyz"], "", again="abc")
+    with pytest.raises(SseError, match="not those that were sent"):
+        search.feed(text, last=last)
