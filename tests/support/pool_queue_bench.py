@@ -9,6 +9,7 @@ from proserve_core.routing import RoutingRequest, WaitingRoom
 from proserve_core.routing.late_gain import LateGain
 from proserve_gateway.fleet.engine import Engine
 from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.health import MISSES_TO_SUSPECT
 from proserve_gateway.fleet.lease import Lease
 from proserve_gateway.fleet.pool_queue import WaitingLimits
 from proserve_gateway.fleet.target import EngineTarget
@@ -41,6 +42,11 @@ class Pool:
 
     def shows(self, name: str, snapshot: CapacitySnapshot) -> None:
         self.fleet.snapshot_arrived(self.engine(name), snapshot)
+
+    def misses(self, name: str) -> None:
+        """The engine misses so many polls that it gets nothing."""
+        for _ in range(MISSES_TO_SUSPECT):
+            self.fleet.poll_missed(self.engine(name), "silent")
 
     def ask(
         self,

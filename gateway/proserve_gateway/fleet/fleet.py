@@ -73,18 +73,19 @@ class Fleet:
     # Membership
 
     def set_targets(self, targets: Sequence[EngineTarget], policies: Mapping[str, str] | None = None) -> None:
-        """Replace the list of engines. `policies` are the routing policies of pools that don't have the default one.
+        """Replace the list of engines. `policies` are the routing policies of pools; one that is not among them has the
+        default one, and is gone when it has no engines.
 
         Engines that are the same server as before keep their state, and so does the policy of a pool unless it gets
         another one; requests at removed engines run on. Requests that wait for a pool go on waiting, under the policy
-        that it has then, or are turned away if it has no engines any more.
+        that it has then, or are turned away if it is gone.
 
         Raises:
             TargetError: two targets have one name or an address cannot be used; nothing changes then.
             ValueError: a policy does not exist; nothing changes then.
         """
         engines: dict[str, Engine] = {}
-        members: dict[str, dict[str, Engine]] = {}
+        members: dict[str, dict[str, Engine]] = {pool: {} for pool in policies or {}}
         for target in targets:
             if target.name in engines:
                 raise TargetError(f"engine name {target.name!r} is used twice: give each engine its own name")
@@ -384,6 +385,6 @@ def _pool_gone(pool: str) -> ApiError:
         status=503,
         code="no_engine_available",
         error_type="server_error",
-        message=f"pool {pool} has no engines any more; try again",
+        message=f"pool {pool} is not configured any more; try again",
         retry_after_s=RETRY_AFTER_S,
     )

@@ -7,7 +7,7 @@ the streams. With nobody waiting there is no timer.
 
 Whoever waits ends in one of four ways: with a lease; with `OverloadedError` when its class does not let it wait any
 longer or more wait than `WaitingLimits` allows; with another error when the gateway gives up (shutdown, its pool is
-gone, no engine for `OUTAGE_S`, a fault); or by leaving. Without any engine nobody new is let in.
+gone, no engine for `OUTAGE_S`, a fault); or by leaving. After so long without any engine nobody new is let in.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 ASKING_SHARE = 0.1
 """Most of the event loop's time that goes into asking the room, while nobody new arrives at an empty room."""
 OUTAGE_S = 10.0
-"""How long those who wait sit out that no engine takes work: longer than a missed poll or a circuit that opens, shorter
-than an engine's start."""
+"""How long it is sat out that no engine takes work: longer than a missed poll, a circuit that opens or the moment
+between an old engine and its successor, shorter than an engine's start."""
 OUTAGE_TICK_S = 0.1
 """How often it is looked for an engine then: a circuit's time may be up."""
 
@@ -120,7 +120,7 @@ class PoolQueue:
         self._asked_s = self._took_s = 0.0
         """When the room was last asked, and how long it took."""
         self._outage_s: float | None = None
-        """Since when no engine takes work, as far as those who wait know."""
+        """Since when no engine takes work, as far as anybody who waited knows."""
 
     def __len__(self) -> int:
         """Requests that wait."""
@@ -144,9 +144,9 @@ class PoolQueue:
 
         Raises:
             OverloadedError: it may not wait any longer.
-            ApiError: 503 without any engine, or what `turn_away` was told.
+            ApiError: 503 after `OUTAGE_S` without any engine, or what `turn_away` was told.
         """
-        if not self._views():
+        if self._outage_lasts(self._views(), self._clock()):
             raise self._no_engine()
         loop = asyncio.get_running_loop()
         ticket = _Ticket(
@@ -176,6 +176,8 @@ class PoolQueue:
 
     def changed(self) -> None:
         """Something that the room should know: a snapshot, a request that ended, an engine that came or went."""
+        if self._outage_s is not None and self._views():
+            self._outage_s = None
         if self._tickets:
             self._ask_at(self._asked_s + self._took_s / ASKING_SHARE)
 
@@ -197,10 +199,9 @@ class PoolQueue:
     def _ask(self) -> None:
         self._asked_s = began_s = self._clock()
         engines = self._views()
-        if not engines and self._sit_out(began_s):
+        if self._outage_lasts(engines, began_s):
+            self.turn_away(self._no_engine)
             return
-        if engines:
-            self._outage_s = None
         while engines:
             asked, engines = engines, ()
             for binding in self.room.bind(FleetView(now_s=began_s, engines=asked)):
@@ -216,15 +217,13 @@ class PoolQueue:
             tick_s = (self.room.tick_s if self._outage_s is None else None) or OUTAGE_TICK_S
             self._ask_at(began_s + max(tick_s, self._took_s / ASKING_SHARE))
 
-    def _sit_out(self, now_s: float) -> bool:
-        """No engine takes work; whether it has been so for too long, and everybody was told."""
-        if self._outage_s is None:
+    def _outage_lasts(self, engines: Sequence[EngineView], now_s: float) -> bool:
+        """Whether there has been no engine for too long to wait for one."""
+        if engines:
+            self._outage_s = None
+        elif self._outage_s is None:
             self._outage_s = now_s
-        if now_s - self._outage_s < OUTAGE_S:
-            return False
-        self._outage_s = None
-        self.turn_away(self._no_engine)
-        return True
+        return self._outage_s is not None and now_s - self._outage_s >= OUTAGE_S
 
     def _ask_at(self, at_s: float) -> None:
         if self._timer is not None:

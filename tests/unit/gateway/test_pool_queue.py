@@ -1,6 +1,7 @@
 """Whoever waits for an engine gets one in order of gain, or an explicit error; nobody is forgotten. Simulated time."""
 
 import asyncio
+import math
 from collections.abc import Iterator
 
 import msgspec
@@ -11,16 +12,18 @@ from proserve_core.routing import Binding, FleetView, ImmediateRoom, RouteDecisi
 from proserve_core.routing.late_gain import DEPTH_S, TICK_S, LateGain
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet.health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT
+from proserve_gateway.fleet.health import FAILURES_TO_OPEN, FIRST_OPEN_S
 from proserve_gateway.fleet.lease import Lease, Outcome
 from proserve_gateway.fleet.pool_queue import OUTAGE_S, WaitingLimits
 
 pytestmark = pytest.mark.looptime
 
 
-async def error_of(task: "asyncio.Task[Lease]") -> ApiError:
+async def error_of(task: "asyncio.Task[Lease]", *, within_s: float = math.inf) -> ApiError:
+    began_s = asyncio.get_running_loop().time()
     with pytest.raises(ApiError) as caught:
         await task
+    assert asyncio.get_running_loop().time() - began_s <= within_s
     return caught.value
 
 
@@ -190,13 +193,36 @@ async def test_bodies_of_those_who_wait_are_bounded() -> None:
         task.cancel()
 
 
-async def test_nobody_is_let_in_without_an_engine() -> None:
+async def test_who_arrives_in_a_short_outage_waits_for_its_end() -> None:
     pool = Pool("a")
-    for _ in range(MISSES_TO_SUSPECT):
-        pool.fleet.poll_missed(pool.engine("a"), "silent")
-    error = await error_of(pool.ask(request()))
+    pool.misses("a")
+    task = pool.ask(request())
+    await asyncio.sleep(OUTAGE_S / 2)
+    assert not task.done()
+    pool.shows("a", IDLE)
+    assert (await task).endpoint.name == "a"
+
+
+async def test_nobody_is_let_in_while_an_outage_lasts() -> None:
+    pool = Pool("a")
+    pool.misses("a")
+    await error_of(pool.ask(request("first")))
+    error = await error_of(pool.ask(request("second")), within_s=0.0)
     assert (error.status, error.code) == (503, "no_engine_available")
     assert len(pool.room) == 0
+    pool.shows("a", IDLE)
+    pool.misses("a")
+    later = pool.ask(request("third"))
+    await asyncio.sleep(OUTAGE_S / 2)
+    assert not later.done()
+    later.cancel()
+
+
+async def test_outage_is_sat_out_no_longer_than_the_class_may_wait() -> None:
+    pool = Pool("a")
+    pool.misses("a")
+    error = await error_of(pool.ask(request(), patience_s=OUTAGE_S / 2), within_s=OUTAGE_S * 0.6)
+    assert error.status == 429
 
 
 async def test_those_who_wait_sit_out_a_short_outage() -> None:
@@ -204,8 +230,7 @@ async def test_those_who_wait_sit_out_a_short_outage() -> None:
     pool.shows("a", BUSY)
     task = pool.ask(request())
     await asyncio.sleep(0)
-    for _ in range(MISSES_TO_SUSPECT):
-        pool.fleet.poll_missed(pool.engine("a"), "silent")
+    pool.misses("a")
     await asyncio.sleep(OUTAGE_S / 2)
     assert not task.done()
     pool.shows("a", IDLE)
@@ -217,8 +242,7 @@ async def test_those_who_wait_are_told_that_an_outage_lasts() -> None:
     pool.shows("a", BUSY)
     tasks = [pool.ask(request("one")), pool.ask(request("two"))]
     await asyncio.sleep(0)
-    for _ in range(MISSES_TO_SUSPECT):
-        pool.fleet.poll_missed(pool.engine("a"), "silent")
+    pool.misses("a")
     assert {(await error_of(task)).code for task in tasks} == {"no_engine_available"}
     assert len(pool.room) == 0
 
@@ -277,8 +301,30 @@ async def test_those_who_wait_for_a_pool_that_is_gone_are_told() -> None:
     pool.shows("a", BUSY)
     task = pool.ask(request())
     await asyncio.sleep(0.1)
-    pool.use()
+    pool.fleet.set_targets([])
     assert (await error_of(task)).code == "no_engine_available"
+    assert pool.fleet.queue("chat") is None
+
+
+async def test_pool_that_has_no_engines_for_a_moment_keeps_those_who_wait() -> None:
+    pool = Pool("a")
+    pool.shows("a", BUSY)
+    waited = pool.ask(request("waited"))
+    await asyncio.sleep(0.1)
+    pool.use()
+    arrived = pool.ask(request("arrived"))
+    await asyncio.sleep(OUTAGE_S / 2)
+    pool.use("b")
+    assert [(await task).endpoint.name for task in (waited, arrived)] == ["b", "b"]
+
+
+async def test_pool_that_stays_without_engines_turns_everybody_away() -> None:
+    pool = Pool("a")
+    pool.use()
+    began_s = asyncio.get_running_loop().time()
+    assert (await error_of(pool.ask(request("one")))).code == "no_engine_available"
+    assert asyncio.get_running_loop().time() == pytest.approx(began_s + OUTAGE_S, abs=0.2)
+    await error_of(pool.ask(request("two")), within_s=0.0)
 
 
 class Counting(LateGain):
