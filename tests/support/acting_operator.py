@@ -17,18 +17,18 @@ from proserve_operator.settings import OperatorSettings
 @asynccontextmanager
 async def acting(
     server: ApiServer,
-    namespace: str,
+    namespace: str | None,
     monkeypatch: pytest.MonkeyPatch,
     *,
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
     **settings: Any,
 ) -> AsyncIterator[OperatorRun]:
-    """Looks after one namespace; `settings` of the operator beside that."""
+    """Looks after one namespace, None: the whole cluster; `settings` of the operator beside that."""
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
     kube = await connect()
     often = {"resync_s": 2.0, "report_s": 1.0, "status_s": 1.0}
-    made = OperatorSettings(namespaces=(namespace,), **{**often, **settings})
+    made = OperatorSettings(namespaces=() if namespace is None else (namespace,), **{**often, **settings})
     run = OperatorRun(kube, made, clock=clock, wall_clock=wall_clock)
     task = asyncio.create_task(run.act())
     try:
