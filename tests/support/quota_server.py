@@ -1,10 +1,12 @@
 """A real Valkey or Redis server, from Debian's packages, to be stopped in unkind ways."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,15 @@ class QuotaServer:
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
+
+
+@contextlib.contextmanager
+def quota_server(folder: Path) -> Iterator[QuotaServer]:
+    """One that runs, whatever is done to it."""
+    server = QuotaServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.go_on()
+        server.kill()

@@ -4,8 +4,8 @@ A replica keeps what it wants to have in the sum (`own`) apart from what the sto
 the difference is all that there is: many changes become one call, what a store that was down missed is sent when it is
 back, and a store that lost its data gets everything again. What other replicas have is the rest of the store's sum.
 
-What a call brought that never returned is unknown; it counts as not arrived, so that in doubt a limit is too tight for
-a minute and never open.
+Whether a call arrived whose answer never came is unknown. What it added counts as not arrived and is sent again, what
+it gave back counts as arrived and is not: in doubt the sum is too large until its counter ends, and never too small.
 """
 
 
@@ -44,6 +44,10 @@ class SharedCount:
         self.others = max(0, total - self.contributed)
         self.read_s = at_s
         return total >= self.contributed
+
+    def unanswered(self, sent: int) -> None:
+        """Nobody knows whether the store took `sent`."""
+        self.contributed += min(0, sent)
 
     def forgotten(self) -> None:
         """The store has nothing of ours any more."""

@@ -101,6 +101,7 @@ class QuotaStore:
         try:
             total = await self._storage.incr(count.name, round(count.life_s), sent)
         except (ValkeyError, OSError) as error:
+            count.unanswered(sent)
             self._lost(_reason(error), f"{type(error).__name__}: {error}")
             return False
         if not count.stored(sent, total, self._wall_clock()):

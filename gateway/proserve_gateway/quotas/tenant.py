@@ -18,6 +18,8 @@ ANSWER_S = 0.05
 """Longest wait of a request for the store: fifty times what it takes in one data centre."""
 FRESH_S = 1.0
 """What other replicas used is asked for again when it is older."""
+EXCHANGE = "quota exchange"
+"""Name of the tasks that talk to the store."""
 
 Decision = asyncio.Future[QuotaRefusal | None]
 
@@ -63,7 +65,7 @@ class QuotaTenant:
     def exchange(self, wall_s: float) -> None:
         """Send the store what it lacks, and decide what waits; nobody waits for that here."""
         if self._store is not None and self._store.up and self._exchanging is None:
-            self._exchanging = asyncio.create_task(self._run(self._store, wall_s))
+            self._exchanging = asyncio.create_task(self._run(self._store, wall_s), name=EXCHANGE)
 
     async def _run(self, store: "QuotaStore", wall_s: float) -> None:
         try:

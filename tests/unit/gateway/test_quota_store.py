@@ -1,8 +1,7 @@
 """Quotas shared by gateways through a real Valkey or Redis server, while it runs, dies, hangs and forgets."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,25 +11,17 @@ from fake_openai_engine import fake_engine
 from proserve_core.objectives import TenantLimits
 from proserve_gateway.quotas import store as quota_store
 from proserve_gateway.quotas import tenant as quota_tenant
-from proserve_gateway.quotas.errors import QuotaError
-from proserve_gateway.quotas.quotas import Quotas, QuotaTicket
-from proserve_gateway.quotas.store import QuotaStore, QuotaStoreError, store_address
+from proserve_gateway.quotas.store import QuotaStoreError, store_address
 from proserve_gateway.server import Gateway, GatewayConfig, Listen
-from quota_server import QuotaServer
+from quota_replicas import TEN, Replica, Wall, replicas, states
+from quota_server import QuotaServer, quota_server
 from resource_builders import endpoint_pool, keyed_tenant, parse, priority_class, secret
-
-TEN = TenantLimits(requests_per_minute=10)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[QuotaServer]:
-    server = QuotaServer(tmp_path)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.go_on()
-        server.kill()
+    with quota_server(tmp_path) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -39,63 +30,13 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quota_tenant, "ANSWER_S", 20.0)
 
 
-class Wall:
-    """Stands still, so that no test crosses a minute by chance."""
-
-    now_s = 1_000_020.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-class Replica:
-    """A gateway's quotas. Beats when it is told to."""
-
-    def __init__(self, url: str, wall: Wall) -> None:
-        self.store = QuotaStore(url, wall_clock=wall)
-        self.quotas = Quotas(self.store, wall_clock=wall)
-
-    async def beat(self) -> None:
-        await self.quotas.beat(self.store)
-
-    async def admitted(self, limits: TenantLimits = TEN, *, times: int = 1, tokens: int = 1) -> list[QuotaTicket]:
-        """What comes of so many requests at once."""
-        answers = await asyncio.gather(
-            *[self.quotas.admit("a", limits, prompt_tokens=tokens, expected_output_tokens=0) for _ in range(times)],
-            return_exceptions=True,
-        )
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, QuotaError):
-                raise answer
-        return [answer for answer in answers if isinstance(answer, QuotaTicket)]
-
-
-def states(*replicas: Replica) -> list[bool]:
-    return [each.store.up for each in replicas]
-
-
-@contextlib.asynccontextmanager
-async def replicas(server: QuotaServer, count: int = 2) -> AsyncIterator[tuple[list[Replica], Wall]]:
-    """Gateways that know of each other."""
-    wall = Wall()
-    made = [Replica(server.url, wall) for _ in range(count)]
-    try:
-        for _ in range(2):
-            for each in made:
-                await each.beat()
-        yield made, wall
-    finally:
-        for each in made:
-            await each.store.close()
-
-
 @pytest.mark.parametrize(
     "limits",
     [TEN, TenantLimits(tokens_per_minute=10), TenantLimits(max_in_flight=10)],
     ids=["requests", "tokens", "places"],
 )
 async def test_two_gateways_share_a_quota_exactly(server: QuotaServer, limits: TenantLimits) -> None:
-    async with replicas(server) as ((one, two), _):
+    async with replicas(server.url) as ((one, two), _):
         assert (one.store.replicas, two.store.replicas) == (2, 2)
         both = await asyncio.gather(one.admitted(limits, times=15), two.admitted(limits, times=15))
         assert len(both[0]) + len(both[1]) == 10
@@ -105,7 +46,7 @@ async def test_two_gateways_share_a_quota_exactly(server: QuotaServer, limits: T
 
 async def test_what_one_gateway_gives_back_the_other_may_use(server: QuotaServer) -> None:
     limits = TenantLimits(tokens_per_minute=100, max_in_flight=1)
-    async with replicas(server) as ((one, two), wall):
+    async with replicas(server.url) as ((one, two), wall):
         (ticket,) = await one.admitted(limits, tokens=90)
         assert not await two.admitted(limits, tokens=20)
         ticket.settle(prompt_tokens=10, output_tokens=5, worked=True)
@@ -117,7 +58,7 @@ async def test_what_one_gateway_gives_back_the_other_may_use(server: QuotaServer
 async def test_a_killed_store_leaves_each_gateway_its_share_and_comes_back_by_itself(
     server: QuotaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with replicas(server) as ((one, two), _):
+    async with replicas(server.url) as ((one, two), _):
         assert len(await one.admitted(times=3)) == 3
         server.kill()
         assert len(await one.admitted(times=10)) == 2, "five of ten, three of which are used"
@@ -141,7 +82,7 @@ async def test_a_killed_store_leaves_each_gateway_its_share_and_comes_back_by_it
 
 async def test_a_hanging_store_holds_no_request_up(server: QuotaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quota_store, "CALL_S", 40.0)
-    async with replicas(server) as ((one, two), _):
+    async with replicas(server.url) as ((one, two), _):
         monkeypatch.setattr(quota_tenant, "ANSWER_S", 0.05)
         server.hang()
         # Long before the calls under way are given up.
@@ -157,7 +98,7 @@ async def test_a_hanging_store_holds_no_request_up(server: QuotaServer, monkeypa
 
 
 async def test_a_store_that_lost_its_data_between_two_requests_is_no_open_door(server: QuotaServer) -> None:
-    async with replicas(server) as ((one, two), _):
+    async with replicas(server.url) as ((one, two), _):
         assert len(await one.admitted(times=4)) == 4
         assert len(await two.admitted(times=4)) == 4
         server.kill()
@@ -171,7 +112,7 @@ async def test_a_store_that_lost_its_data_between_two_requests_is_no_open_door(s
 async def test_a_flood_beyond_the_quota_costs_the_store_no_calls(
     server: QuotaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with replicas(server, 1) as ((one,), _):
+    async with replicas(server.url, 1) as ((one,), _):
         await one.admitted(times=10)
         await one.admitted()
         calls = 0
