@@ -46,9 +46,8 @@ class LengthForecast:
 
     def ended(self, request_id: str, emitted: int, *, complete: bool) -> None:
         """A request is gone; `complete` unless its output was cut off from outside."""
-        self._count({request_id: emitted})
         profile = self._profiles.pop(request_id)
-        self._counted.pop(request_id, None)
+        self._table.saw_more(profile, self._counted.pop(request_id, 0), emitted)
         if complete:
             self._table.saw_end(profile, emitted)
         self._table.left(profile)

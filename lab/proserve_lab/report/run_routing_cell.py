@@ -14,7 +14,7 @@ from proserve_core.routing.registry import LATE_ROUTERS, ROUTERS, make_room
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import Cell
 from proserve_lab.report.fingerprint import code_hash
-from proserve_lab.report.routing_cells import FLEETS, latency_of, workload_of
+from proserve_lab.report.routing_cells import FLEETS, latency_of, limits_of, workload_of
 from proserve_lab.report.scenarios import calibration_of
 from proserve_lab.simulation.result import ClassFigures
 from proserve_lab.simulation.run import simulate
@@ -52,7 +52,7 @@ def run_routing_cell(cell: Cell) -> CellResult:
             Replica(
                 policy=make_policy(cell.variant),
                 policy_name=cell.variant,
-                limits=calibration.limits(max_sequences=fleet.max_sequences),
+                limits=limits_of(fleet, calibration),
                 latency=latency_of(fleet, number, calibration.latency),
                 engine_id=f"replica-{number}",
             )
