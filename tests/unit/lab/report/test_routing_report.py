@@ -7,12 +7,25 @@ import pytest
 from typer.testing import CliRunner
 
 from proserve_cli.main import app
+from proserve_core.routing.registry import LATE_ROUTERS, ROUTERS
 from proserve_lab.report import routing_document, routing_pictures, run_routing_cell
 from proserve_lab.report.cell_result import CellResult, ResultStore
-from proserve_lab.report.cells import Cell
-from proserve_lab.report.routing_cells import FLEETS, MAIN, ROWS, fleet_rate, latency_of, routing_cells, workload_of
+from proserve_lab.report.cells import OURS, Cell
+from proserve_lab.report.routing_cells import (
+    ENGINES,
+    FLEETS,
+    MAIN,
+    ROWS,
+    fleet_rate,
+    latency_of,
+    limits_of,
+    routing_cells,
+    workload_of,
+)
+from proserve_lab.report.routing_targets import targets_table
 from proserve_lab.report.run_routing_cell import routing_fingerprint
 from proserve_lab.report.scenarios import calibration_of, saturation_of
+from proserve_lab.report.workloads import TRACES
 from proserve_lab.shipped_traces import shipped_trace
 from proserve_lab.trace import read_trace
 
@@ -32,6 +45,10 @@ def cell(router: str = "min-load", *, fleet: str = MAIN, engine: str = "fcfs", l
     return Cell(scenario=fleet, workload="azure-conv", load=load, policy=router, variant=engine)
 
 
+def results(*found: CellResult) -> dict[str, CellResult]:
+    return {each.key: each for each in found}
+
+
 def stored(tdg_ratio: float, of: Cell) -> CellResult:
     return CellResult(key=of.key, fingerprint="f", rate=1.0, requests=1, tdg_ratio=tdg_ratio)
 
@@ -39,6 +56,43 @@ def stored(tdg_ratio: float, of: Cell) -> CellResult:
 def test_every_cell_has_a_name_of_its_own() -> None:
     keys = [each.key for each in routing_cells()]
     assert len(set(keys)) == len(keys)
+
+
+def test_every_dimension_has_cells() -> None:
+    cells = routing_cells()
+    assert {each.workload for each in cells if each.scenario == MAIN} == set(TRACES)
+    assert {each.load for each in cells if each.scenario == MAIN} >= {0.8, 1.0, 1.2, 1.5}
+    assert {each.policy for each in cells if each.scenario == MAIN} == {*ROUTERS, *LATE_ROUTERS}
+    assert {len(FLEETS[each.scenario].gpus) for each in cells} >= {4, 16, 64}
+    assert {FLEETS[each.scenario].gateways for each in cells} == {1, 2, 4}
+    assert {FLEETS[each.scenario].staleness_s for each in cells} == {0.02, 0.1, 0.5}
+    for fleet in FLEETS:
+        assert {each.variant for each in cells if each.scenario == fleet} == set(ENGINES)
+
+
+def test_another_cut_of_the_trace_has_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS, "azure-conv", 20)
+    workload_of.cache_clear()
+    first, later = (workload_of(fleet, "azure-conv", 1.3)[0] for fleet in (MAIN, "later"))
+    workload_of.cache_clear()
+    assert len(first) == len(later) == 80
+    recorded = read_trace(shipped_trace("azure-conv-2023"), limit=1680)
+    assert [request.prompt_tokens for request in later] == [row.prompt_tokens for row in recorded[1600:]]
+    assert later[0].arrival_s == 0
+
+
+def test_the_pooled_engine_holds_and_does_as_much_as_all_four_and_gets_their_requests() -> None:
+    pooled, calibration = FLEETS["pooled"], calibration_of("h100")
+    four, one = limits_of(FLEETS[MAIN], calibration), limits_of(pooled, calibration)
+    assert (one.blocks, one.max_sequences, one.max_step_tokens) == (
+        4 * four.blocks,
+        4 * four.max_sequences,
+        4 * four.max_step_tokens,
+    )
+    assert latency_of(pooled, 0, calibration.latency).prefill_s(1000) == pytest.approx(
+        calibration.latency.prefill_s(1000) / 4
+    )
+    assert workload_of("pooled", "azure-conv", 1.2) == workload_of(MAIN, "azure-conv", 1.2)
 
 
 def test_load_is_told_by_what_the_engines_could_serve_alone() -> None:
@@ -74,19 +128,33 @@ def test_fleet_router_and_engines_are_part_of_the_fingerprint() -> None:
     assert len({routing_fingerprint(each) for each in cells}) == len(cells) - 1
 
 
-def test_targets_are_judged_by_their_worst_place() -> None:
-    by_key = {
-        found.key: found
-        for found in (
-            stored(0.9, cell("late-gain")),
-            stored(0.5, cell("min-load")),
-            stored(0.7, cell("round-robin")),
-            stored(0.895, cell("late-gain", fleet="gateways-2")),
-        )
-    }
-    text = routing_document.routing_document(by_key)
-    assert "best router that decides at once | +30.0 | +20.0 | azure-conv 1.2 | 1 | no |" in text
-    assert "two gateways, engines fcfs: beside one | -1.0 | -0.5 | azure-conv | 1 | yes |" in text
+def test_targets_are_judged_by_mean_or_worst_place_as_they_are_meant() -> None:
+    by_key = results(
+        stored(0.9, cell("late-gain")),
+        stored(0.5, cell("min-load")),
+        stored(0.7, cell("round-robin")),
+        stored(0.8, cell("late-gain", load=1.5)),
+        stored(0.5, cell("round-robin", load=1.5)),
+        stored(0.895, cell("late-gain", fleet="gateways-2")),
+        stored(0.95, cell("late-gain", engine=OURS)),
+        stored(0.96, cell("slo-aware", engine=OURS)),
+        stored(0.97, cell("late-gain", engine=OURS, load=1.5)),
+        stored(0.90, cell("min-load", engine=OURS, load=1.5)),
+    )
+    text = targets_table(by_key)
+    assert "any router that decides at once | +30.0 | +25.0 | all traces and loads, round-robin | 2 | no |" in text
+    assert "above the best other router | -0.5 | -1.0 | worst: azure-conv 1.2, slo-aware | 2 | no |" in text
+    assert "above min-load, all traces and loads | +1.0 | +7.0 | mean | 1 | yes |" in text
+    assert "two gateways, engines fcfs: beside four H100 | -1.0 | -0.5 | worst: azure-conv | 1 | yes |" in text
+    assert "mooncake: late-gain above min-load | +9.0 | - | - | 0 | - |" in text
+
+
+def test_every_cell_is_listed_and_those_without_a_result_say_so() -> None:
+    text = routing_document.routing_document(results(stored(0.9, cell("late-gain"))))
+    listed = text.split("## Every cell")[1]
+    assert listed.count("`late-gain`") == sum(each.policy == "late-gain" for each in routing_cells())
+    assert "| h100x4 azure-conv 1.2 | `late-gain` | fcfs | 1 | 0.900 |" in listed
+    assert "| h100x4 azure-conv 1.2 | `min-load` | fcfs | - | - |" in listed
 
 
 @pytest.mark.usefixtures("few_requests")
@@ -105,4 +173,4 @@ def test_a_cell_is_run_once_and_written_down(tmp_path: Path) -> None:
 def test_pictures_are_drawn_of_whatever_there_is(tmp_path: Path) -> None:
     found = stored(0.9, cell())
     routing_pictures.draw_routing_pictures({found.key: found}, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fcfs.svg", "recoverable-gain.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fcfs.svg", "fleets.svg", "recoverable-gain.svg"]
