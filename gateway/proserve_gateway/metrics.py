@@ -60,7 +60,7 @@ class GatewayMetrics:
         self.tpot = self._histogram(
             "time_per_output_token_seconds",
             ("class", "model"),
-            "Mean time between the tokens of a request, without the first; requests with two tokens or more.",
+            "Mean time between the tokens of an answer, without the first; of each choice that came in several pieces.",
             TPOT_BUCKETS_S,
         )
         self.decisions = self._counter("route_decisions", ("pool", "reason"), "Choices of an engine, by reason.")

@@ -14,6 +14,8 @@ class Relay(Protocol):
     """Takes the ids of tokens; None: the stream can't go on elsewhere."""
     tokens: int
     """Output tokens so far."""
+    fresh: dict[int, int] | None
+    """Of several choices: the tokens of each since the reader last cleared this. None: there is one choice."""
     prompt_tokens: int | None
     done: bool
     """The stream is complete."""

@@ -69,7 +69,7 @@ def decode_response(body: bytes) -> Response:
 class ResponsesRelay:
     """One stream (`Relay`)."""
 
-    __slots__ = ("_most", "_number", "_splitter", "done", "failure", "prompt_tokens", "tokens", "trail")
+    __slots__ = ("_most", "_number", "_splitter", "done", "failure", "fresh", "prompt_tokens", "tokens", "trail")
 
     def __init__(self, *, most_tokens: int) -> None:
         """`most_tokens` of output is the most that is believed."""
@@ -79,6 +79,7 @@ class ResponsesRelay:
         """Of the last event."""
         self.trail: TokenTrail | None = None
         self.tokens = 0
+        self.fresh: dict[int, int] | None = None
         self.prompt_tokens: int | None = None
         self.done = False
         self.failure: SseError | None = None

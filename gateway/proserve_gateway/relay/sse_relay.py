@@ -51,7 +51,7 @@ class SseRelay:
 
     __slots__ = (
         "_by_choice", "_choices", "_finished", "_keep_all", "_keep_last", "_most", "_splitter", "_strips",
-        "_usual_before", "done", "failure", "prompt_tokens", "tokens", "trail",
+        "_usual_before", "done", "failure", "fresh", "prompt_tokens", "tokens", "trail",
     )  # fmt: skip
 
     def __init__(
@@ -71,7 +71,9 @@ class SseRelay:
         self._strips = not self._keep_all and choices == 1
         self._choices = choices
         self._most = most_tokens
-        self._by_choice: dict[int, int] | None = {} if choices > 1 else None
+        self._by_choice: dict[int, int] = {}
+        """Output tokens of each of several choices."""
+        self.fresh: dict[int, int] | None = {} if choices > 1 else None
         self._finished: set[int] = set()
         """Choices for which a decoded chunk gave a reason to finish."""
         self._usual_before = b""
@@ -95,7 +97,7 @@ class SseRelay:
     def finished(self) -> bool:
         """The client has got the reason to finish, of every choice: there are no more tokens."""
         return len(self._finished) >= self._choices or (
-            self._by_choice is None and _FINISH.search(self._usual_before) is not None
+            self.fresh is None and _FINISH.search(self._usual_before) is not None
         )
 
     def broken_off(self, failure: ApiError, reported: bytes) -> bytes:
@@ -123,7 +125,7 @@ class SseRelay:
         if not data:
             return b""
         if (
-            self._by_choice is not None
+            self.fresh is not None
             or not (data.startswith(b"data: {") and data.endswith(b"}\n\n"))
             or b"[DONE]" in data
             or b'"error"' in data
@@ -232,22 +234,42 @@ class SseRelay:
         if count is not None:
             believed(count, self._most)
         if not chunk.choices:
+            if self.fresh is not None:
+                self._share((count or 0) - self.tokens)
             self.tokens = max(self.tokens, count or 0)
             return self._keep_last or usage is None
         if (reason := chunk.choices[0].finish_reason) is not None:
             if reason in BROKEN_OFF:
                 raise SseError(f"it gave the request up (finish_reason {reason})")
             self._finished.add(chunk.choices[0].index)
-        if count is None:
+        if self.fresh is not None:
+            self._of_choice(chunk.choices[0].index, count, payload)
+        elif count is None:
             self.tokens += bool(_TEXT.search(payload))
-        elif self._by_choice is None:
-            self.tokens = max(self.tokens, count)
         else:
-            if not 0 <= (index := chunk.choices[0].index) < self._choices:
-                raise SseError(f"it has a choice {index} where {self._choices} were asked for")
-            self._by_choice[index] = count
-            self.tokens = max(self.tokens, believed(sum(self._by_choice.values()), self._most))
+            self.tokens = max(self.tokens, count)
         return True
+
+    def _of_choice(self, index: int, count: int | None, payload: bytes) -> None:
+        """Tokens of one of several choices."""
+        if not 0 <= index < self._choices:
+            raise SseError(f"it has a choice {index} where {self._choices} were asked for")
+        before = self._by_choice.get(index, 0)
+        more = bool(_TEXT.search(payload)) if count is None else max(0, count - before)
+        believed(self.tokens + more, self._most)
+        self._more(index, more)
+        self.tokens += more
+
+    def _share(self, more: int) -> None:
+        """The usage at the end knows of tokens that no chunk told: each choice had as many of them as any other."""
+        share, rest = divmod(max(0, more), self._choices)
+        for index in range(min(self._choices, more)):
+            self._more(index, share + (index < rest))
+
+    def _more(self, index: int, tokens: int) -> None:
+        if self.fresh is not None and tokens:
+            self._by_choice[index] = self._by_choice.get(index, 0) + tokens
+            self.fresh[index] = self.fresh.get(index, 0) + tokens
 
     def _without_usage(self, event: bytes) -> bytes:
         """The event without the usage that only we asked for; the final chunk's stays when the client wants it."""

@@ -196,7 +196,7 @@ class Answer:
             relay.failure, events = self._fault(error), b""
         if (count := relay.tokens - before) > 0:
             now_s = self._clock()
-            self._entry.tokens(now_s, count)
+            self._entry.tokens(now_s, count, relay.fresh)
             leg.lease.on_tokens(count, now_s)
         if relay.done:
             if leg.events is not None and leg.events.stopped:

@@ -8,6 +8,7 @@ so there is one set of books and no lock per request; only the histograms are Pr
 from collections import Counter
 from collections.abc import Callable
 
+from proserve_core.choices_account import ChoicesAccount
 from proserve_core.gain import GainLedger, GainTotals, LossCause, RequestAccount
 from proserve_core.objectives import ServiceTerms
 from proserve_core.routing.output_lengths import OutputLengths
@@ -82,12 +83,18 @@ class Entry:
         self.sent = False
         """Whether an engine was given it."""
 
-    def tokens(self, at_s: float, count: int = 1) -> None:
-        """`count` tokens passed to the client at `at_s`, on the clock of the arrival."""
+    def tokens(self, at_s: float, count: int = 1, of_choices: dict[int, int] | None = None) -> None:
+        """`count` tokens passed to the client at `at_s`, on the clock of the arrival. `of_choices`: how many of them
+        each of several choices had, where that is known; it is emptied."""
         account = self.account
         if account.first_s is None and count > 0:
             self._series.ttft.observe(at_s - account.arrival_s)
-        account.tokens_at(at_s, count)
+        if of_choices is not None and isinstance(account, ChoicesAccount):
+            for index, tokens in of_choices.items():
+                account.choice_at(at_s, index, tokens)
+            of_choices.clear()
+        else:
+            account.tokens_at(at_s, count)
 
     def close(self, cause: LossCause | None = None, *, status: int = 200, prompt_tokens: int | None = None) -> None:
         """The request ended: by itself (`cause` None) or because of `cause`, which is charged for the tokens that
@@ -172,7 +179,9 @@ class Accounting:
         return Entry(
             accounting=self,
             series=series,
-            account=RequestAccount(terms, arrival_s),
+            account=RequestAccount(terms, arrival_s)
+            if choices == 1
+            else ChoicesAccount(terms, arrival_s, choices=choices),
             tenant=tenant,
             model=model,
             choices=choices,
@@ -213,8 +222,11 @@ class Accounting:
         self.ledger.close(account, tenant=entry.tenant)
         self._of_model(entry.model, account.terms.priority_class).add(account)
         series.output_tokens += account.tokens
-        if account.tokens > 1 and account.first_s is not None and account.last_s is not None:
-            series.tpot.observe((account.last_s - account.first_s) / (account.tokens - 1))
+        for sequence in account.accounts if isinstance(account, ChoicesAccount) else (account,):
+            # What came at once took no time per token.
+            first_s, last_s = sequence.first_s, sequence.last_s
+            if first_s is not None and last_s is not None and last_s > first_s:
+                series.tpot.observe((last_s - first_s) / (sequence.tokens - 1))
 
     def _of_model(self, model: str, priority_class: str) -> GainTotals:
         key = (model, priority_class)

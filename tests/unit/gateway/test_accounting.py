@@ -128,6 +128,25 @@ def test_length_of_a_request_with_several_choices_is_learned_per_choice(books: B
     assert books.open(choices=4).expected_tokens == 40
 
 
+def test_each_choice_earns_a_first_token_and_has_a_time_per_token_of_its_own(books: Books) -> None:
+    both = books.open(choices=2)
+    both.tokens(10.5, 2, {0: 1, 1: 1})
+    both.tokens(10.7, 4, {0: 2, 1: 2})
+    both.close()
+    assert books.accounting.ledger.total().earned == 2 * (10.0 + 2 * 2.0)
+    of_class = {"class": "high", "model": "tiny"}
+    assert books.value("time_per_output_token_seconds_count", **of_class) == 2
+    assert books.value("time_per_output_token_seconds_sum", **of_class) == pytest.approx(2 * 0.1)
+    assert books.value("time_to_first_token_seconds_count", **of_class) == 1
+
+
+def test_tokens_that_came_at_once_have_no_time_between_them(books: Books) -> None:
+    whole = books.open()
+    whole.tokens(10.5, 40)
+    whole.close()
+    assert books.value("time_per_output_token_seconds_count", **{"class": "high"}, model="tiny") in (None, 0)
+
+
 @pytest.mark.parametrize("cause", [None, LossCause.ENGINE_FAILURE])
 def test_request_that_does_not_generate_is_counted_but_takes_no_part_in_gain(
     books: Books, cause: LossCause | None

@@ -92,6 +92,7 @@ def test_whatever_an_engine_streams_is_counted_within_bounds_or_a_failure(
         before = stream.tokens
         stream.feed(data)
         assert before <= stream.tokens <= MOST
+        assert stream.fresh is None or sum(stream.fresh.values()) == stream.tokens
         if stream.failure is not None or stream.done:
             break
     if stream.trail is not None and stream.trail.told:

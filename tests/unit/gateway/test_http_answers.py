@@ -128,3 +128,15 @@ async def test_connections_are_kept_alive_over_errors_and_streams() -> None:
             for body in ({"model": "huge", "messages": []}, {"model": "tiny", "messages": [], "stream": True}):
                 reply = await client.post("/v1/chat/completions", json=body, headers=AUTH)
                 assert "connection" not in reply.headers
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["usage on every chunk", "usage at the end"])
+async def test_choices_of_a_stream_are_judged_each_by_itself(ours: bool) -> None:
+    async with fake_engine() as engine, gateway(engine, ours=ours) as gate:
+        engine.token_gate = asyncio.Event()
+        asking = asyncio.create_task(gate.chat(stream=True, n=3))
+        await gate.tokens(6)
+        engine.token_gate.set()
+        assert (await asking).status_code == 200
+        assert gate.accounting.ledger.total().tokens == 12
+        assert gate.sample("time_per_output_token_seconds_count", cls="high", model="tiny") == 3

@@ -95,7 +95,7 @@ export function explanation(request) {
 }
 
 function pace(request) {
-  const tokens = request.output_tokens ?? 0;
+  const tokens = (request.output_tokens ?? 0) / (request.choices ?? 1);
   return tokens > 1 && request.last_token_s !== undefined ? seconds((request.last_token_s - request.ttft_s) / (tokens - 1)) : "–";
 }
 
