@@ -85,6 +85,19 @@ def kv(
     _run_in_engine("kv_times", [*command, *(f"--context={tokens}" for tokens in context or ())])
 
 
+@bench_app.command("kv-reload")
+def kv_reload(
+    *,
+    model: Annotated[str, typer.Option(help="Folder or generated://NAME.")] = "generated://deep",
+    context: Annotated[int, typer.Option(help="Tokens of the request that comes back.", min=64)] = 480,
+    tokens: Annotated[int, typer.Option(help="Tokens that the same step computes.", min=1)] = 256,
+    runs: Annotated[int, typer.Option(help="Steps of each kind.", min=1)] = 9,
+) -> None:
+    """What a pipelined reload hides of copies that are slowed down. On vLLM's CPU build."""
+    command = ["--model", model, "--context", str(context), "--tokens", str(tokens), "--runs", str(runs)]
+    _run_in_engine("kv_reload", command)
+
+
 def _run_in_engine(module: str, arguments: list[str]) -> None:
     """Run a benchmark with the engine environment's interpreter; its exit status is ours."""
     from proserve_engine.serve import ENGINE_PYTHON, ServeError, detect_device

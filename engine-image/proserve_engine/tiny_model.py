@@ -51,8 +51,9 @@ class TinyModel(msgspec.Struct, frozen=True, kw_only=True):
 MODELS = {
     "tiny": TinyModel(),
     "small": TinyModel(hidden_size=512, layers=6, heads=8, kv_heads=4),
+    "deep": TinyModel(hidden_size=256, layers=32, heads=4, kv_heads=2),
 }
-"""Names for `generated://NAME`: 0.4 and 15 million parameters."""
+"""Names for `generated://NAME`: 0.4, 15 and 25 million parameters."""
 
 
 class ModelError(ValueError):

@@ -2,7 +2,8 @@
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -41,3 +42,21 @@ def real_engine(tiny_model: str) -> "RealEngine":
         patch.setenv("VLLM_HOST_IP", "127.0.0.1")
         patch.delenv("PROSERVE_POLICY", raising=False)
         return RealEngine(tiny_model)
+
+
+@pytest.fixture
+def gpus_copier(real_engine: "RealEngine", monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's copier, whose streams take their time, in place of the CPU's."""
+    from odd_streams import HostComputes
+    from proserve_engine.kv.cpu_copier import CpuCopier
+    from proserve_engine.kv.cuda_copier import CudaCopier
+    from proserve_engine.kv.layers import KvLayers
+    from proserve_engine.kv.worker import CopyWorker
+    from real_engine import HOST_BLOCKS
+
+    real_engine.finish_copies()
+    if not isinstance(real_engine.copier, CpuCopier):
+        pytest.skip("the engine has a GPU's copier of its own")
+    layers = cast(KvLayers, SimpleNamespace(layers=real_engine.copier._device))
+    worker = CopyWorker(CudaCopier(layers, HOST_BLOCKS, HostComputes(3)), real_engine.connector.worker._layers)
+    monkeypatch.setattr(real_engine.connector, "worker", worker)

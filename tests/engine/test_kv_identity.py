@@ -2,19 +2,22 @@
 
 Each schedule is drawn from its number: scheduler, settings, prefix cache, preemptions, chunks, requests that are
 aborted, resets of the cache while copies are under way, copies that raise, blocks that are damaged or missing on the
-host. The model's output depends on its KV cache: `test_kv_offload` has the negative control.
+host. `PROSERVE_KV_SCHEDULES` says how many for each test. The model's output depends on its KV cache:
+`test_kv_offload` has the negative control.
 """
 
 import pytest
 
 pytest.importorskip("vllm", reason="the engine environment is missing: make engine")
 
+import os
 import random
 import threading
 from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from bad_link import spoil
 from engine_policies import RandomPolicy
 from proserve_core.blocks import Reload
 from proserve_core.blocks.settings import CopyBudget, Offload
@@ -25,8 +28,7 @@ from real_engine import REAL_BLOCK, RealEngine, kv_settings
 pytestmark = pytest.mark.timeout(240)
 
 Requests = list[tuple[list[int], int]]
-SCHEDULES = 6
-"""For each scheduler."""
+SCHEDULES = int(os.environ.get("PROSERVE_KV_SCHEDULES", "6"))
 
 
 @pytest.fixture(scope="module")
@@ -60,31 +62,6 @@ def _policy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def count(scheduler: Any, name: str, **labels: str) -> float:
     return float(scheduler._proserve.metrics.registry.get_sample_value(f"proserve_engine_kv_{name}", labels))
-
-
-class BadLink:
-    """Makes a share of a copier's copies fail, in one of the ways in which they can."""
-
-    def __init__(self, copier: Any, draw: random.Random, share: float) -> None:
-        self.copy_out = self._spoiled(copier, copier.copy_out)
-        self.copy_in = self._spoiled(copier, copier.copy_in)
-        self._draw = draw
-        self._share = share
-
-    def _spoiled(self, copier: Any, copy: Any) -> Any:
-        def spoiled(number: int, device: Any, host: Any) -> Any:
-            if self._draw.random() < self._share:
-                way = self._draw.choice(("raises", "missing", "damaged"))
-                if way == "raises":
-                    raise RuntimeError("the link is down")
-                block = copier.host.layers[number][0][host[0]]
-                if way == "missing":
-                    block.zero_()
-                else:
-                    block.view(-1)[self._draw.randrange(block.numel())] ^= 1 << self._draw.randrange(7)
-            return copy(number, device, host)
-
-        return spoiled
 
 
 def check_that_nothing_is_left(engine: RealEngine) -> None:
@@ -122,18 +99,15 @@ def run_schedule(engine: RealEngine, requests: Requests, scheduler: type, seed: 
         return [draw.choice(left)] if aborts and len(left) > 3 and draw.random() < 0.02 else []
 
     with pytest.MonkeyPatch.context() as patch:
-        link = BadLink(engine.copier, random.Random(seed), failing)
-        patch.setattr(engine.copier, "copy_out", link.copy_out)
-        patch.setattr(engine.copier, "copy_in", link.copy_in)
+        spoil(engine.copier, patch, random.Random(seed), failing)
         return engine.step_through(requests, disturb)
 
 
-@pytest.mark.parametrize("scheduler", [ProServeScheduler, ProServeAsyncScheduler])
-def test_outputs_are_those_of_requests_alone(
-    real_engine: RealEngine, requests: Requests, uninterrupted: list[list[int]], scheduler: type
+def check_many(
+    real_engine: RealEngine, requests: Requests, uninterrupted: list[list[int]], scheduler: type, seeds: range
 ) -> None:
     aborted = restored = failed = 0.0
-    for seed in range(SCHEDULES):
+    for seed in seeds:
         outputs = run_schedule(real_engine, requests, scheduler, seed)
         assert outputs == [None if got is None else alone for got, alone in zip(outputs, uninterrupted, strict=True)]
         aborted += outputs.count(None)
@@ -142,6 +116,20 @@ def test_outputs_are_those_of_requests_alone(
         failed += count(in_charge, "copy_failures_total", direction="restore")
         check_that_nothing_is_left(real_engine)
     assert min(aborted, restored, failed) > 0
+
+
+@pytest.mark.parametrize("scheduler", [ProServeScheduler, ProServeAsyncScheduler])
+def test_outputs_are_those_of_requests_alone(
+    real_engine: RealEngine, requests: Requests, uninterrupted: list[list[int]], scheduler: type
+) -> None:
+    check_many(real_engine, requests, uninterrupted, scheduler, range(SCHEDULES))
+
+
+@pytest.mark.usefixtures("gpus_copier")
+def test_outputs_are_those_of_requests_alone_with_a_gpus_copier(
+    real_engine: RealEngine, requests: Requests, uninterrupted: list[list[int]]
+) -> None:
+    check_many(real_engine, requests, uninterrupted, ProServeScheduler, range(SCHEDULES, 2 * SCHEDULES))
 
 
 @pytest.mark.parametrize("scheduler", [ProServeScheduler, ProServeAsyncScheduler])

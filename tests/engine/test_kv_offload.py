@@ -10,20 +10,17 @@ pytest.importorskip("vllm", reason="the engine environment is missing: make engi
 
 import random
 import threading
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from bad_link import bring_back_empty, spoil
 from engine_policies import RandomPolicy
-from odd_streams import HostComputes
 from proserve_core.blocks import Reload
 from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
-from proserve_engine.kv.cuda_copier import CudaCopier
-from proserve_engine.kv.layers import KvLayers
-from proserve_engine.kv.worker import CopyWorker
+from proserve_engine.kv.cpu_copier import CpuCopier
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
-from real_engine import HOST_BLOCKS, RealEngine, kv_settings
+from real_engine import RealEngine, kv_settings
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -89,18 +86,13 @@ def test_outputs_survive_preemption_and_restore(
 @pytest.mark.parametrize(
     "settings", [ON_PREEMPT, kv_settings(copy_budget=CopyBudget.UNLIMITED)], ids=["flush", "ahead"]
 )
+@pytest.mark.usefixtures("gpus_copier")
 def test_outputs_survive_a_gpus_copier_whose_streams_take_their_time(
     real_engine: RealEngine,
     requests: list[tuple[list[int], int]],
     uninterrupted: list[list[int]],
-    monkeypatch: pytest.MonkeyPatch,
     settings: KvOffload,
 ) -> None:
-    kv = SimpleNamespace(layers=real_engine.copier._device)
-    copier = CudaCopier(cast(KvLayers, kv), HOST_BLOCKS, HostComputes(3))
-    worker = CopyWorker(copier, real_engine.connector.worker._layers)
-    real_engine.finish_copies()
-    monkeypatch.setattr(real_engine.connector, "worker", worker)
     in_charge = real_engine.use(
         ProServeScheduler, blocks=FEW_BLOCKS, policy=RandomPolicy(0), prefix_caching=False, kv=settings
     )
@@ -116,21 +108,10 @@ def test_blocks_that_come_back_empty_change_the_output(
     uninterrupted: list[list[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    copier = real_engine.copier
-    copy_in, emptied = copier.copy_in, 0
-
-    def empty(number: int, device: Any, host: Any) -> Any:
-        nonlocal emptied
-        intact = copy_in(number, device, host)
-        for plane in copier._device[number]:
-            plane[device] = 0
-        emptied += len(device)
-        return intact
-
-    monkeypatch.setattr(copier, "copy_in", empty)
+    emptied = bring_back_empty(real_engine.copier, monkeypatch)
     real_engine.use(ProServeScheduler, blocks=FEW_BLOCKS, policy=RandomPolicy(0), prefix_caching=False, kv=ON_PREEMPT)
     assert real_engine.generate(requests, facts=True) != uninterrupted
-    assert emptied > 0
+    assert sum(emptied) > 0
 
 
 def test_damaged_and_failed_copies_end_in_recompute(
@@ -139,19 +120,7 @@ def test_damaged_and_failed_copies_end_in_recompute(
     uninterrupted: list[list[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    copier = real_engine.copier
-    copy_in, calls = copier.copy_in, 0
-
-    def fail(number: int, device: Any, host: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls % 5 == 0:
-            raise RuntimeError("the link is down")
-        if calls % 3 == 0:
-            copier.host.layers[number][0][host] = 0
-        return copy_in(number, device, host)
-
-    monkeypatch.setattr(copier, "copy_in", fail)
+    spoil(real_engine.copier, monkeypatch, random.Random(0), 0.4)
     in_charge = real_engine.use(ProServeScheduler, blocks=FEW_BLOCKS, policy=RandomPolicy(0), kv=ON_PREEMPT)
     assert real_engine.generate(requests, facts=True) == uninterrupted
     assert count(in_charge, "copy_failures_total", direction="restore") > 1
@@ -165,6 +134,8 @@ def test_a_layer_computes_while_the_next_one_arrives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     copier, connector = real_engine.copier, real_engine.connector
+    if not isinstance(copier, CpuCopier):
+        pytest.skip("test_kv_cuda_copier shows this of a GPU's copier")
     copy_in, overlapped = copier.copy_in, 0
     first_layer_done = threading.Event()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from bad_link import bring_back_empty
 from engine_harness import BLOCK, BLOCK_BYTES, HIGH, LOW, Engine, PretendedCopier
 from engine_policies import ChosenPolicy, RandomPolicy
 from kv_schedules import KvSchedule, count, every_scheduler, run_schedule
@@ -236,16 +237,7 @@ def test_a_real_models_outputs_change_if_what_is_shared_comes_back_empty(
     uninterrupted: list[list[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    copier = real_engine.copier
-    copy_in = copier.copy_in
-
-    def empty(number: int, device: Any, host: Any) -> Any:
-        intact = copy_in(number, device, host)
-        for plane in copier._device[number]:
-            plane[device] = 0
-        return intact
-
-    monkeypatch.setattr(copier, "copy_in", empty)
+    bring_back_empty(real_engine.copier, monkeypatch)
     in_charge, outputs = generate_twice(real_engine, alike, ProServeScheduler, 0)
     assert outputs != uninterrupted * 2
     assert count(in_charge, "shared_blocks_total") > 0

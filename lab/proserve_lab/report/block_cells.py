@@ -35,7 +35,7 @@ SWEEP = (0.0625, 0.125, 0.25, 0.5, 1.0)
 """The same, where it is varied."""
 LINKS = (15e9, 5e9)
 """Bytes per second of slower links: the paper's engine reaches 15 to 18 GB/s."""
-FULL, RECOMPUTE, NO_ASYNC = "full", "recompute", "no async"
+FULL, RECOMPUTE, NO_ASYNC, FIXED = "full", "recompute", "no async", "fixed budget"
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ VARIANTS: dict[str, Variant | None] = {
     FULL: Variant(),
     RECOMPUTE: None,
     NO_ASYNC: Variant(offload=Offload.ON_PREEMPT),
-    "fixed budget": Variant(copy_budget=CopyBudget.FIXED),
+    FIXED: Variant(copy_budget=CopyBudget.FIXED),
     "unlimited": Variant(copy_budget=CopyBudget.UNLIMITED),
     "adaptive by rank": Variant(adaptive=ranked),
     "adaptive by gain": Variant(by_gain=True),
@@ -69,7 +69,7 @@ VARIANTS: dict[str, Variant | None] = {
     **{f"host {times:g}x": Variant(device_times=times) for times in SWEEP},
 }
 """None: nothing is kept."""
-ABLATION = (FULL, RECOMPUTE, NO_ASYNC, "fixed budget", "unlimited", "adaptive by rank", "adaptive by gain")
+ABLATION = (FULL, RECOMPUTE, NO_ASYNC, FIXED, "unlimited", "adaptive by rank", "adaptive by gain")
 
 
 def block_cells() -> list[Cell]:

@@ -9,6 +9,7 @@ from proserve_core.latency.calibrations import load_calibration
 from proserve_lab.report.block_cells import (
     ABLATION,
     DEVICE_TIMES,
+    FIXED,
     FULL,
     GPUS,
     LINKS,
@@ -31,8 +32,9 @@ from proserve_lab.report.scenarios import calibration_of, saturation_of
 
 PICTURES = "blocks"
 """Folder beside the document."""
-PAPER = {"low": "1.29-6.00", "medium": "1.20-6.24", "high": "1.16-1.86"}
-"""ProServe, figure 17: missed gain of the three ablations, relative to the full system."""
+PAPER = {"low": (1.29, 6.00), "medium": (1.20, 6.24), "high": (1.16, 1.86)}
+"""ProServe, figure 17: missed gain of the three ablations, relative to the full system. The least is the target."""
+_PAPERS = (RECOMPUTE, NO_ASYNC, FIXED)
 LEAST_MISSED = 0.002
 """Where the full system misses less of the gain than this, ratios of what is missed say nothing."""
 RESUME_TARGET = 5.0
@@ -66,7 +68,7 @@ def block_document(by_key: Mapping[str, CellResult]) -> str:
         "## Beside the paper",
         "Missed gain, relative to all parts on: above 1 the part pays. Geometric mean over the places of both GPUs, "
         "and the range. The paper's figure has three ablations (recompute, no async, no dynamic copy budget) on one "
-        "trace; its range holds all three.",
+        "trace; its range holds all three, and its lower end is the target of each.",
         *(_beside_paper(by_key, policy) for policy in POLICIES),
         *(f"![{policy}]({PICTURES}/{policy}.svg)" for policy in POLICIES),
         "## Each place",
@@ -182,11 +184,14 @@ def _beside_paper(by_key: Mapping[str, CellResult], policy: str) -> str:
     rows = []
     for variant in _OTHERS:
         row = [variant]
-        for load in LOADS.values():
+        for name, load in LOADS.items():
             found = ratios_at(by_key, policy, variant, load)
-            row.append(f"{_mean(found):.2f} ({min(found):.2f}-{max(found):.2f})" if found else MISSING)
+            text = f"{_mean(found):.2f} ({min(found):.2f}-{max(found):.2f})" if found else MISSING
+            if found and variant in _PAPERS:
+                text += ", met" if _mean(found) >= PAPER[name][0] else ", missed"
+            row.append(text)
         rows.append(row)
-    rows.append(["paper", *PAPER.values()])
+    rows.append(["paper", *(f"{least:.2f}-{most:.2f}" for least, most in PAPER.values())])
     return f"`{policy}`:\n\n" + table(["without", *LOADS], rows)
 
 
