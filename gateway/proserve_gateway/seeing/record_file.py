@@ -58,6 +58,7 @@ class RecordFile:
         self._written_fleet: RecordedFleet | None = None
         self._file: BinaryIO | None = path.open("ab")
         self._failing = False
+        self._flushing: asyncio.Task[None] | None = None
         decisions.on_end.append(self._ended)
 
     async def run(self) -> None:
@@ -67,7 +68,13 @@ class RecordFile:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what has come."""
+        """Write what has come. A thread can't be cancelled: whoever is cancelled here leaves it to who flushes next."""
+        if self._flushing is not None:
+            await asyncio.wait([self._flushing])
+        self._flushing = asyncio.create_task(self._flush())
+        await asyncio.shield(self._flushing)
+
+    async def _flush(self) -> None:
         if not self._lines:
             return
         lines, self._lines, self._waiting_bytes = self._lines, [], 0
@@ -77,9 +84,7 @@ class RecordFile:
             await asyncio.get_running_loop().run_in_executor(None, self._write, lines, fleet, new)
         except OSError as error:
             self._dropped.inc(len(lines))
-            if not self._failing:
-                logger.error("%s: requests are not recorded: %s", self._path, error.strerror or error)
-            self._failing = True
+            self._failed(error)
             return
         self._written_fleet = new or self._written_fleet
         if self._failing:
@@ -89,9 +94,17 @@ class RecordFile:
     async def close(self) -> None:
         """Write the rest."""
         await self.flush()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:
+                self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        if not self._failing:
+            logger.error("%s: requests are not recorded: %s", self._path, error.strerror or error)
+        self._failing = True
 
     def _ended(self, trail: RequestTrail) -> None:
         if self._waiting_bytes >= WAITING_BYTES:
@@ -113,8 +126,8 @@ class RecordFile:
         if file is None:
             file = self._file = self._path.open("ab")
         if file.tell() >= self._rotate_bytes:
+            self._file = None  # first: a file that fails to close is closed all the same
             file.close()
-            self._file = None
             self._path.replace(self._path.with_name(f"{self._path.name}.1"))
             file = self._file = self._path.open("ab")
         if new is not None or file.tell() == 0:

@@ -1,7 +1,10 @@
 """The file of requests that have ended: complete, bounded, without prompts, never in a request's way."""
 
 import asyncio
+import io
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -97,6 +100,60 @@ async def test_disk_that_fails_costs_lines_that_are_counted_and_is_tried_again(
         f"{path}: requests are not recorded: No space left on device",
         f"{path}: requests are recorded again",
     ]
+
+
+async def test_closing_waits_for_a_write_that_was_under_way_when_its_task_was_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "requests.jsonl"
+    writing, goes_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slowly(write: Callable[..., None]) -> Callable[..., None]:
+        def slow(*what: object) -> None:
+            loop.call_soon_threadsafe(writing.set)
+            goes_on.wait()
+            write(*what)
+
+        return slow
+
+    async with fake_engine("a") as engine, gateway(engine) as running:
+        file = records(running, path)
+        monkeypatch.setattr(file, "_write", slowly(file._write))
+        await running.chat()
+        flushing = asyncio.create_task(file.flush())
+        await writing.wait()
+        flushing.cancel()
+        await asyncio.wait([flushing])
+        await running.chat()
+        closing = asyncio.create_task(file.close())
+        done, _ = await asyncio.wait([closing], timeout=0.05)
+        assert not done
+        goes_on.set()
+        await closing
+        assert running.sample("records_dropped_total") == 0
+    assert [line.request is not None for line in lines(path)] == [False, True, True]
+
+
+async def test_file_that_fails_when_it_is_full_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "requests.jsonl"
+
+    class FullFile(io.BytesIO):
+        def close(self) -> None:
+            super().close()
+            raise OSError(28, "No space left on device")
+
+    full = FullFile()
+    full.write(b"x" * 20)
+    async with fake_engine("a") as engine, gateway(engine) as running:
+        file = records(running, path, rotate_bytes=20)
+        monkeypatch.setattr(file, "_file", full)
+        await running.chat()
+        await file.flush()
+        await running.chat()
+        await file.close()
+        assert running.sample("records_dropped_total") == 1
+    assert len([line for line in lines(path) if line.request]) == 1
 
 
 async def test_lines_that_nobody_writes_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
