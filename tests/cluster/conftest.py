@@ -19,6 +19,7 @@ from environments import ROOT
 from given_cluster import IMAGE_VARIABLE, GivenCluster
 from images import Images
 from installation import EXAMPLES, Installation
+from others_kinds import SERVICE_MONITOR, definition
 from single_node import SingleNode
 
 Cluster = SingleNode | GivenCluster
@@ -67,6 +68,9 @@ def _made(programs: Path, folder: Path) -> SingleNode:
         for archive in archives:
             made.import_image(archive)
         made.start_dns()
+        # The operator makes monitors where their kind is there.
+        made.kubectl("apply", "-f", "-", stdin=definition(SERVICE_MONITOR))
+        made.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     except BaseException:
         made.end()
         raise
