@@ -24,13 +24,15 @@ COPY examples/traces examples/traces
 RUN PYTHONPATH=/build python3 -m pip install --no-cache-dir --no-deps --no-build-isolation --target /opt/proserve .
 
 FROM ${BASE}
+ARG BASE
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="ProServe operator and gateway" \
       org.opencontainers.image.description="LLM serving for requests of different importance" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE}"
 # Two layers: the packages change rarely.
 COPY --from=build /opt/packages /opt/packages
 COPY --from=build /opt/proserve /opt/proserve
