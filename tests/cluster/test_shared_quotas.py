@@ -4,10 +4,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from installation import NAMESPACE, Installation
+from installation import NAMESPACE, Installation, request_status
 from node_namespace import HOST_ADDRESS
 from quota_server import QuotaServer
 from single_node import SingleNode
@@ -33,20 +32,14 @@ def gateways(node: SingleNode) -> list[str]:
     return [f"http://{address}:8000" for address in ends]
 
 
-def status_at(gateway: str) -> int:
-    headers = {"authorization": "Bearer sk-demo-reports"}
-    body = {"model": "tiny", "prompt": "Hello", "max_tokens": 1}
-    return httpx.post(f"{gateway}/v1/completions", json=body, headers=headers, timeout=60).status_code
-
-
 def used_up_at_both(node: SingleNode) -> bool:
     """Whether what a tenant used up at one gateway is used up at the other, too, which it asks once."""
     one, other = gateways(node)
     statuses: list[int] = []
     while 429 not in statuses and len(statuses) <= 2 * LIMIT:
-        statuses.append(status_at(one))
+        statuses.append(request_status(one))
     assert statuses[-1] == 429, statuses
-    return status_at(other) == 429
+    return request_status(other) == 429
 
 
 def test_quota_used_up_at_one_gateway_is_used_up_at_the_other(
@@ -67,7 +60,9 @@ def test_quota_used_up_at_one_gateway_is_used_up_at_the_other(
         store.kill()
         node.kubectl("patch", "tenant", "reports", "--type=merge", "-p", '{"spec": {"limits": null}}')
         node.wait_for(
-            lambda: {status_at(each) for each in gateways(node)} == {200}, limit_s=60, what="service without the store"
+            lambda: {request_status(each) for each in gateways(node)} == {200},
+            limit_s=60,
+            what="service without the store",
         )
     finally:
         installation.upgrade()

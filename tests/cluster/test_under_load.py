@@ -88,10 +88,10 @@ async def test_no_stream_is_lost_when_nodes_are_drained(installation: Installati
     """Everything moves to another node, and back."""
 
     def drain(leaving: str) -> None:
-        node.kubectl("drain", leaving, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=240s")
+        node.kubectl("drain", leaving, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=400s")
         installation.wait_pods("tiny", 2)
         for component in ("gateway", "operator"):
-            rollout = ("rollout", "status", f"deployment/proserve-{component}", "--timeout=240s")
+            rollout = ("rollout", "status", f"deployment/proserve-{component}", "--timeout=400s")
             node.kubectl(*rollout, "--namespace", NAMESPACE)
 
     def there_and_back(_: Installation) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from charts import PROSERVE
 from environments import ROOT
 from given_cluster import GivenCluster
@@ -14,6 +16,13 @@ EXAMPLES = ROOT / "examples"
 NAMESPACE = "proserve"
 RELEASE = "proserve"
 INSTALL_LIMIT = "180s"
+
+
+def request_status(url: str) -> int:
+    """Of a small request of the tenant `reports` to a gateway."""
+    headers = {"authorization": "Bearer sk-demo-reports"}
+    body = {"model": "tiny", "prompt": "Hello", "max_tokens": 1}
+    return httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=60).status_code
 
 
 class Installation:
