@@ -16,12 +16,14 @@ from proserve_core.resources.conditions import conditions_markdown
 from proserve_core.resources.field_tables import reference_markdown
 from proserve_gateway.http.openapi import openapi
 from proserve_gateway.seeing.metrics_docs import metrics_markdown
+from proserve_operator.metrics import metrics_markdown as operator_metrics_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENAPI = ROOT / "docs" / "openapi.json"
 PARTS: Mapping[str, Callable[[], str]] = {
     "chart-values": values_markdown,
     "gateway-metrics": metrics_markdown,
+    "operator-metrics": operator_metrics_markdown,
     "conditions": conditions_markdown,
     "resources": reference_markdown,
 }

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from proserve_operator.accepted import KINDS, Accepted
 from proserve_operator.audit import LAG_S, Audit
@@ -55,7 +55,7 @@ class OperatorRun:
         self._queue: WorkQueue[Work] = WorkQueue(jitter=random.random)
         self._reports = Reports(settings.gateway_admin, key_file=settings.gateway_admin_key_file)
         self._with_monitor = False
-        self.metrics = OperatorMetrics(queue_length=self._queue.__len__)
+        self.metrics = OperatorMetrics(queue_length=self._queue.__len__, resources=self._resources_known)
         events = Events(kube, identity=settings.identity, clock=clock, wall_clock=wall_clock)
         statuses = StatusWriter(
             kube=kube,
@@ -95,6 +95,9 @@ class OperatorRun:
         dead = self._audit.dead if self._audit is not None else []
         return [f"the watch of {kind} shows nothing any more" for kind in dead]
 
+    def _resources_known(self) -> Iterator[tuple[str, Object]]:
+        return ((kind, body) for kind in KINDS for _, body in self._store.all(kind))
+
     async def act(self) -> None:
         """Look after the resources until cancelled, or until a signal ends the watches: kopf takes SIGTERM and SIGINT.
 
@@ -103,6 +106,7 @@ class OperatorRun:
         """
         self._with_monitor = await self._kube.serves("ServiceMonitor")
         children = [kind for kind in CHILDREN if kind != "ServiceMonitor" or self._with_monitor]
+        self.metrics.begin(own_kinds=KINDS, managed_kinds=children)
         self._audit = Audit(
             self._kube,
             self._store,

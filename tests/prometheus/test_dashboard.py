@@ -1,4 +1,4 @@
-"""The dashboard: every panel of it shows something of a gateway that has served, lost and refused requests."""
+"""The dashboards: every panel of the gateways' shows something of one that has served, lost and refused requests."""
 
 import asyncio
 import json
@@ -13,12 +13,19 @@ from typing import Any
 import httpx
 import pytest
 
-from monitoring_tools import prometheus
+from monitoring_tools import prometheus, query
 from running_proserve import RunningProserve
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/proserve"
-DASHBOARD = json.loads((CHART / "dashboards/gateway.json").read_text())
+DASHBOARDS = sorted(path.name for path in (CHART / "dashboards").glob("*.json"))
+
+
+def dashboard(name: str) -> Any:
+    return json.loads((CHART / "dashboards" / name).read_text())
+
+
+DASHBOARD = dashboard("gateway.json")
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 ANY_PORTS = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0")
 HIGH, LOW = {"authorization": "Bearer sk-demo-interactive"}, {"authorization": "Bearer sk-demo-batch"}
@@ -31,14 +38,18 @@ CHANGES = {
 """What has series only where it is configured: lines of the example, and what is added after them."""
 
 
-def test_ids_are_unique_and_panels_say_what_they_show() -> None:
-    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
-    assert all(panel["title"] and panel["description"] and panel["targets"] for panel in PANELS)
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_ids_are_unique_and_panels_say_what_they_show(name: str) -> None:
+    panels = dashboard(name)["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    shown = [panel for panel in panels if panel["type"] != "row"]
+    assert all(panel["title"] and panel["description"] and panel["targets"] for panel in shown)
 
 
-def test_panels_do_not_overlap_and_fill_the_width() -> None:
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_panels_do_not_overlap_and_fill_the_width(name: str) -> None:
     taken: dict[tuple[int, int], str] = {}
-    for panel in DASHBOARD["panels"]:
+    for panel in dashboard(name)["panels"]:
         place = panel["gridPos"]
         for x in range(place["x"], place["x"] + place["w"]):
             for y in range(place["y"], place["y"] + place["h"]):
@@ -96,17 +107,6 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             yield client
     finally:
         running.end()
-
-
-def query(client: httpx.Client, expression: str) -> list[Any]:
-    variables = {"$__rate_interval": "2m", "$namespace": ".*", "$class": ".*", "$pool": ".*"}
-    for name, value in variables.items():
-        expression = expression.replace(name, value)
-    assert "$" not in expression
-    reply = client.get("/api/v1/query", params={"query": expression}).json()
-    assert reply["status"] == "success", reply
-    found: list[Any] = reply["data"]["result"]
-    return found
 
 
 @pytest.mark.timeout(300)

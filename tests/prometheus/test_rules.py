@@ -11,7 +11,7 @@ from monitoring_tools import needs
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "charts/proserve/rules").glob("*.yaml"))
-TESTS = Path(__file__).with_name("alerts.yaml")
+TESTS = sorted(Path(__file__).parent.glob("*alerts.yaml"))
 
 
 def alerts() -> dict[str, dict[str, Any]]:
@@ -19,14 +19,14 @@ def alerts() -> dict[str, dict[str, Any]]:
     return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
 
 
-@pytest.mark.parametrize("arguments", [["check", "rules", *map(str, RULES)], ["test", "rules", str(TESTS)]])
+@pytest.mark.parametrize("arguments", [["check", "rules", *map(str, RULES)], ["test", "rules", *map(str, TESTS)]])
 def test_prometheus_accepts_the_rules_and_they_fire_as_they_should(arguments: list[str]) -> None:
     done = subprocess.run([needs("promtool"), *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_has_a_case_in_which_it_fires() -> None:
-    cases = yaml.safe_load(TESTS.read_text())["tests"]
+    cases = [case for file in TESTS for case in yaml.safe_load(file.read_text())["tests"]]
     fired = {each["alertname"] for case in cases for each in case.get("alert_rule_test", ()) if each["exp_alerts"]}
     assert fired == set(alerts())
 

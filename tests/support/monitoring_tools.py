@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -52,6 +53,18 @@ def prometheus(target: str, folder: Path, *, rules: Path) -> Iterator[httpx.Clie
     finally:
         process.terminate()
         process.wait(20)
+
+
+def query(client: httpx.Client, expression: str) -> list[Any]:
+    """What an expression of a dashboard has as its answer, with nothing left out by the dashboard's variables."""
+    variables = {"$__rate_interval": "2m", "$namespace": ".*", "$class": ".*", "$pool": ".*"}
+    for name, value in variables.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression
+    reply = client.get("/api/v1/query", params={"query": expression}).json()
+    assert reply["status"] == "success", reply
+    found: list[Any] = reply["data"]["result"]
+    return found
 
 
 def _wait(client: httpx.Client, process: "subprocess.Popen[bytes]") -> None:
