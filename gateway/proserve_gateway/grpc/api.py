@@ -115,7 +115,7 @@ class GrpcApi:
             raise answer.failure
 
     async def _accept(self, context: Context, request_id: str, *, stream: bool) -> InferenceRequest:
-        arrival_s = self._clock()
+        arrival_s, waits_s = self._clock(), context.time_remaining()
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         authorization = metadata.get("authorization")
         grant = self._intake.authenticate(None if authorization is None else authorization.encode(errors="replace"))
@@ -133,6 +133,7 @@ class GrpcApi:
             path=PATHS[kind],
             body=body,
             trace=_trace(metadata),
+            waits_s=waits_s,
         )
 
     async def _message(self, context: Context) -> bytes:

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 MOST = 3
 """Engines that are tried in a row."""
+SURELY_LATE = 2.0
+"""A first token that is expected this many times later than its client waits is not worth an engine's time: what is
+expected is a prediction, and off by tens of percent where engines do not tell their speed."""
 TOO_BUSY = 429
 """An engine's answer that is about the engine and not about the request: another one may have room."""
 FINAL = frozenset({FailureKind.TOTAL_TIMEOUT, FailureKind.STALLED, FailureKind.STOPPED})
@@ -63,7 +66,7 @@ class Attempts:
         self._fleet = fleet
         self._metrics = metrics
         self._clock = clock
-        self._total_s = total_s
+        self._total_s = total_s if request.waits_s is None else min(total_s, request.waits_s)
         self._tried: set[str] = set()
         self._doubtful: list[tuple[Lease, str]] = []
 
@@ -95,6 +98,9 @@ class Attempts:
             except ApiError as error:
                 # What went wrong on the first engine says more than that there is no second one.
                 raise failure or error from None
+            if not begun and (hopeless := self._in_vain(lease)) is not None:
+                lease.close(Outcome.CANCELLED)
+                raise failure or hopeless
             routing = lease.request
             self._tried.add(lease.endpoint.name)
             self._trail.sent(lease.decision, priority_class=routing.terms.priority_class, asked_s=asked_s)
@@ -148,6 +154,20 @@ class Attempts:
         if queue is None:
             return self._fleet.choose(pool, routing, exclude.union(self._tried))
         return await wait_in_class(queue, self._request, routing, clock=self._clock, most_s=self._total_s)
+
+    def _in_vain(self, lease: Lease) -> ApiError | None:
+        """Why the engine need not begin: its client will be gone before the first token, beyond doubt."""
+        waits_s, expected_s = self._request.waits_s, lease.decision.expected_ttft_s
+        if waits_s is None or expected_s is None or expected_s < SURELY_LATE * waits_s:
+            return None
+        return ApiError(
+            status=TOO_BUSY,
+            code="overloaded",
+            error_type="requests",
+            message=f"the first token is expected {expected_s:.1f} s after the request's arrival and the call's "
+            f"deadline is {waits_s:.1f} s: it was not begun; try again later or with a later deadline",
+            retry_after_s=max(1.0, expected_s - waits_s),
+        )
 
     def gave_up(self, error: ApiError) -> None:
         """The answer that had begun ends with this error."""

@@ -11,7 +11,9 @@ from proserve_gateway.seeing.trace_context import TraceContext
 class InferenceRequest:
     """A request that passed authentication and checks."""
 
-    __slots__ = ("arrival_s", "body", "classes", "id", "limits", "path", "pool", "tenant", "terms", "ticket", "trace")
+    __slots__ = (
+        "arrival_s", "body", "classes", "id", "limits", "path", "pool", "tenant", "terms", "ticket", "trace", "waits_s",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -26,6 +28,7 @@ class InferenceRequest:
         limits: TenantLimits | None = None,
         classes: Mapping[str, PriorityClass] | None = None,
         trace: TraceContext | None = None,
+        waits_s: float | None = None,
     ) -> None:
         self.id = id
         """Of the gateway's own making; the engine gets it as `x-request-id`."""
@@ -46,6 +49,8 @@ class InferenceRequest:
         self.body = body
         self.trace = trace
         """What engines are told of the trace: the client's, or our span where we trace."""
+        self.waits_s = waits_s
+        """How long its client waits for all of the answer, from the arrival; None: it does not say."""
 
     def quota_headers(self) -> Sequence[tuple[bytes, bytes]]:
         """How the tenant's quotas stand, for the answer."""

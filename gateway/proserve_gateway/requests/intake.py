@@ -42,10 +42,12 @@ class Intake:
         path: str,
         body: bytes,
         trace: TraceContext | None = None,
+        waits_s: float | None = None,
     ) -> InferenceRequest:
         """Check everything else.
 
-        `control` are the request's headers among `catalog_terms.CONTROL_HEADERS`.
+        `control` are the request's headers among `catalog_terms.CONTROL_HEADERS`, `waits_s` is how long its client
+        waits from `arrival_s` on, if it says so.
 
         Raises:
             ApiError: 400 for the body or a header, 403 for a class above the tenant's, 404 for the model.
@@ -68,6 +70,7 @@ class Intake:
             limits=grant.limits,
             classes=self.catalog.priority_classes,
             trace=trace,
+            waits_s=waits_s,
         )
 
     def refused(self, error: ApiError, grant: TenantGrant | None = None) -> None:

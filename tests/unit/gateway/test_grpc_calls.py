@@ -5,11 +5,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from grpc_bench import KEY, PROMPT, Bench
+from fake_openai_engine import fake_engine
+from grpc_bench import KEY, PROMPT, Bench, running_bench
+from proserve_core.routing import FleetView, RouteDecision, RoutingRequest
+from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.grpc.api import SERVICE, GrpcApi
 from proserve_gateway.grpc.server import GrpcServer
 from proserve_gateway.rpc import inference_pb2 as pb
@@ -57,6 +62,26 @@ async def test_chat_goes_to_the_chat_route(bench: Bench) -> None:
 async def test_metadata_lowers_the_class(bench: Bench) -> None:
     answer = await bench.stub.Generate(PROMPT, metadata=(*KEY, ("x-proserve-class", "low")))
     assert answer.served.priority_class == "low"
+
+
+@pytest.mark.parametrize(("deadline_s", "begun"), [(5, False), (60, True), (None, True)])
+async def test_call_whose_deadline_is_long_before_its_first_token_is_not_begun(
+    deadline_s: float | None, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(_: object, _request: RoutingRequest, fleet: FleetView) -> RouteDecision:
+        return RouteDecision(engine=fleet.engines[0].name, reason="busy", expected_ttft_s=20.0)
+
+    monkeypatch.setattr(RoundRobin, "choose", busy)
+    async with fake_engine("a") as a, fake_engine("b") as b, running_bench(a, b) as bench:
+        call = bench.stub.Generate(PROMPT, metadata=KEY, timeout=deadline_s)
+        if begun:
+            assert (await call).text
+        else:
+            with pytest.raises(grpc.aio.AioRpcError, match=r"first token is expected 20\.0 s after") as refused:
+                await call
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert len(a.requests) + len(b.requests) == begun
+        assert [engine.in_flight for engine in bench.fleet.status()] == [0, 0]
 
 
 async def test_health_follows_readiness(bench: Bench) -> None:
