@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from enum import Enum
 
+from quota_server import QuotaServer
+
 
 class Loss(Enum):
     """What happens to a call."""
@@ -17,16 +19,16 @@ class Loss(Enum):
 class LossyProxy:
     """A connection that has lost something ends."""
 
-    def __init__(self, port: int) -> None:
-        self._server_port = port
-        self.port = 0
+    def __init__(self, server: QuotaServer) -> None:
+        self._server = server
+        self.url = ""
         self.losses: list[Loss] = []
         """Of the next calls that hold `about`, in turn."""
         self.about = b""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client's connection."""
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server.port)
         answers = asyncio.create_task(_forward(server_reader, writer))
         with contextlib.suppress(ConnectionError):
             while call := await reader.read(65536):
@@ -54,9 +56,10 @@ async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 @contextlib.asynccontextmanager
-async def lossy_proxy(port: int) -> AsyncIterator[LossyProxy]:
+async def lossy_proxy(server: QuotaServer) -> AsyncIterator[LossyProxy]:
     """One that listens."""
-    proxy = LossyProxy(port)
+    proxy = LossyProxy(server)
     async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as listening:
-        proxy.port = listening.sockets[0].getsockname()[1]
+        port = listening.sockets[0].getsockname()[1]
+        proxy.url = server.url.replace(f":{server.port}/", f":{port}/")
         yield proxy
