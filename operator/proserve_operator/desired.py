@@ -2,7 +2,7 @@
 
 One Deployment of engines, the headless Service by which gateways find them, a budget for voluntary disruptions, and
 on request a NetworkPolicy and a ServiceMonitor. There is no ConfigMap: all settings are arguments of the engine, so
-that a change of any rolls the pods. An engine of several nodes would take the Deployment's place in `workload`.
+that a change of any rolls the pods.
 """
 
 import hashlib

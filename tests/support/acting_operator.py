@@ -22,11 +22,15 @@ async def acting(
     *,
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
+    watch_through: int | None = None,
     **settings: Any,
 ) -> AsyncIterator[OperatorRun]:
-    """Looks after one namespace, None: the whole cluster; `settings` of the operator beside that."""
+    """Looks after one namespace, None: the whole cluster; `settings` of the operator beside that. Its watches, and
+    nothing else, go through the port `watch_through` if it is given."""
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
     kube = await connect()
+    if watch_through is not None:
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig_through(watch_through)))
     often = {"resync_s": 2.0, "report_s": 1.0, "status_s": 1.0}
     made = OperatorSettings(namespaces=() if namespace is None else (namespace,), **{**often, **settings})
     run = OperatorRun(kube, made, clock=clock, wall_clock=wall_clock)

@@ -71,6 +71,16 @@ class ApiServer(KubernetesAccess):
         self._server = ServerProcess([self.programs / "kube-apiserver", *flags], log=self._folder / "apiserver.log")
         self._server.wait_until(self._is_ready, limit_s=START_LIMIT_S, what="/readyz")
 
+    @property
+    def port(self) -> int:
+        return self._port
+
+    def kubeconfig_through(self, port: int) -> Path:
+        """A kubeconfig for somebody who reaches the server by another port of loopback."""
+        made = self._folder / f"kubeconfig-{port}"
+        made.write_text(kubeconfig(self._folder, server=f"https://127.0.0.1:{port}", user="admin"))
+        return made
+
     def _start_controllers(self, controllers: Sequence[str]) -> ServerProcess:
         flags = [
             f"--kubeconfig={self.kubeconfig}",
