@@ -2,7 +2,7 @@
 
 from proserve_core.resources.documents import Document
 from proserve_core.resources.errors import ResourceError, ResourceErrors
-from proserve_core.resources.model import Resources, unenforced
+from proserve_core.resources.model import Resources, unenforced, without_waiting
 from proserve_core.resources.parse import CUSTOM_KINDS, parse_documents, parse_resources
 from proserve_core.resources.secrets import Secret
 from proserve_core.resources.selection import ClassChoice, UnknownClassError, allowed_class, allowed_objectives
@@ -21,4 +21,5 @@ __all__ = [
     "parse_documents",
     "parse_resources",
     "unenforced",
+    "without_waiting",
 ]

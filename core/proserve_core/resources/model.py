@@ -52,14 +52,22 @@ def unenforced(resources: Resources) -> list[str]:
     for item in resources.without_effect:
         lines.setdefault((item.path, item.reason), []).append(item.source)
     found = [f"{path} {reason} ({', '.join(sources)})" for (path, reason), sources in lines.items()]
+    return [*found, *without_waiting(resources)]
+
+
+def without_waiting(resources: Resources) -> list[str]:
+    """One line per field of classes that is not acted upon in some pools, because no request waits there."""
     pools = [pool.name for pool in resources.engine_pools if pool.routing_policy not in LATE_ROUTERS]
-    classes = [each.name for each in resources.priority_classes if each.overload != Overload()]
-    if pools and classes:
-        found.append(
-            f"spec.overload of {', '.join(classes)} has no effect in pools where no request waits "
-            f"({', '.join(pools)}): set spec.routing.policy to {' or '.join(LATE_ROUTERS)} there"
-        )
-    return found
+    fields = {
+        "overload": [each.name for each in resources.priority_classes if each.overload != Overload()],
+        "headroom": [each.name for each in resources.priority_classes if each.headroom is not None],
+    }
+    return [
+        f"spec.{field} of {', '.join(classes)} has no effect in pools where no request waits "
+        f"({', '.join(pools)}): set spec.routing.policy to {' or '.join(LATE_ROUTERS)} there"
+        for field, classes in fields.items()
+        if pools and classes
+    ]
 
 
 def _first(name: str, items: Iterable[_T]) -> _T:

@@ -13,7 +13,7 @@ from typing import Any
 
 from kubernetes.aio.client import ApiClient
 
-from proserve_core.resources import CUSTOM_KINDS
+from proserve_core.resources import CUSTOM_KINDS, without_waiting
 from proserve_core.resources.live import Data, DocumentKey, Settled, settle
 from proserve_core.resources.secrets import OPAQUE
 from proserve_gateway.configuration.configuration import ConfigurationTaker
@@ -194,6 +194,10 @@ class KubernetesSource:
 
     @staticmethod
     def _tell_problems(before: Settled | None, now: Settled) -> None:
+        told = [] if before is None else without_waiting(before.resources)
+        for line in without_waiting(now.resources):
+            if line not in told:
+                logger.warning("%s", line)
         known: Mapping[DocumentKey, Any] = {} if before is None else before.problems
         for key, errors in now.problems.items():
             if known.get(key) != errors:

@@ -11,7 +11,7 @@ from proserve_core.resources.live import DocumentKey, settle
 from proserve_gateway.configuration import kubernetes as configuration_kubernetes
 from proserve_gateway.configuration.kube_watch import ClusterError
 from proserve_gateway.configuration.kubernetes import TOGETHER_S, KubernetesSource, _Kind
-from resource_builders import Data, keyed_tenant
+from resource_builders import Data, engine_pool, keyed_tenant, priority_class
 
 KEY = ("team", "keys")
 
@@ -153,3 +153,15 @@ async def test_nothing_is_in_force_before_everything_is_listed() -> None:
     await asyncio.wait_for(taker.configured.wait(), 30)
     taking.cancel()
     await asyncio.wait({taking})
+
+
+def test_what_has_no_effect_where_no_request_waits_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    documents = {
+        DocumentKey("PriorityClass", "", "high"): priority_class("high", headroom={"percent": 10}),
+        DocumentKey("EnginePool", "default", "tiny"): engine_pool(),
+    }
+    settled = settle(documents, {})
+    KubernetesSource._tell_problems(None, settled)
+    KubernetesSource._tell_problems(settled, settled)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("spec.headroom of high has no effect in pools where no request waits (tiny)")

@@ -47,7 +47,7 @@ FAILURES_BEFORE_THE_FIRST_BYTE = [
 
 @pytest.mark.parametrize("failure", FAILURES_BEFORE_THE_FIRST_BYTE)
 async def test_engine_that_fails_before_the_first_byte_is_replaced_by_another(failure: Any) -> None:
-    async with fake_engine("a") as a, fake_engine("b") as b, gateway(a, b) as gate:
+    async with fake_engine("a") as a, fake_engine("b") as b, gateway(a, b, clock=lambda: 0.0) as gate:
         a.behave = failure
         for _ in range(2):
             reply = await gate.chat(stream=True)

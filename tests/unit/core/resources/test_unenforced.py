@@ -5,7 +5,7 @@ from resource_builders import engine_pool, parse, priority_class, tenant
 
 
 def test_fields_with_effect_give_no_line() -> None:
-    classes = priority_class(gain={"firstToken": 2}, headroom={"percent": 10})
+    classes = priority_class(gain={"firstToken": 2})
     enforced = (classes, tenant(limits={"maxInFlight": 1}), engine_pool())
     assert unenforced(parse(*enforced)) == []
 
@@ -23,9 +23,11 @@ def test_each_field_without_effect_gives_one_line_with_its_documents() -> None:
         "(test#3 (EnginePool default/tiny))",
         "spec.overload of low has no effect in pools where no request waits (tiny): "
         "set spec.routing.policy to late-gain there",
+        "spec.headroom of high, low has no effect in pools where no request waits (tiny): "
+        "set spec.routing.policy to late-gain there",
     ]
 
 
-def test_overload_has_an_effect_where_requests_wait() -> None:
-    shedding = priority_class("low", overload={"action": "Shed"})
-    assert unenforced(parse(shedding, engine_pool(routing={"policy": "late-gain"}))) == []
+def test_overload_and_headroom_have_an_effect_where_requests_wait() -> None:
+    declared = priority_class("low", overload={"action": "Shed"}, headroom={"percent": 10})
+    assert unenforced(parse(declared, engine_pool(routing={"policy": "late-gain"}))) == []
