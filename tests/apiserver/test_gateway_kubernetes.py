@@ -8,7 +8,9 @@ import pytest
 from api_server import ApiServer
 from cluster_gateway import ANY, Front, gateway_of, until
 from cluster_objects import Namespace, install_definitions
+from fake_openai_engine import fake_engine
 from proserve_core.resources import Resources
+from proserve_gateway.configuration import kube_targets
 from proserve_gateway.configuration.kube_watch import connect
 from proserve_gateway.configuration.kubernetes import KubernetesSource
 from proserve_gateway.server import Gateway, GatewayConfig
@@ -130,6 +132,43 @@ async def test_class_that_is_deleted_serves_while_it_is_named(front: Front, name
     await namespace.kubectl("delete", "ppc", named(namespace))
     await namespace.apply(engine_pool("next", model={"name": "next", "uri": "generated://tiny"}))
     await until(front.models, lambda said: said == ["next", "tiny"])
+
+
+async def test_engines_get_the_first_key_of_their_pools_secret(
+    front: Front, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The API server takes no address of loopback.
+    monkeypatch.setattr(kube_targets, "_url", lambda _, port: f"http://127.0.0.1:{port}")
+    old, new = "first-key-of-engines", "second-key-of-engines"
+    keys = {"secretKeyRef": {"name": "engine-keys", "key": "keys"}}
+    async with fake_engine() as engine:
+        addresses = slice_of("tiny", "engine-tiny-0")
+        addresses["ports"] = [{"name": "http", "port": int(engine.url.rsplit(":", 1)[1])}]
+        await namespace.apply(
+            priority_class(named(namespace)),
+            keyed_tenant("alice", priorityClassName=named(namespace)),
+            secret(alice="sk-alice"),
+            secret("engine-keys", keys=f"{old}\n{new}\n"),
+            engine_pool("tiny", engine={"keys": keys}),
+            addresses,
+        )
+
+        async def key_sent() -> str:
+            answer = await front.completion("tiny", "sk-alice")
+            return engine.requests[-1].headers["authorization"] if answer.status_code == 200 else answer.text
+
+        await until(key_sent, lambda said: said == f"Bearer {old}")
+        await namespace.apply(secret("engine-keys", keys=f"{new}\n{old}\n"))
+        await until(key_sent, lambda said: said == f"Bearer {new}")
+        # Engines keep what they have mounted.
+        await namespace.kubectl("delete", "secret", "engine-keys")
+
+        async def problems_now() -> list[str]:
+            return (await front.report()).problems.get(f"EnginePool/{namespace.name}/tiny", [])
+
+        (problem,) = await until(problems_now, bool)
+        assert "there is no Secret 'engine-keys'" in problem
+        assert await key_sent() == f"Bearer {new}"
 
 
 async def test_engines_are_the_pods_behind_the_pools_service(front: Front, namespace: Namespace) -> None:
