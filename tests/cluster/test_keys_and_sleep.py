@@ -1,0 +1,86 @@
+"""A pool whose engines ask for a key, and that sleeps when nobody asks: nothing that a client could notice but time."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from openai import NotFoundError, OpenAI
+
+from installation import Installation
+
+TOKEN_LIMIT = 4
+PROBE = """
+import urllib.error, urllib.request
+for path in ("/v1/models", "/capacity", "/metrics", "/readyz"):
+    try:
+        print(urllib.request.urlopen("http://127.0.0.1:8000" + path).status)
+    except urllib.error.HTTPError as error:
+        print(error.code)
+"""
+
+
+def documents() -> list[dict[str, Any]]:
+    keys = {"secretKeyRef": {"name": "keyed-engines", "key": "keys"}}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "keyed-engines", "namespace": "default"},
+            "stringData": {"keys": secrets.token_hex(24)},
+        },
+        {
+            "apiVersion": "proserve.dev/v1alpha1",
+            "kind": "EnginePool",
+            "metadata": {"name": "keyed", "namespace": "default"},
+            "spec": {
+                "model": {"name": "keyed", "uri": "generated://tiny"},
+                "engine": {"runtime": "Emulated", "keys": keys},
+                "drain": {"gracePeriod": "10s"},
+            },
+        },
+    ]
+
+
+@pytest.fixture(scope="module")
+def keyed(installation: Installation) -> Iterator[Installation]:
+    """With the pool `keyed`, ready."""
+    cluster = installation.cluster
+    cluster.kubectl("apply", "-f", "-", stdin="\n---\n".join(json.dumps(each) for each in documents()))
+    try:
+        installation.wait_ready("keyed")
+        yield installation
+    finally:
+        cluster.kubectl("delete", "enginepool/keyed", "secret/keyed-engines", "--ignore-not-found")
+        installation.wait_pods("keyed", 0)
+
+
+def tokens(installation: Installation, *, limit_s: float) -> int:
+    client = OpenAI(base_url=f"{installation.http}/v1", api_key="sk-demo-product", max_retries=0, timeout=limit_s)
+    try:
+        answer = client.completions.create(model="keyed", max_tokens=TOKEN_LIMIT, prompt="Hello")
+    except NotFoundError:
+        # The gateway has not heard of the pool.
+        return 0
+    return 0 if answer.usage is None else answer.usage.completion_tokens
+
+
+def test_engines_answer_gateways_and_nobody_else(keyed: Installation) -> None:
+    keyed.cluster.wait_for(lambda: tokens(keyed, limit_s=30) == TOKEN_LIMIT, limit_s=30, what="an answer")
+    (pod,) = keyed.pods("keyed")
+    said = keyed.cluster.kubectl("exec", pod, "--", "python3", "-c", PROBE).split()
+    assert said == ["401", "401", "401", "200"]
+
+
+def test_idle_pool_sleeps_and_the_next_request_waits_for_its_engine(keyed: Installation) -> None:
+    keyed.patch("keyed", {"scaling": {"min": 0, "max": 1, "idleDelay": "10s"}})
+    keyed.wait_pods("keyed", 0, limit_s=180)
+    shown = keyed.cluster.get("enginepool", "keyed")["status"]["conditions"]
+    assert "ScaledToZero" in {each["reason"] for each in shown}
+    assert tokens(keyed, limit_s=180) == TOKEN_LIMIT
+    # The way out knows the key, too.
+    events = keyed.cluster.get("events")["items"]
+    reasons = {each["reason"] for each in events if each["involvedObject"]["name"].startswith("engine-keyed")}
+    assert "Killing" in reasons
+    assert "FailedPreStopHook" not in reasons
