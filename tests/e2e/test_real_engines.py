@@ -1,21 +1,25 @@
 """`proserve up` with two real vLLM engines: the clients that users have, once."""
 
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import grpc
 import httpx
 import msgspec
 import openai
+import pydantic
 import pytest
 
 from interrupted_streams import Question, interrupted, late_stop, whole_answers
 from otlp_receiver import Receiver, otlp_receiver
 from proserve_gateway.rpc import inference_pb2
 from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
+from resource_builders import engine_pool
 from running_proserve import RunningProserve
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -23,6 +27,16 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 EXAMPLE = "examples/quickstart.yaml"
 TOKENS = 1200
 """Of an answer that is interrupted: seconds of work."""
+STRUCTURED = (
+    # A model of random weights would write spaces where a grammar allows them.
+    "--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True}),
+    "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
+)  # fmt: skip
+EMBEDDER = engine_pool(
+    "embedder",
+    model={"name": "embedder", "uri": "generated://tiny"},
+    engine={"args": ["--runner", "pooling", "--convert", "embed"]},
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +55,10 @@ def real(
     place = "  engine:\n"
     assert place in example
     resources = folder / "resources.yaml"
-    arguments = f'    args: ["--otlp-traces-endpoint", "{collector.url}/v1/traces"]\n'
-    resources.write_text(example.replace(place, place + arguments))
+    arguments = ["--otlp-traces-endpoint", f"{collector.url}/v1/traces", *STRUCTURED]
+    resources.write_text(
+        example.replace(place, f"{place}    args: {json.dumps(arguments)}\n") + f"---\n{json.dumps(EMBEDDER)}\n"
+    )
     running = RunningProserve(
         ["up", "-f", str(resources), "--engine", "vllm", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0",
          "--admin", "127.0.0.1:0"],
@@ -122,6 +138,67 @@ def test_responses_logprobs_and_choices_are_vllms_own(real: RunningProserve) -> 
     assert len(chat.choices) == 2
     assert chat.choices[1].logprobs is not None
     assert len(chat.choices[1].logprobs.content or ()) == 3
+
+
+ASKED: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "Which animal?"}]
+
+
+class Animal(pydantic.BaseModel):
+    """What an answer must be."""
+
+    kind: Literal["cat", "dog"]
+    sure: bool
+
+
+def test_json_modes_reach_vllm_whole_and_streamed(real: RunningProserve) -> None:
+    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=120) as client:
+        parsed = client.chat.completions.parse(model="tiny", messages=ASKED, response_format=Animal, max_tokens=100)
+        with client.chat.completions.stream(
+            model="tiny", messages=ASKED, response_format=Animal, max_tokens=100
+        ) as stream:
+            streamed = stream.get_final_completion()
+        free = client.chat.completions.create(
+            model="tiny", messages=ASKED, response_format={"type": "json_object"}, max_tokens=20, temperature=0
+        )
+        with pytest.raises(openai.BadRequestError, match="nonsense"):
+            client.chat.completions.create(
+                model="tiny", messages=ASKED,
+                response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}},
+            )  # fmt: skip
+    for answer in (parsed, streamed):
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.choices[0].message.parsed is not None
+    assert (free.choices[0].message.content or "").startswith("{")
+
+
+def test_tools_reach_vllm_and_calls_come_back_whole_and_streamed(real: RunningProserve) -> None:
+    tool = openai.pydantic_function_tool(Animal, name="look")
+    # This grammar does allow spaces; the penalty makes them rare.
+    sampling = {"max_tokens": 600, "temperature": 0, "frequency_penalty": 2.0}
+    asked: Any = {"model": "tiny", "messages": ASKED, "tools": [tool], **sampling}
+    asked["tool_choice"] = {"type": "function", "function": {"name": "look"}}
+    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=120) as client:
+        whole = client.chat.completions.create(**asked).choices[0].message.tool_calls
+        chunks = list(client.chat.completions.create(**asked, stream=True))
+    assert whole is not None
+    parts = [call.function for chunk in chunks for each in chunk.choices for call in each.delta.tool_calls or ()]
+    for name, arguments in (
+        (whole[0].function.name, whole[0].function.arguments),
+        ("".join(part.name or "" for part in parts if part), "".join(part.arguments or "" for part in parts if part)),
+    ):
+        assert name == "look"
+        Animal.model_validate_json(arguments)
+
+
+def test_embeddings_are_vllms_own(real: RunningProserve) -> None:
+    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=120) as client:
+        made = client.embeddings.create(model="embedder", input=["Hello", "Hello", "Goodbye"])
+        with pytest.raises(openai.NotFoundError):
+            client.embeddings.create(model="tiny", input="Hello")
+    first, again, other = [each.embedding for each in made.data]
+    assert first == pytest.approx(again, abs=1e-5)
+    assert first != pytest.approx(other, abs=1e-2)
+    assert made.usage.prompt_tokens > 3
 
 
 def test_grpc_streams_what_the_whole_answer_says(real: RunningProserve) -> None:
