@@ -10,19 +10,18 @@ import msgspec
 import proserve_core.blocks
 from proserve_core.batching.registry import make_policy
 from proserve_core.replica import Replica
-from proserve_lab.judgement import percentile
 from proserve_lab.report.block_cells import kv_host_of, requests_for, short_limits
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import Cell
 from proserve_lab.report.fingerprint import code_hash
+from proserve_lab.report.run_figures import figures_of, plan_figures
 from proserve_lab.report.scenarios import calibration_of
-from proserve_lab.simulation.result import PlanFigures, kv_figures
+from proserve_lab.simulation.result import kv_figures
 from proserve_lab.simulation.run import simulate
 from proserve_lab.simulation.timed import TimedPolicy
 
 LAYOUT = 1
 """Counts up when results get other fields, so that all are computed anew."""
-_DIGITS = 6
 
 
 def block_fingerprint(cell: Cell) -> str:
@@ -46,24 +45,11 @@ def run_block_cell(cell: Cell) -> CellResult:
         latency=calibration_of(cell.scenario).latency,
         kv_host=kv_host_of(cell),
     )
-    requests = requests_for(cell)
-    run = simulate(requests, replicas=[replica], to_the_end=False)
-    total = run.ledger.total()
-    return CellResult(
-        key=cell.key,
-        fingerprint=block_fingerprint(cell),
-        rate=round((len(requests) - 1) / (requests[-1].arrival_s - requests[0].arrival_s), _DIGITS),
-        requests=total.requests,
-        tdg_ratio=round(total.tdg_ratio, _DIGITS),
-        slo_attainment=round(total.slo_attainment, _DIGITS),
-        steps=run.steps,
-        preemptions=run.preemptions,
-        plan_us=PlanFigures(
-            p50=round(1e6 * (percentile(policy.durations_s, 50) or 0.0), 1),
-            p99=round(1e6 * (percentile(policy.durations_s, 99) or 0.0), 1),
-        ),
-        simulated_s=round(run.simulated_s, 3),
-        cpu_s=round(time.process_time() - started_s, 1),
+    run = simulate(requests_for(cell), replicas=[replica], to_the_end=False)
+    result = figures_of(cell, run, fingerprint=block_fingerprint(cell), cpu_s=time.process_time() - started_s)
+    return msgspec.structs.replace(
+        result,
+        plan_us=plan_figures(policy.durations_s),
         busy_s=round(run.busy_s, 3),
         computed_tokens=run.computed_tokens,
         recomputed_tokens=run.recomputed_tokens,

@@ -14,16 +14,15 @@ from proserve_core.batching.slide_batching import SlideBatching
 from proserve_core.batching.sliding_serve import SlidingServe
 from proserve_core.replica import Replica
 from proserve_lab.bound.fluid import fluid_bound
-from proserve_lab.judgement import percentile
 from proserve_lab.report.ablations import ablated, told
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import BOUND, OURS, UNKNOWN, Cell
 from proserve_lab.report.fingerprint import code_hash
 from proserve_lab.report.latency_probe import LatencyProbe
+from proserve_lab.report.run_figures import DIGITS, class_figures, figures_of, plan_figures, rate_of
 from proserve_lab.report.scenarios import SCENARIOS, calibration_of, limits_of, requests_of
 from proserve_lab.report.urgent_probe import UrgentProbe
 from proserve_lab.report.workloads import BOUND_BUCKETS_S
-from proserve_lab.simulation.result import ClassFigures, PlanFigures
 from proserve_lab.simulation.run import SimulationRun, simulate
 from proserve_lab.simulation.timed import TimedPolicy
 from proserve_lab.simulation.workload import SimulatedRequest
@@ -31,7 +30,6 @@ from proserve_lab.simulation.workload import SimulatedRequest
 LAYOUT = 1
 """Counts up when results get other fields, so that all are computed anew."""
 _SIMULATION = ("proserve_lab.simulation.run", "proserve_core.replica")
-_DIGITS = 6
 
 
 def fingerprint(cell: Cell) -> str:
@@ -90,9 +88,9 @@ def _run_bound(cell: Cell, started_s: float) -> CellResult:
     return CellResult(
         key=cell.key,
         fingerprint=fingerprint(cell),
-        rate=_rate(requests),
+        rate=rate_of(requests),
         requests=len(requests),
-        tdg_ratio=round(found.tdg_bound, _DIGITS),
+        tdg_ratio=round(found.tdg_bound, DIGITS),
         cpu_s=round(time.process_time() - started_s, 1),
         note=found.status,
     )
@@ -103,36 +101,13 @@ def _bucket_s(cell: Cell) -> float:
     return BOUND_BUCKETS_S[cell.workload] * (2 if cell.variant == UNKNOWN else 1)
 
 
-def _rate(requests: Sequence[SimulatedRequest]) -> float:
-    return round((len(requests) - 1) / (requests[-1].arrival_s - requests[0].arrival_s), _DIGITS)
-
-
 def _result(cell: Cell, run: SimulationRun, policy: BatchingPolicy, timed: TimedPolicy, cpu_s: float) -> CellResult:
     total = run.ledger.total()
-    plan_s = timed.durations_s
-    return CellResult(
-        key=cell.key,
-        fingerprint=fingerprint(cell),
-        rate=_rate([outcome.request for outcome in run.outcomes]),
-        requests=total.requests,
-        tdg_ratio=round(total.tdg_ratio, _DIGITS),
-        slo_attainment=round(total.slo_attainment, _DIGITS),
-        classes={
-            name: ClassFigures(
-                requests=totals.requests,
-                tdg_ratio=round(totals.tdg_ratio, _DIGITS),
-                slo_attainment=round(totals.slo_attainment, _DIGITS),
-            )
-            for name, totals in sorted(run.ledger.by_class().items())
-        },
-        lost={cause.value: round(gain / total.earnable, _DIGITS) for cause, gain in sorted(total.lost.items())},
-        steps=run.steps,
-        preemptions=run.preemptions,
-        plan_us=PlanFigures(
-            p50=round(1e6 * (percentile(plan_s, 50) or 0.0), 1), p99=round(1e6 * (percentile(plan_s, 99) or 0.0), 1)
-        ),
-        simulated_s=round(run.simulated_s, 3),
-        cpu_s=round(cpu_s, 1),
+    return msgspec.structs.replace(
+        figures_of(cell, run, fingerprint=fingerprint(cell), cpu_s=cpu_s),
+        classes=class_figures(run),
+        lost={cause.value: round(gain / total.earnable, DIGITS) for cause, gain in sorted(total.lost.items())},
+        plan_us=plan_figures(timed.durations_s),
         fidelity={name.value: value for name, value in policy.predictor.fidelity().items()}
         if isinstance(policy, SlidingServe)
         else {},

@@ -15,13 +15,12 @@ from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import Cell
 from proserve_lab.report.fingerprint import code_hash
 from proserve_lab.report.routing_cells import FLEETS, latency_of, limits_of, workload_of
+from proserve_lab.report.run_figures import class_figures, figures_of
 from proserve_lab.report.scenarios import calibration_of
-from proserve_lab.simulation.result import ClassFigures
 from proserve_lab.simulation.run import simulate
 
 LAYOUT = 1
 """Counts up when results get other fields, so that all are computed anew."""
-_DIGITS = 6
 
 
 def routing_fingerprint(cell: Cell) -> str:
@@ -65,26 +64,10 @@ def run_routing_cell(cell: Cell) -> CellResult:
         prefixes=prefixes,
         to_the_end=False,
     )
-    total = run.ledger.total()
-    return CellResult(
-        key=cell.key,
-        fingerprint=routing_fingerprint(cell),
-        rate=round((len(requests) - 1) / (requests[-1].arrival_s - requests[0].arrival_s), _DIGITS),
-        requests=total.requests,
-        tdg_ratio=round(total.tdg_ratio, _DIGITS),
-        slo_attainment=round(total.slo_attainment, _DIGITS),
-        classes={
-            name: ClassFigures(
-                requests=totals.requests,
-                tdg_ratio=round(totals.tdg_ratio, _DIGITS),
-                slo_attainment=round(totals.slo_attainment, _DIGITS),
-            )
-            for name, totals in sorted(run.ledger.by_class().items())
-        },
-        steps=run.steps,
-        preemptions=run.preemptions,
-        simulated_s=round(run.simulated_s, 3),
-        cpu_s=round(time.process_time() - started_s, 1),
+    result = figures_of(cell, run, fingerprint=routing_fingerprint(cell), cpu_s=time.process_time() - started_s)
+    return msgspec.structs.replace(
+        result,
+        classes=class_figures(run),
         busy_s=round(run.busy_s, 3),
         computed_tokens=run.computed_tokens,
         recomputed_tokens=run.recomputed_tokens,
