@@ -66,7 +66,7 @@ def routing_document(by_key: Mapping[str, CellResult]) -> str:
         "Points of `late-gain` above another router at load 1.2, on three cuts.",
         _cuts(by_key),
         "## What is left to win",
-        f"Own engines on {MOONCAKE}. {FLEETS[POOLED].title.capitalize()} places nothing wrongly, computes each prompt "
+        f"Own engines on {MOONCAKE}. {_sentence(FLEETS[POOLED].title)} places nothing wrongly, computes each prompt "
         "four times as fast and finds every prefix: no router can be expected above it.",
         _left_to_win(by_key),
         f"## Routers: {FLEETS[MAIN].title}",
@@ -77,6 +77,10 @@ def routing_document(by_key: Mapping[str, CellResult]) -> str:
         _every_cell(by_key, cells),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _sentence(title: str) -> str:
+    return title[0].upper() + title[1:]
 
 
 def _cuts(by_key: Mapping[str, CellResult]) -> str:
