@@ -1,4 +1,7 @@
-"""From requests to the columns of `kubectl get`: gateway, its report, operator, and statuses on a real API server."""
+"""From requests to the columns of `kubectl get`: gateway, its report, operator, and statuses on a real API server.
+
+One of its own: an operator of the whole cluster looks at what other tests left, too.
+"""
 
 import pytest
 
@@ -14,16 +17,16 @@ REQUESTS = 3
 
 
 async def test_gain_of_requests_is_shown_on_class_tenant_and_pool(
-    api_server: ApiServer, monkeypatch: pytest.MonkeyPatch
+    own_api_server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install_definitions(api_server)
-    namespace = Namespace(api_server)
+    install_definitions(own_api_server)
+    namespace = Namespace(own_api_server)
     name = f"class-{namespace.name}"
     late = {"timeToFirstToken": "1h", "timePerOutputToken": "1h"}
     async with (
         fake_engine() as engine,
-        gateway_of(api_server, namespace.name, monkeypatch) as front,
-        acting(api_server, None, monkeypatch, gateway_admin=front.admin),
+        gateway_of(own_api_server, namespace.name, monkeypatch) as front,
+        acting(own_api_server, None, monkeypatch, gateway_admin=front.admin),
     ):
         await namespace.apply(
             priority_class(name, objectives=late),
