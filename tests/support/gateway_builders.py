@@ -17,6 +17,7 @@ from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.configuration.catalog import Catalog
 from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.queue_metrics import QueueMetrics
+from proserve_gateway.fleet.room_shares import WaitingLimits
 from proserve_gateway.http.api import HttpApi, HttpLimits
 from proserve_gateway.http.data_server import DataServer
 from proserve_gateway.metrics import GatewayMetrics
@@ -133,6 +134,7 @@ async def gateway(
     tenant_limits: TenantLimits | None = None,
     quotas: Quotas | None = None,
     overload: Overload | None = None,
+    waiting_limits: WaitingLimits | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway in front of `engines`; `ours` publish capacity, others may be stock vLLM; gold has `tenant_limits` and
     its class `overload`.
@@ -144,7 +146,7 @@ async def gateway(
     AccountingCollector(accounting, metrics)
     made = ImmediateRoom(router()) if room is None else room
     queue_metrics = QueueMetrics(metrics)
-    fleet = Fleet(make_room=lambda _: made, clock=clock, queue_metrics=queue_metrics)
+    fleet = Fleet(make_room=lambda _: made, clock=clock, queue_metrics=queue_metrics, waiting_limits=waiting_limits)
     queue_metrics.read(fleet)
     fleet.set_targets([engine.target() for engine in engines])
     for known in fleet.engines:

@@ -11,7 +11,7 @@ from proserve_gateway.fleet.engine import Engine
 from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.health import MISSES_TO_SUSPECT
 from proserve_gateway.fleet.lease import Lease
-from proserve_gateway.fleet.pool_queue import WaitingLimits
+from proserve_gateway.fleet.room_shares import WaitingLimits
 from proserve_gateway.fleet.target import EngineTarget
 
 SECOND = 1000
@@ -62,6 +62,9 @@ class Pool:
         return asyncio.create_task(waiting, name=request.id)
 
 
-def request(name: str = "r", tokens: int = 100, *, weight: float = 1.0, ttft_s: float = 60.0) -> RoutingRequest:
+def request(
+    name: str = "r", tokens: int = 100, *, weight: float = 1.0, ttft_s: float = 60.0, tenant: str = ""
+) -> RoutingRequest:
     now_s = asyncio.get_running_loop().time()
-    return routing_request(tokens, name=name, arrival_s=now_s, terms=service_terms(weight, ttft_s=ttft_s))
+    terms = service_terms(weight, ttft_s=ttft_s)
+    return routing_request(tokens, name=name, arrival_s=now_s, terms=terms, tenant=tenant)

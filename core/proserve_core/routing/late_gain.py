@@ -19,8 +19,9 @@ prompts, where it avoided 20 preemptions in 1,200 requests.
 
 Classes have their headroom (`room_headroom`), and tenants of a class take turns (`admission.tenant_share`).
 
-Requests that can bring nothing any more go to engines with nothing to do, oldest first; as a floor, so that every class
-makes progress in any overload, they get `FLOOR_SHARE` of all engine time handed out. Parameters are times of engines'
+Requests that can bring nothing any more go to engines with nothing to do, in turns by class and then tenant
+(`set_aside`); as a floor, so that every class makes progress in any overload, they get `FLOOR_SHARE` of all engine time
+handed out. Parameters are times of engines'
 work or shares, none belongs to a trace.
 """
 
@@ -112,8 +113,8 @@ class LateGain:
         queue = self._queue
         return [*queue.aside, *[request.id for request in queue.late if request in queue]]
 
-    def weakest(self, now_s: float) -> str:
-        return self._queue.weakest(self._outlook.table, now_s).id
+    def weakest(self, now_s: float, of: tuple[str, str] | None = None) -> str:
+        return self._queue.weakest(self._outlook.table, now_s, of).id
 
     def bind(self, fleet: FleetView) -> Iterator[Binding]:
         if not len(self):
@@ -253,7 +254,7 @@ class LateGain:
         """Requests that can bring nothing any more."""
         outlook, queue = self._outlook, self._queue
         while queue.aside:
-            request = next(iter(queue.aside.values()))
+            request = queue.aside.next()
             engines, names = outlook.engines, outlook.names
             kv_share = outlook.kv_share(float(request.prompt_tokens))
             places = [
@@ -277,6 +278,7 @@ class LateGain:
                 expected_gain=0.0,
                 candidates=tuple([names[place] for place in places]),
             )
+            queue.aside.sent(request)
             yield self._binding(request, fleet, decision, self._hits(request))
             outlook.sent(fleet, best)
 

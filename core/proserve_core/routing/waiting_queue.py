@@ -15,6 +15,7 @@ from proserve_core.admission.tenant_share import TenantShare
 from proserve_core.routing.accept_set import accept_set
 from proserve_core.routing.gain_left import TPOT_SHARE, Column, gain_left
 from proserve_core.routing.request_worth import SHARE, STEP, Coefficients, WorthColumns, demand, worth_of
+from proserve_core.routing.set_aside import SetAside
 from proserve_core.routing.state import RoutingRequest
 
 LATENESS_SHARE = 0.1
@@ -35,8 +36,10 @@ class WaitingQueue:
         """Of requests in `_requests`, by id."""
         self.tenants = TenantShare()
         """Turns of those that wait."""
-        self.aside: dict[str, RoutingRequest] = {}
-        """Requests that can bring nothing any more, by id, in the order in which that was found."""
+        self._lines = np.zeros(64, dtype=np.int64)
+        """Hash of the class and tenant of each, in the order of the columns."""
+        self.aside = SetAside()
+        """Requests that can bring nothing any more."""
         self.order: list[RoutingRequest] = []
         """Of the last ranking, then who arrived since; those that left since are still in it."""
         self.late: list[RoutingRequest] = []
@@ -60,6 +63,7 @@ class WaitingQueue:
         count = len(self._requests)
         if count == self._columns.shape[1]:
             self._columns = np.concatenate((self._columns, np.zeros_like(self._columns)), axis=1)
+            self._lines = np.concatenate((self._lines, np.zeros_like(self._lines)))
         worth = worth_of(request)
         self._columns[:, count] = (
             request.prompt_tokens,
@@ -70,6 +74,7 @@ class WaitingQueue:
             worth.tpot_s,
             worth.deadline_s,
         )
+        self._lines[count] = hash((request.terms.priority_class, request.tenant))
         self.tenants.arrived(request)
         self._places[request.id] = count
         self._requests.append(request)
@@ -98,7 +103,7 @@ class WaitingQueue:
 
     def remove(self, request_id: str) -> bool:
         """A request leaves; False: it is not here."""
-        if self.aside.pop(request_id, None) is not None:
+        if self.aside.remove(request_id):
             return True
         place = self._places.pop(request_id, None)
         if place is None:
@@ -109,6 +114,7 @@ class WaitingQueue:
             self._requests[place] = last
             self._places[last.id] = place
             self._columns[:, place] = self._columns[:, len(self._requests)]
+            self._lines[place] = self._lines[len(self._requests)]
         return True
 
     def rank(self, engines: Coefficients, now_s: float) -> None:
@@ -150,16 +156,24 @@ class WaitingQueue:
         for request in lost:
             self.put_aside(request)
 
-    def weakest(self, engines: Coefficients, now_s: float) -> RoutingRequest:
-        """Who brings least: somebody put aside, or the one with the least gain per second of engine time."""
-        if self.aside:
-            return next(reversed(self.aside.values()))
-        prompt, cached, *worth = self._columns[:, : len(self._requests)]
+    def weakest(self, engines: Coefficients, now_s: float, of: tuple[str, str] | None = None) -> RoutingRequest:
+        """Who brings least, of all or of a class and tenant with requests here: somebody put aside, or the one with the
+        least gain per second of engine time."""
+        if of is not None and (found := self.aside.weakest_of(*of)) is not None:
+            return found
+        if of is None and len(self.aside):
+            return self.aside.weakest()
+        columns = self._columns[:, : len(self._requests)]
+        if of is not None:
+            places = np.flatnonzero(self._lines[: len(self._requests)] == hash(of))
+            columns = columns[:, places]
+        prompt, cached, *worth = columns
         average = engines.mean(axis=1, keepdims=True)
         needs = demand(WorthColumns(*worth), average, tokens=prompt - cached, cached=cached, now_s=now_s)
-        return self._requests[int(needs.density.argmin())]
+        least = int(needs.density.argmin())
+        return self._requests[least if of is None else places[least]]
 
     def put_aside(self, request: RoutingRequest) -> None:
         """A waiting request can bring nothing any more."""
         self.remove(request.id)
-        self.aside[request.id] = request
+        self.aside.add(request)

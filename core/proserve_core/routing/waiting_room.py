@@ -64,8 +64,8 @@ class WaitingRoom(Protocol):
         """Ids of those who wait and can't be expected to bring gain when their turn comes, as of the last `bind`."""
         ...
 
-    def weakest(self, now_s: float) -> str:
-        """Id of the one who brings least; somebody must wait."""
+    def weakest(self, now_s: float, of: tuple[str, str] | None = None) -> str:
+        """Id of the one who brings least, of all or of a class and tenant, one of which must wait."""
         ...
 
     def place(self, request: RoutingRequest, fleet: FleetView) -> Binding:
@@ -100,8 +100,9 @@ class ImmediateRoom:
     def hopeless(self) -> Sequence[str]:
         return ()
 
-    def weakest(self, now_s: float) -> str:  # noqa: ARG002
-        return next(reversed(self._waiting))
+    def weakest(self, now_s: float, of: tuple[str, str] | None = None) -> str:  # noqa: ARG002
+        waiting = reversed(self._waiting.items())
+        return next(name for name, each in waiting if of in (None, (each.terms.priority_class, each.tenant)))
 
     def place(self, request: RoutingRequest, fleet: FleetView) -> Binding:
         if request.prefix_blocks:

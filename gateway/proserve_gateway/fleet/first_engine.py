@@ -18,8 +18,8 @@ from proserve_core.objectives import Overload
 from proserve_core.routing import RoutingRequest
 from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet.overload_errors import OverloadedError
-from proserve_gateway.fleet.pool_queue import WaitingLimits
 from proserve_gateway.fleet.queue_metrics import QueueMetrics
+from proserve_gateway.fleet.room_shares import WaitingLimits
 from proserve_gateway.requests.inference_request import InferenceRequest
 
 RETRY_AFTER_S = 10.0

@@ -32,8 +32,9 @@ from proserve_gateway.fleet.engine import Engine, EngineGroup
 from proserve_gateway.fleet.first_engine import FirstEngines
 from proserve_gateway.fleet.lease import Lease, Outcome
 from proserve_gateway.fleet.match import mark_counted
-from proserve_gateway.fleet.pool_queue import PoolQueue, WaitingLimits
+from proserve_gateway.fleet.pool_queue import PoolQueue
 from proserve_gateway.fleet.queue_metrics import QueueMetrics
+from proserve_gateway.fleet.room_shares import WaitingLimits
 from proserve_gateway.fleet.status import EngineStatus, engine_status
 from proserve_gateway.fleet.target import EngineTarget, TargetError
 from proserve_gateway.metrics import GatewayMetrics

@@ -15,8 +15,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
-
 from proserve_core.admission.drain import DrainForecast
 from proserve_core.admission.overload import Refusal
 from proserve_core.routing import Binding, EngineView, FleetView, RoutingRequest, WaitingRoom
@@ -24,6 +22,7 @@ from proserve_gateway.errors import ApiError, internal_error
 from proserve_gateway.fleet.lease import Lease, Outcome
 from proserve_gateway.fleet.overload_errors import OverloadedError
 from proserve_gateway.fleet.queue_metrics import QueueMetrics
+from proserve_gateway.fleet.room_shares import RoomShares, WaitingLimits
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +33,6 @@ OUTAGE_S = 10.0
 between an old engine and its successor, shorter than an engine's start."""
 OUTAGE_TICK_S = 0.1
 """How often it is looked for an engine then: a circuit's time may be up."""
-
-
-class WaitingLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Most that one pool may have waiting: with it the memory of a gateway in any overload is bounded."""
-
-    requests: int = 4096
-    """Each holds a connection, a task and its body: some 40 kB."""
-    body_bytes: int = 128 * 2**20
-    """Of all bodies."""
 
 
 class _Ticket:
@@ -105,11 +95,10 @@ class PoolQueue:
         self._no_engine = no_engine
         self._clock = clock
         self._pool = pool
-        self._limits = limits
         self._metrics = metrics
         self._tickets: dict[str, _Ticket] = {}
-        self._body_bytes = 0
-        """Of those who wait."""
+        self._shares = RoomShares(limits)
+        """Of the tenants that wait."""
         self._with_prospect = 0
         """How many of them need one."""
         self._by_class: Counter[str] = Counter()
@@ -264,9 +253,14 @@ class PoolQueue:
                 self._refuse(request_id, Refusal.NO_GAIN)
 
     def _trim(self) -> None:
-        """Hold no more than the limits; who brings least goes."""
-        while len(self._tickets) > self._limits.requests or self._body_bytes > self._limits.body_bytes:
-            self._refuse(self.room.weakest(self._clock()), Refusal.ROOM_FULL)
+        """Hold no more than the limits. Who brings least goes, or another of its class whose tenant holds more."""
+        while self._shares.full:
+            now_s = self._clock()
+            request = self._tickets[self.room.weakest(now_s)].request
+            name = request.terms.priority_class
+            tenant = self._shares.gives_way(name, request.tenant)
+            gone = request.id if tenant == request.tenant else self.room.weakest(now_s, (name, tenant))
+            self._refuse(gone, Refusal.ROOM_FULL)
 
     def _refuse(self, request_id: str, cause: Refusal) -> None:
         priority_class = self._tickets[request_id].request.terms.priority_class
@@ -281,14 +275,14 @@ class PoolQueue:
     def _enter(self, ticket: _Ticket) -> None:
         self._tickets[ticket.request.id] = ticket
         self._by_class[ticket.request.terms.priority_class] += 1
-        self._body_bytes += ticket.body_bytes
+        self._shares.entered(ticket.request.terms.priority_class, ticket.request.tenant, ticket.body_bytes)
         self._with_prospect += ticket.needs_prospect
         self.room.arrived(ticket.request)
 
     def _exit(self, request_id: str) -> _Ticket:
         ticket = self._tickets.pop(request_id)
         self._by_class[ticket.request.terms.priority_class] -= 1
-        self._body_bytes -= ticket.body_bytes
+        self._shares.left(ticket.request.terms.priority_class, ticket.request.tenant, ticket.body_bytes)
         self._with_prospect -= ticket.needs_prospect
         return ticket
 

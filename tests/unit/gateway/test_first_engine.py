@@ -11,7 +11,7 @@ from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.errors import ApiError, internal_error
 from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.overload_errors import OverloadedError
-from proserve_gateway.fleet.pool_queue import WaitingLimits
+from proserve_gateway.fleet.room_shares import WaitingLimits
 from proserve_gateway.fleet.target import EngineTarget
 from proserve_gateway.requests.body import BodyKind, parse_body
 from proserve_gateway.requests.inference_request import InferenceRequest

@@ -10,6 +10,7 @@ from gateway_builders import FREE_KEY, Gateway, gateway
 from proserve_core.capacity import CapacitySnapshot
 from proserve_core.objectives import Overload, OverloadAction, TenantLimits
 from proserve_core.routing.late_gain import LateGain
+from proserve_gateway.fleet.room_shares import WaitingLimits
 
 IDLE = capacity()
 BUSY = capacity(prefill_row(100_000, weight=100, due_s=600))
@@ -128,3 +129,24 @@ async def test_waiting_requests_are_seen_and_served_heavier_ones_first() -> None
         assert (await light).status_code == 200
         assert [request.body["user"] for request in engine.requests] == ["heavy", "light"]
         assert gate.sample("wait_seconds_count", pool="tiny", cls="high") == 1
+
+
+async def test_flood_of_one_tenant_takes_no_place_from_another_of_its_class() -> None:
+    """Two requests with long prompts wait; short ones of another tenant fill the room."""
+    async with (
+        fake_engine() as engine,
+        gateway(engine, anonymous=True, room=LateGain(), waiting_limits=WaitingLimits(requests=4)) as gate,
+    ):
+        show(gate, BUSY)
+        long_prompt = [{"role": "user", "content": "x" * 8000}]
+        modest = [asyncio.create_task(gate.chat(key=FREE_KEY, messages=long_prompt)) for _ in range(2)]
+        await until_waiting(gate, 2)
+        flood = [asyncio.create_task(gate.chat(key=None)) for _ in range(12)]
+        async with asyncio.timeout(10):
+            while sum(task.done() for task in flood) < 10:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        assert not any(task.done() for task in modest)
+        assert {(await task).json()["error"]["code"] for task in flood if task.done()} == {"overloaded"}
+        assert gate.sample("wait_refusals_total", pool="tiny", cls="low", cause="room_full") == 10
+        for task in [*modest, *flood]:
+            task.cancel()

@@ -201,6 +201,18 @@ def test_too_late_requests_make_progress_in_any_overload() -> None:
     assert len(served) == 301
 
 
+def test_too_late_requests_are_served_in_turns_by_class_and_then_tenant() -> None:
+    room = LateGain()
+    asked = [(f"flood-{number}", "flood", LOW) for number in range(30)]
+    asked += [(f"modest-{number}", "modest", LOW) for number in range(2)]
+    asked += [(f"high-{number}", "other", HIGH) for number in range(2)]
+    for name, tenant, terms in asked:
+        room.arrived(routing_request(10, name=name, arrival_s=-1000.0, tenant=tenant, terms=terms))
+    served = [name for number in range(6) for name, _ in bound(room, queue_of("x", 0), now_s=number * 0.1)]
+    assert set(served[:4]) == {"flood-0", "modest-0", "high-0", "high-1"}
+    assert served[4:] == ["flood-1", "modest-1"]
+
+
 def test_request_that_left_is_not_bound() -> None:
     room = room_with(("a", 10, LOW), ("b", 10, LOW))
     room.arrived(too_late(10))
