@@ -1,12 +1,30 @@
-"""A release that looks after one namespace: with the rights of that mode alone, everything there works."""
+"""A release that looks after one namespace, with TLS and a key for its admin ports: with the rights of that mode alone,
+everything there works."""
 
 import json
+import ssl
+from collections.abc import Iterator
 from typing import Any
 
-from installation import NAMESPACE, Installation, request_status
+import httpx
+import pytest
+
+from installation import NAMESPACE, Installation
 from single_node import SingleNode
+from tls_files import DATA, client_context
 
 ELSEWHERE = "elsewhere"
+ADMIN_KEY = "admin-key-of-the-tests"
+API_KEY = "sk-watched"
+SECRETS = {
+    "gateway-tls": ("tls", f"--cert={DATA / 'first-server.pem'}", f"--key={DATA / 'first-server.key'}"),
+    "gateway-admin": ("generic", f"--from-literal=keys={ADMIN_KEY}"),
+}
+VALUES = {
+    "watchNamespaces": "{default}",
+    "gateway.tls.secretName": "gateway-tls",
+    "gateway.admin.secretName": "gateway-admin",
+}
 
 
 def pool(namespace: str) -> str:
@@ -24,6 +42,18 @@ def pool(namespace: str) -> str:
     )
 
 
+def tenant() -> str:
+    key = {"secretKeyRef": {"name": "watched-keys", "key": "key"}}
+    return json.dumps(
+        {
+            "apiVersion": "proserve.dev/v1alpha1",
+            "kind": "Tenant",
+            "metadata": {"name": "watched", "namespace": "default"},
+            "spec": {"priorityClassName": "batch", "apiKeys": [key]},
+        }
+    )
+
+
 def asked(node: SingleNode) -> list[dict[str, Any]]:
     """What operator and gateway have asked of the API server."""
     accounts = (f"{NAMESPACE}:proserve-{component}" for component in ("operator", "gateway"))
@@ -34,16 +64,60 @@ def audit_id(event: dict[str, Any]) -> str:
     return str(event["auditID"])
 
 
-def test_one_namespace_is_looked_after_and_no_other(installation: Installation, node: SingleNode) -> None:
+def trust() -> ssl.SSLContext:
+    """Of the certificate's authority; its name is not the Service's."""
+    context = client_context("first")
+    context.check_hostname = False
+    return context
+
+
+@pytest.fixture(scope="module")
+def asked_before(installation: Installation, node: SingleNode) -> Iterator[set[str]]:
+    """The release as this file wants it, until its end; ids of all that was asked before."""
+
     def leaving() -> list[str]:
         pods = node.get("pods", "--namespace", NAMESPACE)["items"]
         return [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" in pod["metadata"]]
 
+    for name, (kind, *content) in SECRETS.items():
+        node.kubectl("create", "secret", kind, name, "--namespace", NAMESPACE, *content)
+    try:
+        installation.upgrade(values=VALUES)
+        node.wait_for(lambda: leaving() == [], limit_s=120, what="end of the pods before")
+        yield set(map(audit_id, asked(node)))
+    finally:
+        installation.upgrade()
+        node.kubectl("delete", "secret", *SECRETS, "--namespace", NAMESPACE)
+
+
+@pytest.mark.usefixtures("asked_before")
+def test_gateway_serves_tls_and_helm_test_speaks_it(installation: Installation) -> None:
+    url = f"{installation.http.replace('http:', 'https:')}/v1/models"
+    models = httpx.get(url, headers={"authorization": "Bearer sk-demo-reports"}, verify=trust())
+    assert "tiny" in [each["id"] for each in models.json()["data"]]
+    answered = installation.helm_test("sk-demo-reports")
+    assert answered.returncode == 0, answered.stdout + answered.stderr
+
+
+@pytest.mark.usefixtures("asked_before")
+def test_admin_ports_ask_for_the_key_which_the_operator_has(installation: Installation, node: SingleNode) -> None:
+    pods = node.get("pods", "--namespace", NAMESPACE, "-l", "app.kubernetes.io/component=gateway")["items"]
+    for pod in pods:
+        report = f"http://{pod['status']['podIP']}:9090/report"
+        assert httpx.get(report).status_code == 401
+        assert httpx.get(report, headers={"authorization": f"Bearer {ADMIN_KEY}"}).status_code == 200
+    node.kubectl("create", "secret", "generic", "watched-keys", f"--from-literal=key={API_KEY}")
+    node.kubectl("apply", "-f", "-", stdin=tenant())
+    try:
+        # Only a gateway knows that, and it says so at its admin port.
+        node.kubectl("wait", "--for=condition=KeysResolved", "tenant/watched", "--timeout=60s")
+    finally:
+        node.kubectl("delete", "tenant/watched", "secret/watched-keys")
+
+
+def test_one_namespace_is_looked_after_and_no_other(node: SingleNode, asked_before: set[str]) -> None:
     node.kubectl("create", "namespace", ELSEWHERE)
     try:
-        installation.upgrade(values={"watchNamespaces": "{default}"})
-        node.wait_for(lambda: leaving() == [], limit_s=120, what="end of the pods before")
-        before = set(map(audit_id, asked(node)))
         for namespace in ("default", ELSEWHERE):
             node.kubectl("apply", "-f", "-", stdin=pool(namespace))
         node.kubectl("wait", "--for=condition=Accepted", "enginepool/watched", "--timeout=60s")
@@ -52,9 +126,8 @@ def test_one_namespace_is_looked_after_and_no_other(installation: Installation, 
             limit_s=60,
             what="objects of the pool",
         )
-        assert request_status(installation.http) == 200
         assert "status" not in node.get("enginepool", "watched", "--namespace", ELSEWHERE)
-        since = [event for event in asked(node) if audit_id(event) not in before]
+        since = [event for event in asked(node) if audit_id(event) not in asked_before]
         assert [event["requestURI"] for event in since if event.get("responseStatus", {}).get("code") == 403] == []
         kinds = {
             (event["objectRef"].get("namespace"), event["objectRef"]["resource"])
@@ -66,4 +139,3 @@ def test_one_namespace_is_looked_after_and_no_other(installation: Installation, 
     finally:
         node.kubectl("delete", "enginepool", "watched", "--ignore-not-found")
         node.kubectl("delete", "namespace", ELSEWHERE, "--timeout=60s")
-        installation.upgrade()

@@ -1,6 +1,7 @@
 """A release of charts/proserve in a test cluster, seen as its users see it."""
 
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ EXAMPLES = ROOT / "examples"
 NAMESPACE = "proserve"
 RELEASE = "proserve"
 INSTALL_LIMIT = "180s"
+TEST_KEY = "test-key"
+"""Secret with the API key of `helm test`."""
 
 
 def request_status(url: str) -> int:
@@ -50,10 +53,22 @@ class Installation:
             "image.repository": repository,
             "image.tag": tag,
             "gateway.resources.requests.cpu": "100m",
+            "test.model": "tiny",
+            "test.apiKeySecret.name": TEST_KEY,
+            "test.apiKeySecret.key": "key",
             **values,
         }
         settings = [f"--set={name}={value}" for name, value in given.items()]
         return ["--namespace", NAMESPACE, "--wait", f"--timeout={INSTALL_LIMIT}", *settings]
+
+    def helm_test(self, key: str) -> subprocess.CompletedProcess[str]:
+        """`helm test`, which sends a request with that API key. A pod that failed stays until the next one."""
+        name = (TEST_KEY, "--namespace", NAMESPACE)
+        self.cluster.kubectl("create", "secret", "generic", *name, f"--from-literal=key={key}")
+        try:
+            return self.cluster.run("helm", "test", RELEASE, "--namespace", NAMESPACE, "--logs", "--timeout=150s")
+        finally:
+            self.cluster.kubectl("delete", "secret", *name)
 
     def uninstall(self) -> None:
         """The release and its resources; what is left is the tests' to look at."""
