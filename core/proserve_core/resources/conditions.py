@@ -53,7 +53,8 @@ _ACCEPTED = ConditionType(
         Reason.VALID: "It is in force.",
         Reason.INVALID: "Something in it is wrong; the message names field, value and fix. Gateways keep the last "
         "version that was right.",
-        Reason.UNRESOLVED_REFERENCE: "It names something that does not exist, or contradicts another resource.",
+        Reason.UNRESOLVED_REFERENCE: "It names something that does not exist, or contradicts another resource; "
+        "the message says which. Make what is missing, or correct the name. The last version that was right stays.",
     },
 )
 _KEYS = ConditionType(
@@ -63,7 +64,8 @@ _KEYS = ConditionType(
         Reason.KEYS_FOUND: "All are there.",
         Reason.KEYS_MISSING: "Some are not, are empty or belong to another tenant, too; the message says which. "
         "Requests with them are refused; to engines the last right key is sent on.",
-        Reason.GATEWAY_SILENT: "No gateway answers, so nobody knows.",
+        Reason.GATEWAY_SILENT: "No gateway answers, so nobody knows. Are gateways there, and does the operator reach "
+        "their admin port (NetworkPolicies, the admin key)? Its log has the error.",
     },
 )
 _READY = ConditionType(
@@ -116,7 +118,8 @@ _SCALING = ConditionType(
         Reason.AT_MAXIMUM: "Too much gain is lost for want of capacity, but `scaling.max` engines are there.",
         Reason.SOME_ENGINES_MISSING: "Engines did not become ready within `engine.startLimit` and 10 minutes: see the "
         "pool's pods. None is added beside them; they go when little gain is lost without them.",
-        Reason.NO_REPORT: "No gateway reports gain, so the number of engines stays.",
+        Reason.NO_REPORT: "No gateway reports gain, so the number of engines stays. What to do is that of "
+        "`GatewaySilent`.",
     },
 )
 

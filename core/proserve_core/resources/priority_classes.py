@@ -185,6 +185,7 @@ PRIORITY_CLASS = Kind(
             Column(name="Accepted", path=".status.conditions[?(@.type=='Accepted')].status"),
             Column(name="Headroom", path=".spec.headroom.percent", type="integer", wide=True),
             Column(name="Overload", path=".spec.overload.action", wide=True),
+            Column(name="Reason", path=".status.conditions[?(@.type=='Accepted')].message", wide=True),
             Column(name="Age", path=".metadata.creationTimestamp", type="date"),
         ),
         status=PRIORITY_CLASS_STATUS,
