@@ -79,6 +79,7 @@ class LateGain:
     """Late binding in gain order."""
 
     tick_s: float | None = TICK_S
+    reads_prefixes = True
 
     def __init__(self, headroom: HeadroomBook | None = None) -> None:
         self.headroom = headroom or HeadroomBook()

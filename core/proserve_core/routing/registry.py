@@ -35,6 +35,9 @@ ROUTERS: dict[str, Callable[[], RoutingPolicy]] = {
     "static-partition": StaticPartition,
 }
 
+COUNTERS_OF_REQUESTS = frozenset({"least-requests", "power-of-two", "random", "round-robin", "static-partition"})
+"""Those that do not look into engines, so that it is nothing to them which prompts an engine holds."""
+
 LATE_ROUTERS: dict[str, Callable[[HeadroomBook], WaitingRoom]] = {"late-gain": LateGain}
 """Those that hold requests back until an engine has room."""
 
@@ -62,4 +65,4 @@ def make_room(name: str, classes: Iterable[PriorityClass] = ()) -> WaitingRoom:
     if name not in ROUTERS:
         known = ", ".join(sorted([*ROUTERS, *LATE_ROUTERS]))
         raise ValueError(f"routing policy {name!r} does not exist; known: {known}")
-    return ImmediateRoom(make_router(name))
+    return ImmediateRoom(make_router(name), reads_prefixes=name not in COUNTERS_OF_REQUESTS)

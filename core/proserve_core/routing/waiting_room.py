@@ -37,6 +37,11 @@ class WaitingRoom(Protocol):
     """Ask again at least this often while requests wait; None: nothing waits once `bind` has been asked."""
 
     @property
+    def reads_prefixes(self) -> bool:
+        """Whether it matters to it how a prompt begins (`RoutingRequest.prefix_blocks`)."""
+        ...
+
+    @property
     def headroom(self) -> HeadroomBook | None:
         """Who holds and uses shares of engine time; None: nothing is held where nobody waits."""
         ...
@@ -79,7 +84,8 @@ class ImmediateRoom:
     tick_s: float | None = None
     headroom: HeadroomBook | None = None
 
-    def __init__(self, policy: RoutingPolicy) -> None:
+    def __init__(self, policy: RoutingPolicy, *, reads_prefixes: bool = True) -> None:
+        self.reads_prefixes = reads_prefixes
         self._policy = policy
         self._waiting: dict[str, RoutingRequest] = {}
         self._prefixes = PrefixMap()

@@ -139,6 +139,11 @@ class Fleet:
         group = self._groups.get(pool)
         return None if group is None or group.queue.room.tick_s is None else group.queue
 
+    def reads_prefixes(self, pool: str) -> bool:
+        """Whether a choice among the pool's engines depends on how a prompt begins."""
+        group = self._groups.get(pool)
+        return group is not None and len(group.engines) > 1 and group.queue.room.reads_prefixes
+
     def choose(self, pool: str, request: RoutingRequest, exclude: frozenset[str] = frozenset()) -> Lease:
         """Give the request to an engine of the pool at once.
 

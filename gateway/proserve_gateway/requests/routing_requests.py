@@ -29,14 +29,11 @@ class RoutingRequests:
         body, pool = request.body, request.pool
         prompt_tokens = body.prompt_tokens or self._prompts.estimate(pool, body.prompt_bytes)
         expected_tokens = entry.expected_tokens
-        blocks: tuple[int, ...] = ()
-        if self._fleet.queue(pool) is not None:
-            if self._fleet.size(pool) > 1:
-                blocks = prefix_blocks(body, request.tenant)
-            if entry.generates:
-                expected_tokens = self._lengths_of(pool).expect(
-                    request, entry, prompt_tokens=prompt_tokens, prefix=str(blocks[0]) if blocks else ""
-                )
+        blocks = prefix_blocks(body, request.tenant) if self._fleet.reads_prefixes(pool) else ()
+        if entry.generates and self._fleet.queue(pool) is not None:
+            expected_tokens = self._lengths_of(pool).expect(
+                request, entry, prompt_tokens=prompt_tokens, prefix=str(blocks[0]) if blocks else ""
+            )
         return RoutingRequest(
             id=request.id,
             arrival_s=request.arrival_s,

@@ -22,6 +22,7 @@ from proserve_core.routing import (
     make_room,
     make_router,
 )
+from proserve_core.routing.registry import COUNTERS_OF_REQUESTS
 
 NOW_S = 1000.0
 
@@ -248,3 +249,13 @@ def test_same_room_and_same_calls_give_same_bindings(name: str, asked: list[Rout
 def test_unknown_name_of_a_room_lists_late_ones_too() -> None:
     with pytest.raises(ValueError, match=r"'rr' does not exist; known: .*late-gain"):
         make_room("rr")
+
+
+@pytest.mark.parametrize("name", sorted(COUNTERS_OF_REQUESTS))
+@settings(max_examples=25)
+@given(request=requests(st.just("new")), fleet=fleets())
+def test_policy_that_only_counts_requests_decides_the_same_whatever_engines_hold(
+    name: str, request: RoutingRequest, fleet: FleetView
+) -> None:
+    unknown = msgspec.structs.replace(request, cached_tokens={})
+    assert make_router(name).choose(request, fleet) == make_router(name).choose(unknown, fleet)
