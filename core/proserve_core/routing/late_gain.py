@@ -20,9 +20,8 @@ prompts, where it avoided 20 preemptions in 1,200 requests.
 Classes have their headroom (`room_headroom`), and tenants of a class take turns (`admission.tenant_share`).
 
 Requests that can bring nothing any more go to engines with nothing to do, in turns by class and then tenant
-(`set_aside`); as a floor, so that every class makes progress in any overload, they get `FLOOR_SHARE` of all engine time
-handed out. Parameters are times of engines'
-work or shares, none belongs to a trace.
+(`set_aside`); as a floor, so that every tenant makes progress in any overload, they get `FLOOR_SHARE` of all engine
+time handed out. Parameters are times of engines' work or shares, none belongs to a trace.
 """
 
 from collections.abc import Iterator, Mapping

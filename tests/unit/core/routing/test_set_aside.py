@@ -37,10 +37,17 @@ def test_one_tenant_of_one_class_is_served_in_the_order_in_which_its_requests_ca
     ]
 
 
-def test_classes_take_turns() -> None:
-    low, high = [request(f"low-{n}") for n in range(3)], [request(f"high-{n}", high=True) for n in range(2)]
-    order = served(aside(*low, *high))
-    assert {name[:3] for name in order[:2]} == {name[:3] for name in order[2:4]} == {"low", "hig"}
+def test_one_tenant_is_served_in_that_order_over_all_its_classes() -> None:
+    assert served(aside(request("a0"), request("a1"), request("a2", high=True), request("a3"))) == [
+        "a0", "a1", "a2", "a3",
+    ]  # fmt: skip
+
+
+def test_classes_of_several_tenants_take_turns() -> None:
+    low = [request(f"low-{number}", "a") for number in range(3)]
+    high = [request(f"high-{number}", "b", high=True) for number in range(2)]
+    order = [name.split("-")[0] for name in served(aside(*low, *high))]
+    assert set(order[:2]) == set(order[2:4]) == {"low", "high"}
 
 
 def test_tenants_of_a_class_take_turns_by_tokens() -> None:
