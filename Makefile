@@ -2,6 +2,7 @@
 PYTHON ?= python3
 ENGINE ?= vllm
 PYTEST_ARGS ?=
+REPORT ?= batching
 REPORT_ARGS ?=
 
 ENVIRONMENTS := $(PYTHON) scripts/environments.py
@@ -22,7 +23,7 @@ help:
 	@echo "make lint        ruff, mypy, import-linter        make format   apply ruff's fixes"
 	@echo "make docs        the generated parts of docs/ and the CustomResourceDefinitions"
 	@echo "make bench       benchmarks, each next to its target"
-	@echo "make report      simulate all batching policies, docs/results (REPORT_ARGS=\"--only 'h100/*'\")"
+	@echo "make report      simulate all batching policies, docs/results (REPORT=blocks or routing: the others; REPORT_ARGS=\"--only 'h100/*'\")"
 	@echo "make engine      only the environment with vLLM   make kubernetes  only the programs of a test cluster"
 	@echo "make lock        pin dependencies anew"
 	@echo "make clean       remove what these targets made in the clone"
@@ -99,11 +100,13 @@ bench: .venv engine
 	@$(BIN)/proserve bench polling
 	@$(BIN)/proserve bench fidelity
 	@$(BIN)/proserve bench fidelity --engine vllm
+	@$(BIN)/proserve bench headroom
+	@$(BIN)/proserve bench overload
 	@$(BIN)/proserve bench kv
 	@$(BIN)/proserve bench memory --steps 100000
 
 report: .venv
-	@$(BIN)/proserve report batching $(REPORT_ARGS)
+	@$(BIN)/proserve report $(REPORT) $(REPORT_ARGS)
 
 clean:
 	rm -rf .venv .venv-engine .venv-gpu .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .demo dist

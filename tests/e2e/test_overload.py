@@ -1,11 +1,12 @@
-"""Five times what emulated engines can do, through a real gateway. How well the heavy class fares depends on what else
-the machine does and is for `proserve bench overload`; nobody is lost on any machine."""
+"""Five times what emulated engines can do, through a real gateway. How close the heavy class comes to its target is for
+`proserve bench overload`, since it depends on what else the machine does; on any machine nobody is lost, and the heavy
+class has most of what it would lose if all were treated alike."""
 
 from pathlib import Path
 
 import pytest
 
-from proserve_cli.overload_run import CLASSES, run
+from proserve_cli.overload_run import CLASSES, GROWTH_TARGET_MB, run
 from proserve_lab.shipped_traces import shipped_trace
 from proserve_lab.trace import read_trace
 
@@ -22,5 +23,9 @@ async def test_five_times_the_load_loses_nobody_and_serves_every_class(tmp_path:
         assert result.classes[name].answered > 0, name
     heavy, light = result.classes["heavy"], result.classes["light"]
     assert heavy.refused == 0
-    assert heavy.slo_attainment >= light.slo_attainment
-    assert result.memory_peak_mb - result.memory_begin_mb < 60
+    # The engines are measured on this machine, so that half of the light class is beyond the heavy one's objective
+    # everywhere: treated alike, most heavy requests would be late.
+    assert light.ttft_p50_s is not None
+    assert light.ttft_p50_s > CLASSES["heavy"][0].objectives.ttft_s
+    assert heavy.slo_attainment > 0.7
+    assert result.memory_peak_mb - result.memory_begin_mb < GROWTH_TARGET_MB
