@@ -1,10 +1,11 @@
 """60 streams while pods, nodes and the control plane come and go: nothing happens that a client could notice."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
-from disturbed_service import Disturbance, assert_nothing_lost, disturbed, load_on
+from disturbed_service import CLIENTS, Disturbance, assert_nothing_lost, disturbed, load_on
 from installation import NAMESPACE, Installation
 from node_settings import NODE
 from single_node import SingleNode
@@ -63,6 +64,28 @@ def scale_down_and_up(installation: Installation) -> None:
 )
 async def test_no_stream_is_lost(installation: Installation, disturb: Disturbance) -> None:
     assert_nothing_lost(await disturbed(installation, disturb))
+
+
+def test_gain_of_the_load_is_shown_on_class_tenant_and_pool(installation: Installation) -> None:
+    cluster = installation.cluster
+
+    def shown(kind: str, name: str) -> bool:
+        """Whether there are figures of the load, which are written once a minute."""
+        gain = cluster.get(kind, name)["status"].get("gain", {})
+        return int(gain.get("requests", 0)) >= sum(client.streams for client in CLIENTS if client.name == "high")
+
+    for kind, name in (("ppc", "interactive"), ("ptn", "product"), ("epool", "tiny")):
+        cluster.wait_for(partial(shown, kind, name), limit_s=150, what=f"gain of {kind} {name}")
+        header, row = (line.split() for line in cluster.kubectl("get", kind, name).splitlines())
+        assert {"GAIN", "SLO"} <= set(header)
+        assert sum(each.endswith("%") for each in row) == 2
+    cluster.kubectl("wait", "--for=condition=KeysResolved", "tenant/product", "--timeout=60s")
+
+    def classes() -> set[str]:
+        found = cluster.get("enginepool", "tiny")["status"]["classes"]
+        return {each["className"] for each in found if each["requests"] > 0}
+
+    cluster.wait_for(lambda: classes() == {"interactive", "batch"}, limit_s=150, what="gain of both classes")
 
 
 @pytest.mark.usefixtures("node")
