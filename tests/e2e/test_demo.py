@@ -80,19 +80,20 @@ def test_the_demo_in_front_of_stock_engines_compares_what_the_gateway_does() -> 
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
-def test_heavy_class_waits_less_for_stock_vllm_when_the_gateway_orders(engine_python: str) -> None:
+def test_heavy_class_gains_more_in_front_of_stock_vllm_when_the_gateway_orders(engine_python: str) -> None:
     """vLLM with its own scheduler, asked for twice what it can do."""
     policies = ["least-requests", "late-gain"]
     finished = demo(
-        "--stock", "--engine", "vllm", "--limit", "120", "--policies", ",".join(policies), "--json",
+        "--stock", "--engine", "vllm", "--limit", "400", "--policies", ",".join(policies), "--json",
         environment={"PROSERVE_ENGINE_PYTHON": engine_python}, limit_s=580,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
-    check(result, 120, policies)
-    # Within one run: what else the machine does meanwhile is the same for both classes.
-    classes = result["runs"][policies.index("late-gain")]["report"]["classes"]
-    assert classes["interactive"]["ttft_p50_s"] < classes["batch"]["ttft_p50_s"]
+    check(result, 400, policies)
+    without, ordered = [run["report"]["classes"] for run in result["runs"]]
+    # In order of arrival both classes wait alike. Within one run, what else the machine does is the same for both.
+    assert ordered["interactive"]["ttft_p50_s"] < ordered["batch"]["ttft_p50_s"]
+    assert ordered["interactive"]["gain"] > without["interactive"]["gain"]
 
 
 @pytest.mark.engine
