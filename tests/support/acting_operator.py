@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,11 +24,12 @@ async def acting(
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
     watch_through: int | None = None,
+    kubeconfig: Path | None = None,
     **settings: Any,
 ) -> AsyncIterator[OperatorRun]:
     """Looks after one namespace, None: the whole cluster; `settings` of the operator beside that. Its watches, and
-    nothing else, go through the port `watch_through` if it is given."""
-    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
+    nothing else, go through the port `watch_through` if it is given; `kubeconfig` leads all its requests elsewhere."""
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig or server.kubeconfig))
     kube = await connect()
     if watch_through is not None:
         monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig_through(watch_through)))
