@@ -91,6 +91,19 @@ def test_stale_snapshot_makes_an_engine_deeper() -> None:
     assert bound(room_with(("r", 100, LOW)), view, now_s=0.35)
 
 
+@pytest.mark.parametrize(("others", "expected"), [(0, ["r"]), (1, [])])
+def test_gateways_that_send_to_the_same_engines_fill_them_together(others: int, expected: list[str]) -> None:
+    """Where half of the requests come from elsewhere, half the depth is left."""
+    room = LateGain()
+    rows = [decode_row(10 + row) for row in range(others)]
+    for number in range(200):
+        room.arrived(routing_request(10, name=f"before-{number}", arrival_s=number, terms=LOW))
+        bound(room, engine_view("x", capacity(*rows), snapshot_s=number), now_s=number)
+    room.arrived(routing_request(10, name="r", arrival_s=200, terms=LOW))
+    busy = engine_view("x", capacity(prefill_row(200, due_s=9.0), policy="fcfs"), snapshot_s=200)
+    assert [name for name, _ in bound(room, busy, now_s=200)] == expected
+
+
 def test_engine_where_others_would_lose_more_is_avoided() -> None:
     fragile = engine_view("a", capacity(prefill_row(250, due_s=0.26, weight=0.5), policy="recoverable-gain"))
     free = engine_view("b", capacity(prefill_row(100, weight=1e4), policy="recoverable-gain"))
