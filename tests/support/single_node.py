@@ -107,10 +107,20 @@ class SingleNode(KubernetesAccess):
             worker.import_image(archive)
         self._start_kubelet(worker)
         try:
+            self._wait_for_scheduler(worker.node.name)
             yield worker.node.name
         finally:
             self.kubectl("delete", "node", worker.node.name)
             worker.kill()
+
+    def _wait_for_scheduler(self, node: str) -> None:
+        """Until it knows the node. After a restart of the API server it waits before it looks again, and until then
+        places pods on a node that is being drained."""
+        spec = {"nodeSelector": {"kubernetes.io/hostname": node}}
+        overrides = f"--overrides={json.dumps({'apiVersion': 'v1', 'spec': spec})}"
+        self.kubectl("run", "probe", "--image=localhost/pause:1", overrides)
+        self.kubectl("wait", "--for=condition=PodScheduled", "pod/probe", "--timeout=120s")
+        self.kubectl("delete", "pod", "probe", "--now")
 
     def _run(self, name: str, *command: str | Path) -> None:
         self._processes[name] = ServerProcess(command, log=self.folder / f"{name}.log", enter=self.namespace.enter)
