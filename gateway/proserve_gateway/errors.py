@@ -91,6 +91,17 @@ def engine_failure(message: str, *, status: int = 502, code: str = "engine_failu
     return ApiError(status=status, code=code, error_type="server_error", message=message)
 
 
+def no_engine_available(message: str, *, retry_after_s: float) -> ApiError:
+    """The pool has no engine that takes requests: 503, and one is expected then."""
+    return ApiError(
+        status=503,
+        code="no_engine_available",
+        error_type="server_error",
+        message=message,
+        retry_after_s=retry_after_s,
+    )
+
+
 def internal_error(message: str) -> ApiError:
     """A fault of the gateway; its log says more."""
     return ApiError(status=500, code="internal_error", error_type="server_error", message=message)

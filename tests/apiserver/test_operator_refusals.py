@@ -1,6 +1,6 @@
 """A real API server that refuses, conflicts and dawdles: the operator gets everything done in the end."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from acting_operator import acting
 from api_server import ApiServer
 from cluster_objects import Namespace, condition, install_definitions
-from refusing_proxy import REFUSALS, refusing_proxy
+from refusing_proxy import REFUSALS, RefusingProxy, refusing_proxy
 from resource_builders import engine_pool
 
 pytestmark = pytest.mark.timeout(300)
@@ -49,31 +49,32 @@ async def check_that_edits_arrive(namespace: Namespace) -> None:
     await namespace.until("service", "engine-p0", exists, limit_s=LIMIT_S)
 
 
-async def test_what_is_refused_is_asked_for_again(
+@pytest.fixture
+async def behind_proxy(
     api_server: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+) -> AsyncIterator[tuple[Namespace, RefusingProxy]]:
+    """A namespace, and what stands between the API server and the operator that looks after it."""
     install_definitions(api_server)
     namespace = Namespace(api_server)
     async with (
         refusing_proxy(api_server, tmp_path) as proxy,
         acting(api_server, namespace.name, monkeypatch, kubeconfig=proxy.kubeconfig) as run,
     ):
-        proxy.share = 0.4
-        await check_that_edits_arrive(namespace)
-        assert {status for _, status in proxy.refused} == set(REFUSALS)
-        assert {method for method, _ in proxy.refused} >= {"GET", "PATCH"}
+        yield namespace, proxy
         assert run.unhealthy == []
+
+
+async def test_what_is_refused_is_asked_for_again(behind_proxy: tuple[Namespace, RefusingProxy]) -> None:
+    namespace, proxy = behind_proxy
+    proxy.share = 0.4
+    await check_that_edits_arrive(namespace)
+    assert {status for _, status in proxy.refused} == set(REFUSALS)
+    assert {method for method, _ in proxy.refused} >= {"GET", "PATCH"}
 
 
 async def test_api_server_that_takes_its_time_delays_and_loses_nothing(
-    api_server: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    behind_proxy: tuple[Namespace, RefusingProxy],
 ) -> None:
-    install_definitions(api_server)
-    namespace = Namespace(api_server)
-    async with (
-        refusing_proxy(api_server, tmp_path) as proxy,
-        acting(api_server, namespace.name, monkeypatch, kubeconfig=proxy.kubeconfig) as run,
-    ):
-        proxy.delay_s = 1.0
-        await check_that_edits_arrive(namespace)
-        assert run.unhealthy == []
+    namespace, proxy = behind_proxy
+    proxy.delay_s = 1.0
+    await check_that_edits_arrive(namespace)

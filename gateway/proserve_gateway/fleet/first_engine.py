@@ -16,7 +16,7 @@ from proserve_core.admission.overload import Refusal, degraded_to, needs_prospec
 from proserve_core.gain import deadline_s
 from proserve_core.objectives import Overload
 from proserve_core.routing import RoutingRequest
-from proserve_gateway.errors import ApiError
+from proserve_gateway.errors import ApiError, no_engine_available
 from proserve_gateway.fleet.overload_errors import OverloadedError
 from proserve_gateway.fleet.queue_metrics import QueueMetrics
 from proserve_gateway.fleet.room_shares import WaitingLimits
@@ -135,10 +135,6 @@ class FirstEngines:
 
 
 def _too_slow(pool: str) -> ApiError:
-    return ApiError(
-        status=503,
-        code="no_engine_available",
-        error_type="server_error",
-        message=f"pool {pool} had no engine, and the first one is not there yet; try again",
-        retry_after_s=RETRY_AFTER_S,
+    return no_engine_available(
+        f"pool {pool} had no engine, and the first one is not there yet; try again", retry_after_s=RETRY_AFTER_S
     )

@@ -27,7 +27,7 @@ from proserve_core.routing import (
 from proserve_core.routing.coarse_capacity import coarse_snapshot
 from proserve_core.routing.engine_profile import nominal_profile
 from proserve_core.routing.step_watch import StepWatch
-from proserve_gateway.errors import ApiError
+from proserve_gateway.errors import ApiError, no_engine_available
 from proserve_gateway.fleet.engine import Engine, EngineGroup
 from proserve_gateway.fleet.first_engine import FirstEngines
 from proserve_gateway.fleet.lease import Lease, Outcome
@@ -243,12 +243,8 @@ class Fleet:
     def _no_engine(self, pool: str, now_s: float) -> ApiError:
         states = {name: str(e.health.state(now_s)) for name, e in self._engines.items() if e.target.pool == pool}
         known = ", ".join(f"{name} {state}" for name, state in states.items()) or "it has no engines"
-        return ApiError(
-            status=503,
-            code="no_engine_available",
-            error_type="server_error",
-            message=f"no engine of pool {pool} can take requests now ({known}); try again",
-            retry_after_s=RETRY_AFTER_S,
+        return no_engine_available(
+            f"no engine of pool {pool} can take requests now ({known}); try again", retry_after_s=RETRY_AFTER_S
         )
 
     def turn_away(self, error: Callable[[], ApiError]) -> None:
@@ -387,10 +383,4 @@ class Fleet:
 
 
 def _pool_gone(pool: str) -> ApiError:
-    return ApiError(
-        status=503,
-        code="no_engine_available",
-        error_type="server_error",
-        message=f"pool {pool} is not configured any more; try again",
-        retry_after_s=RETRY_AFTER_S,
-    )
+    return no_engine_available(f"pool {pool} is not configured any more; try again", retry_after_s=RETRY_AFTER_S)
