@@ -1,12 +1,16 @@
 """Engines of one pool with a waiting room, and requests that wait there, in simulated time."""
 
 import asyncio
+import math
+
+import pytest
 
 from engine_builders import service_terms
 from fleet_builders import capacity, prefill_row, routing_request
 from proserve_core.capacity import CapacitySnapshot
 from proserve_core.routing import RoutingRequest, WaitingRoom
 from proserve_core.routing.late_gain import LateGain
+from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet.engine import Engine
 from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.health import MISSES_TO_SUSPECT
@@ -68,3 +72,12 @@ def request(
     now_s = asyncio.get_running_loop().time()
     terms = service_terms(weight, ttft_s=ttft_s)
     return routing_request(tokens, name=name, arrival_s=now_s, terms=terms, tenant=tenant)
+
+
+async def error_of(task: "asyncio.Task[Lease]", *, within_s: float = math.inf) -> ApiError:
+    """What a request that waits is told, at most so much later."""
+    began_s = asyncio.get_running_loop().time()
+    with pytest.raises(ApiError) as caught:
+        await task
+    assert asyncio.get_running_loop().time() - began_s <= within_s
+    return caught.value

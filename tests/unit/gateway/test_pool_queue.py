@@ -1,38 +1,18 @@
 """Whoever waits for an engine gets one in order of gain, or an explicit error; nobody is forgotten. Simulated time."""
 
 import asyncio
-import math
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 
-from pool_queue_bench import BUSY, IDLE, SECOND, Pool, request
-from proserve_core.routing import Binding, FleetView, ImmediateRoom, RouteDecision
+from pool_queue_bench import BUSY, IDLE, SECOND, Pool, error_of, request
+from proserve_core.routing import Binding, FleetView, RouteDecision
 from proserve_core.routing.late_gain import DEPTH_S, TICK_S, LateGain
-from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.errors import ApiError
-from proserve_gateway.fleet.health import FAILURES_TO_OPEN, FIRST_OPEN_S
 from proserve_gateway.fleet.lease import Lease, Outcome
-from proserve_gateway.fleet.pool_queue import OUTAGE_S
-from proserve_gateway.fleet.room_shares import WaitingLimits
 
 pytestmark = pytest.mark.looptime
-
-
-async def error_of(task: "asyncio.Task[Lease]", *, within_s: float = math.inf) -> ApiError:
-    began_s = asyncio.get_running_loop().time()
-    with pytest.raises(ApiError) as caught:
-        await task
-    assert asyncio.get_running_loop().time() - began_s <= within_s
-    return caught.value
-
-
-async def refused(tasks: "list[asyncio.Task[Lease]]") -> int:
-    """How many were refused because the room was full."""
-    errors = [await error_of(task) for task in tasks if task.done()]
-    assert all("room_full" in error.message and error.status == 429 for error in errors)
-    return len(errors)
 
 
 async def test_engine_with_room_gets_the_request_at_once() -> None:
@@ -175,150 +155,6 @@ async def test_retry_after_is_how_long_the_queue_of_the_class_takes() -> None:
         task.cancel()
 
 
-async def test_full_room_refuses_those_who_bring_least() -> None:
-    pool = Pool("a", limits=WaitingLimits(requests=3))
-    pool.shows("a", BUSY)
-    light = [pool.ask(request(f"light-{number}")) for number in range(3)]
-    await asyncio.sleep(0.1)
-    heavy = [pool.ask(request(f"heavy-{number}", weight=4)) for number in range(2)]
-    await asyncio.sleep(0.1)
-    assert pool.fleet.waiting == 3
-    assert [task.done() for task in heavy] == [False, False]
-    assert await refused(light) == 2
-    for task in [*light, *heavy]:
-        task.cancel()
-
-
-async def test_full_room_refuses_the_tenant_of_a_class_that_holds_most() -> None:
-    pool = Pool("a", limits=WaitingLimits(requests=6))
-    pool.shows("a", BUSY)
-    modest = [pool.ask(request(f"modest-{number}", 2 * SECOND, tenant="modest")) for number in range(2)]
-    flood = [pool.ask(request(f"flood-{number}", tenant="flood")) for number in range(20)]
-    await asyncio.sleep(0.1)
-    assert not any(task.done() for task in modest)
-    assert await refused(flood) == 16
-    for task in [*modest, *flood]:
-        task.cancel()
-
-
-async def test_full_room_keeps_the_best_of_the_tenant_that_gives_way() -> None:
-    pool = Pool("a", limits=WaitingLimits(requests=3))
-    pool.shows("a", BUSY)
-    modest = pool.ask(request("modest", 5 * SECOND, tenant="modest"))
-    flood = [pool.ask(request(f"{tokens}", tokens, tenant="flood")) for tokens in (300, 100, 400, 200)]
-    await asyncio.sleep(0.1)
-    assert [task.get_name() for task in flood if not task.done()] == ["100", "200"]
-    assert await refused(flood) == 2
-    for task in [modest, *flood]:
-        task.cancel()
-
-
-async def test_request_too_late_for_any_gain_keeps_its_place_beside_a_flood_of_its_class() -> None:
-    pool = Pool("a", limits=WaitingLimits(requests=4))
-    pool.shows("a", BUSY)
-    late = pool.ask(request("late", SECOND, ttft_s=0.1, tenant="modest"))
-    await asyncio.sleep(30)
-    flood = [pool.ask(request(f"flood-{number}", tenant="flood")) for number in range(8)]
-    await asyncio.sleep(0.1)
-    assert not late.done()
-    assert await refused(flood) == 5
-    for task in [late, *flood]:
-        task.cancel()
-
-
-async def test_tenant_with_large_bodies_gives_way_when_bodies_fill_the_room() -> None:
-    pool = Pool("a", limits=WaitingLimits(requests=100, body_bytes=10_000))
-    pool.shows("a", BUSY)
-    small = [pool.ask(request(f"small-{number}", SECOND, tenant="small"), body_bytes=100) for number in range(20)]
-    large = [pool.ask(request(f"large-{number}", tenant="large"), body_bytes=3000) for number in range(5)]
-    await asyncio.sleep(0.1)
-    assert not any(task.done() for task in small)
-    assert await refused(large) == 3
-    for task in [*small, *large]:
-        task.cancel()
-
-
-async def test_bodies_of_those_who_wait_are_bounded() -> None:
-    pool = Pool("a", limits=WaitingLimits(body_bytes=1000))
-    pool.shows("a", BUSY)
-    tasks = [pool.ask(request(f"r{number}"), body_bytes=300) for number in range(10)]
-    await asyncio.sleep(0.1)
-    assert pool.fleet.waiting == 3
-    for task in tasks:
-        task.cancel()
-
-
-async def test_who_arrives_in_a_short_outage_waits_for_its_end() -> None:
-    pool = Pool("a")
-    pool.misses("a")
-    task = pool.ask(request())
-    await asyncio.sleep(OUTAGE_S / 2)
-    assert not task.done()
-    pool.shows("a", IDLE)
-    assert (await task).endpoint.name == "a"
-
-
-async def test_nobody_is_let_in_while_an_outage_lasts() -> None:
-    pool = Pool("a")
-    pool.misses("a")
-    await error_of(pool.ask(request("first")))
-    error = await error_of(pool.ask(request("second")), within_s=0.0)
-    assert (error.status, error.code) == (503, "no_engine_available")
-    assert len(pool.room) == 0
-    pool.shows("a", IDLE)
-    pool.misses("a")
-    later = pool.ask(request("third"))
-    await asyncio.sleep(OUTAGE_S / 2)
-    assert not later.done()
-    later.cancel()
-
-
-async def test_outage_is_sat_out_no_longer_than_the_class_may_wait() -> None:
-    pool = Pool("a")
-    pool.misses("a")
-    error = await error_of(pool.ask(request(), patience_s=OUTAGE_S / 2), within_s=OUTAGE_S * 0.6)
-    assert error.status == 429
-
-
-async def test_those_who_wait_sit_out_a_short_outage() -> None:
-    pool = Pool("a")
-    pool.shows("a", BUSY)
-    task = pool.ask(request())
-    await asyncio.sleep(0)
-    pool.misses("a")
-    await asyncio.sleep(OUTAGE_S / 2)
-    assert not task.done()
-    pool.shows("a", IDLE)
-    assert (await task).endpoint.name == "a"
-
-
-async def test_those_who_wait_are_told_that_an_outage_lasts() -> None:
-    pool = Pool("a")
-    pool.shows("a", BUSY)
-    tasks = [pool.ask(request("one")), pool.ask(request("two"))]
-    await asyncio.sleep(0)
-    pool.misses("a")
-    assert {(await error_of(task)).code for task in tasks} == {"no_engine_available"}
-    assert len(pool.room) == 0
-
-
-async def test_half_open_engine_gets_one_request_until_it_answers() -> None:
-    pool = Pool("a")
-    pool.shows("a", BUSY)
-    first, second = pool.ask(request("first", weight=2)), pool.ask(request("second"))
-    await asyncio.sleep(0.1)
-    for number in range(FAILURES_TO_OPEN):
-        pool.fleet.choose("chat", request(f"failing-{number}")).close(Outcome.FAILED, "connection refused")
-    pool.shows("a", IDLE)
-    await asyncio.sleep(FIRST_OPEN_S / 2)
-    assert not first.done()
-    lease = await first
-    await asyncio.sleep(1)
-    assert not second.done()
-    lease.on_tokens(1, 0.0)
-    assert (await second).endpoint.name == "a"
-
-
 async def test_retry_does_not_wait_behind_those_who_wait() -> None:
     pool = Pool("a", "b")
     pool.shows("a", BUSY)
@@ -338,48 +174,6 @@ async def test_gateway_that_ends_tells_everybody_who_waits() -> None:
     await asyncio.sleep(0.1)
     pool.fleet.turn_away(lambda: ApiError(status=503, code="gateway_shutting_down", error_type="x", message="bye"))
     assert {(await error_of(task)).code for task in tasks} == {"gateway_shutting_down"}
-
-
-async def test_those_who_wait_go_on_with_other_engines_and_another_policy() -> None:
-    pool = Pool("a")
-    pool.shows("a", BUSY)
-    tasks = [pool.ask(request("one")), pool.ask(request("two"))]
-    await asyncio.sleep(0.1)
-    pool.room = ImmediateRoom(RoundRobin())
-    pool.use("b")
-    assert [(await task).endpoint.name for task in tasks] == ["b", "b"]
-    assert pool.fleet.queue("chat") is None
-
-
-async def test_those_who_wait_for_a_pool_that_is_gone_are_told() -> None:
-    pool = Pool("a")
-    pool.shows("a", BUSY)
-    task = pool.ask(request())
-    await asyncio.sleep(0.1)
-    pool.fleet.set_targets([])
-    assert (await error_of(task)).code == "no_engine_available"
-    assert pool.fleet.queue("chat") is None
-
-
-async def test_pool_that_has_no_engines_for_a_moment_keeps_those_who_wait() -> None:
-    pool = Pool("a")
-    pool.shows("a", BUSY)
-    waited = pool.ask(request("waited"))
-    await asyncio.sleep(0.1)
-    pool.use()
-    arrived = pool.ask(request("arrived"))
-    await asyncio.sleep(OUTAGE_S / 2)
-    pool.use("b")
-    assert [(await task).endpoint.name for task in (waited, arrived)] == ["b", "b"]
-
-
-async def test_pool_that_stays_without_engines_turns_everybody_away() -> None:
-    pool = Pool("a")
-    pool.use()
-    began_s = asyncio.get_running_loop().time()
-    assert (await error_of(pool.ask(request("one")))).code == "no_engine_available"
-    assert asyncio.get_running_loop().time() == pytest.approx(began_s + OUTAGE_S, abs=0.2)
-    await error_of(pool.ask(request("two")), within_s=0.0)
 
 
 class Counting(LateGain):
