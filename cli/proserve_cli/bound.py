@@ -13,7 +13,7 @@ def bound(
     ],
     calibration: Annotated[str, typer.Option(help="Whose step times and limits, e.g. h100-llama-3.1-8b.")],
     replicas: Annotated[int, typer.Option(help="Number of engines.", min=1)] = 1,
-    rate: Annotated[float | None, typer.Option(help="Mean arrivals per second [default: as recorded].")] = None,
+    rate: Annotated[float | None, typer.Option(help="Mean arrivals per second.", show_default="as recorded")] = None,
     limit: Annotated[int | None, typer.Option(help="Take the first N rows.", min=1)] = None,
     classes: Annotated[Path | None, typer.Option(help="YAML with PriorityClass documents and their shares.")] = None,
     seed: Annotated[int, typer.Option(help="Decides each request's class, as in `simulate`.", min=0)] = 0,

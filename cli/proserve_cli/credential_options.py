@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from proserve_gateway.security.credentials import CredentialFiles
 
 
-def _file(text: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(help=text, metavar="FILE")
+def _file(text: str, *, default: str = "") -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(help=text, metavar="FILE", show_default=default or False)
     return option
 
 
 TlsCert = Annotated[Path | None, _file("Serve HTTP and gRPC with TLS: certificate chain, PEM.")]
 TlsKey = Annotated[Path | None, _file("Key of --tls-cert, PEM.")]
 TlsClientCa = Annotated[Path | None, _file("Clients must show a certificate that one of these signed, PEM.")]
-EngineTlsCa = Annotated[Path | None, _file("Who signs certificates of https:// engines, PEM. [default: the system's]")]
+EngineTlsCa = Annotated[Path | None, _file("Who signs certificates of https:// engines, PEM.", default="the system's")]
 EngineTlsCert = Annotated[Path | None, _file("Certificate that the gateway shows to https:// engines, PEM.")]
 EngineTlsKey = Annotated[Path | None, _file("Key of --engine-tls-cert, PEM.")]
 AdminKeyFile = Annotated[Path | None, _file("Keys of the admin port, one a line; probes need none.")]

@@ -14,10 +14,12 @@ def emulate(
     policy: Annotated[str, typer.Option(help="Batching policy, e.g. fcfs or recoverable-gain.")],
     port: Annotated[int, typer.Option(help="Port for everything it serves; 0: any.", min=0, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    model: Annotated[str | None, typer.Option(help="Name of the served model [default: the calibration's].")] = None,
-    kv_blocks: Annotated[int | None, typer.Option(help="KV blocks [default: as calibrated].", min=1)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name of the served model.", show_default="the calibration's")
+    ] = None,
+    kv_blocks: Annotated[int | None, typer.Option(help="KV blocks.", show_default="as calibrated", min=1)] = None,
     max_sequences: Annotated[
-        int | None, typer.Option(help="Requests resident at a time [default: as calibrated].", min=1)
+        int | None, typer.Option(help="Requests resident at a time.", show_default="as calibrated", min=1)
     ] = None,
     kv_offload: Annotated[
         str | None,

@@ -31,14 +31,16 @@ def operator(
         str, typer.Option(help="Labels of gateway pods: only they may reach engines.", metavar="KEY=VALUE,...")
     ] = "",
     gateway_namespace: Annotated[
-        str | None, typer.Option(help="Namespace of those pods [default: the pool's].")
+        str | None, typer.Option(help="Namespace of those pods.", show_default="the pool's")
     ] = None,
     scraper_namespace: Annotated[str | None, typer.Option(help="Pods there may read metrics of engines.")] = None,
     monitor_labels: Annotated[
         str, typer.Option(help="Labels of engines' ServiceMonitors.", metavar="KEY=VALUE,...")
     ] = "",
     lease_name: Annotated[str, typer.Option(help="Name of the Lease that says which replica acts.")] = LEASE,
-    lease_namespace: Annotated[str | None, typer.Option(help="Namespace of the Lease [default: this pod's].")] = None,
+    lease_namespace: Annotated[
+        str | None, typer.Option(help="Namespace of the Lease.", show_default="this pod's")
+    ] = None,
     admin: Annotated[str, typer.Option(help="Address of liveness and metrics.", metavar="HOST:PORT")] = ADMIN,
 ) -> None:
     """Keep engines of every EnginePool running and statuses current. Needs a cluster: in a pod, or with KUBECONFIG."""

@@ -17,12 +17,16 @@ def replay(
     classes: Annotated[
         Path | None, typer.Option(help="PriorityClass documents (YAML): requests of these classes get their terms.")
     ] = None,
-    policy: Annotated[str | None, typer.Option(help="Batching policy of the engines [default: as recorded].")] = None,
-    router: Annotated[str | None, typer.Option(help="Routing policy [default: as recorded].")] = None,
-    replicas: Annotated[int | None, typer.Option(help="Number of engines [default: as recorded].", min=1)] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Batching policy of the engines.", show_default="as recorded")
+    ] = None,
+    router: Annotated[str | None, typer.Option(help="Routing policy.", show_default="as recorded")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Number of engines.", show_default="as recorded", min=1)] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="Engines of another kind, e.g. h100-llama-3.1-8b [default: as they told of themselves]."),
+        typer.Option(
+            help="Engines of another kind, e.g. h100-llama-3.1-8b.", show_default="as they told of themselves"
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Take the first N requests.", min=1)] = None,
     output: Annotated[Format, typer.Option("--format", help="What goes to stdout.")] = Format.TABLE,

@@ -18,7 +18,9 @@ report_app = typer.Typer(name="report", help="Measure, and write the documents t
 def batching(
     *,
     folder: Annotated[Path, typer.Option(help="Where results, document and pictures go.")] = Path("docs/results"),
-    jobs: Annotated[int | None, typer.Option(help="Processes to simulate with [default: one per core].", min=1)] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Processes to simulate with.", show_default="one per core", min=1)
+    ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(help="Run only cells that match: scenario/workload/load/policy with * and ?. Repeatable."),
@@ -46,10 +48,12 @@ def batching(
 def blocks(
     *,
     folder: Annotated[Path, typer.Option(help="Where results, document and pictures go.")] = Path("docs/results"),
-    jobs: Annotated[int | None, typer.Option(help="Processes to simulate with [default: one per core].", min=1)] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Processes to simulate with.", show_default="one per core", min=1)
+    ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Run only cells that match: GPU/workload/load/policy[part] with * and ?. Repeatable."),
+        typer.Option(help="Run only cells that match: GPU/workload/load/policy\\[part] with * and ?. Repeatable."),
     ] = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")] = True,
     carry_over: CarryOver = None,
@@ -71,10 +75,12 @@ def blocks(
 def routing(
     *,
     folder: Annotated[Path, typer.Option(help="Where results, document and pictures go.")] = Path("docs/results"),
-    jobs: Annotated[int | None, typer.Option(help="Processes to simulate with [default: one per core].", min=1)] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Processes to simulate with.", show_default="one per core", min=1)
+    ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Run only cells that match: fleet/workload/load/router[engines] with * and ?. Repeatable."),
+        typer.Option(help="Run only cells that match: fleet/workload/load/router\\[engines] with * and ?. Repeatable."),
     ] = None,
     run: Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")] = True,
     carry_over: CarryOver = None,

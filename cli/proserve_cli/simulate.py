@@ -20,12 +20,12 @@ def simulate(
     prefix_cache: Annotated[
         bool, typer.Option("--prefix-cache", help="Engines keep prompts' beginnings (trace with prefix_hash_ids).")
     ] = False,
-    rate: Annotated[float | None, typer.Option(help="Mean arrivals per second [default: as recorded].")] = None,
+    rate: Annotated[float | None, typer.Option(help="Mean arrivals per second.", show_default="as recorded")] = None,
     limit: Annotated[int | None, typer.Option(help="Take the first N rows.", min=1)] = None,
     classes: Annotated[Path | None, typer.Option(help="YAML with PriorityClass documents and their shares.")] = None,
     seed: Annotated[int, typer.Option(help="Decides each request's class.", min=0)] = 0,
     kv_blocks: Annotated[
-        int | None, typer.Option(help="KV blocks of an engine [default: as calibrated].", min=1)
+        int | None, typer.Option(help="KV blocks of an engine.", show_default="as calibrated", min=1)
     ] = None,
     kv_offload: Annotated[
         str | None,

@@ -36,7 +36,8 @@ def up(
     engine_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="Keys that open the engines' ports, one a line. [default: one made for this run, the gateway's alone]",
+            help="Keys that open the engines' ports, one a line.",
+            show_default="one made for this run, the gateway's alone",
             metavar="FILE",
         ),
     ] = None,
