@@ -6,6 +6,11 @@ from typing import Annotated
 
 import typer
 
+RESULTS = Path("docs/results")
+
+Folder = Annotated[Path, typer.Option(help="Where results, document and pictures go.")]
+Jobs = Annotated[int | None, typer.Option(help="Processes to simulate with.", show_default="one per core", min=1)]
+Run = Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")]
 CarryOver = Annotated[
     int | None,
     typer.Option(help="Run N outdated cells, and keep the others if no figure of those has changed.", min=1),
@@ -17,15 +22,13 @@ report_app = typer.Typer(name="report", help="Measure, and write the documents t
 @report_app.command("batching")
 def batching(
     *,
-    folder: Annotated[Path, typer.Option(help="Where results, document and pictures go.")] = Path("docs/results"),
-    jobs: Annotated[
-        int | None, typer.Option(help="Processes to simulate with.", show_default="one per core", min=1)
-    ] = None,
+    folder: Folder = RESULTS,
+    jobs: Jobs = None,
     only: Annotated[
         list[str] | None,
         typer.Option(help="Run only cells that match: scenario/workload/load/policy with * and ?. Repeatable."),
     ] = None,
-    run: Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")] = True,
+    run: Run = True,
     carry_over: CarryOver = None,
 ) -> None:
     """Simulate all batching policies over traces and loads, and write batching.md with its pictures.
@@ -39,23 +42,22 @@ def batching(
         import matplotlib  # noqa: F401 - draws the pictures at the end, and a run takes hours
     with needs_extra("lab"):
         import highspy  # noqa: F401 - solves the bounds
-    from proserve_cli.report_run import report_batching
+    from proserve_cli.report_run import make_report
+    from proserve_lab.report.reports import BATCHING
 
-    report_batching(folder=folder, jobs=jobs or _cores(), only=only or [], run=run, carry_over=carry_over)
+    make_report(BATCHING, folder=folder, jobs=jobs or _cores(), only=only or [], run=run, carry_over=carry_over)
 
 
 @report_app.command("blocks")
 def blocks(
     *,
-    folder: Annotated[Path, typer.Option(help="Where results, document and pictures go.")] = Path("docs/results"),
-    jobs: Annotated[
-        int | None, typer.Option(help="Processes to simulate with.", show_default="one per core", min=1)
-    ] = None,
+    folder: Folder = RESULTS,
+    jobs: Jobs = None,
     only: Annotated[
         list[str] | None,
         typer.Option(help="Run only cells that match: GPU/workload/load/policy\\[part] with * and ?. Repeatable."),
     ] = None,
-    run: Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")] = True,
+    run: Run = True,
     carry_over: CarryOver = None,
 ) -> None:
     """Simulate engines that are short of KV blocks, parts of the block management switched off, and write blocks.md.
@@ -66,23 +68,22 @@ def blocks(
 
     with needs_extra("report"):
         import matplotlib  # noqa: F401 - draws the pictures at the end
-    from proserve_cli.report_run import report_blocks
+    from proserve_cli.report_run import make_report
+    from proserve_lab.report.reports import BLOCKS
 
-    report_blocks(folder=folder, jobs=jobs or _cores(), only=only or [], run=run, carry_over=carry_over)
+    make_report(BLOCKS, folder=folder, jobs=jobs or _cores(), only=only or [], run=run, carry_over=carry_over)
 
 
 @report_app.command("routing")
 def routing(
     *,
-    folder: Annotated[Path, typer.Option(help="Where results, document and pictures go.")] = Path("docs/results"),
-    jobs: Annotated[
-        int | None, typer.Option(help="Processes to simulate with.", show_default="one per core", min=1)
-    ] = None,
+    folder: Folder = RESULTS,
+    jobs: Jobs = None,
     only: Annotated[
         list[str] | None,
         typer.Option(help="Run only cells that match: fleet/workload/load/router\\[engines] with * and ?. Repeatable."),
     ] = None,
-    run: Annotated[bool, typer.Option("--run/--no-run", help="Run what is missing or outdated first.")] = True,
+    run: Run = True,
     carry_over: CarryOver = None,
 ) -> None:
     """Simulate fleets of engines behind gateways, router by router, and write routing.md with its pictures.
@@ -93,9 +94,10 @@ def routing(
 
     with needs_extra("report"):
         import matplotlib  # noqa: F401 - draws the pictures at the end
-    from proserve_cli.report_run import report_routing
+    from proserve_cli.report_run import make_report
+    from proserve_lab.report.reports import ROUTING
 
-    report_routing(folder=folder, jobs=jobs or _cores(), only=only or [], run=run, carry_over=carry_over)
+    make_report(ROUTING, folder=folder, jobs=jobs or _cores(), only=only or [], run=run, carry_over=carry_over)
 
 
 def _cores() -> int:

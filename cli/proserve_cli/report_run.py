@@ -4,77 +4,29 @@ from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from proserve_cli.failures import failed, wrong_usage
-from proserve_lab.report.block_cells import block_cells
-from proserve_lab.report.block_document import write_block_document
 from proserve_lab.report.carry_over import carried_over, differences, draw_sample, outdated_cells
 from proserve_lab.report.cell_result import CellResult, ResultStore, StoreError
-from proserve_lab.report.cells import Cell, all_cells, matching
-from proserve_lab.report.document import write_document
-from proserve_lab.report.routing_cells import routing_cells
-from proserve_lab.report.routing_document import write_routing_document
-from proserve_lab.report.run_block_cell import block_fingerprint, run_block_cell
-from proserve_lab.report.run_cell import fingerprint, run_cell
-from proserve_lab.report.run_routing_cell import routing_fingerprint, run_routing_cell
+from proserve_lab.report.cells import Cell, matching
+from proserve_lab.report.reports import Report
 from proserve_lab.report.runner import Failure, RunProgress, missing_cells, run_cells
 
 _LINE_EVERY = 20
 """Cells between two lines of progress where no bar can be drawn."""
 
 
-def report_batching(*, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None = None) -> None:
+def make_report(
+    report: Report, *, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None
+) -> None:
     """Exit code 1 when a cell fails, after all others are done; 2 for options or files that must change first."""
-    report = _Report(
-        file="batching.jsonl", cells=all_cells(), fingerprint=fingerprint, simulate=run_cell, write=write_document
-    )
-    _make(report, folder=folder, jobs=jobs, only=only, run=run, carry_over=carry_over)
-
-
-def report_blocks(*, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None = None) -> None:
-    """As `report_batching`."""
-    report = _Report(
-        file="blocks.jsonl",
-        cells=block_cells(),
-        fingerprint=block_fingerprint,
-        simulate=run_block_cell,
-        write=write_block_document,
-    )
-    _make(report, folder=folder, jobs=jobs, only=only, run=run, carry_over=carry_over)
-
-
-def report_routing(*, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None = None) -> None:
-    """As `report_batching`."""
-    report = _Report(
-        file="routing.jsonl",
-        cells=routing_cells(),
-        fingerprint=routing_fingerprint,
-        simulate=run_routing_cell,
-        write=write_routing_document,
-    )
-    _make(report, folder=folder, jobs=jobs, only=only, run=run, carry_over=carry_over)
-
-
-class _Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What one report has for itself."""
-
-    file: str
-    """Of its results."""
-    cells: Sequence[Cell]
-    fingerprint: Callable[[Cell], str]
-    simulate: Callable[[Cell], CellResult]
-    write: Callable[[dict[str, CellResult], Path], Path]
-
-
-def _make(report: _Report, *, folder: Path, jobs: int, only: Sequence[str], run: bool, carry_over: int | None) -> None:
     if carry_over and not run:
         raise wrong_usage("--carry-over runs cells again: leave out --no-run")
-    store = ResultStore(folder / report.file)
-    cells = report.cells
+    store = ResultStore(report.results_in(folder))
+    cells = report.cells()
     wanted = matching(cells, only)
     if not wanted:
         raise wrong_usage(f"--only: no cell matches {', '.join(only)}; a cell is called {cells[0].key}")
@@ -101,7 +53,7 @@ def _make(report: _Report, *, folder: Path, jobs: int, only: Sequence[str], run:
         raise _failed_cells(failures, len(wanted))
 
 
-def _carry_over(report: _Report, cells: Sequence[Cell], store: ResultStore, *, count: int, jobs: int) -> None:
+def _carry_over(report: Report, cells: Sequence[Cell], store: ResultStore, *, count: int, jobs: int) -> None:
     """Make outdated results current if a sample of them comes out as before; exit code 1 if it does not."""
     results = store.load()
     outdated = outdated_cells(cells, results, report.fingerprint)

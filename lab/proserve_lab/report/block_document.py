@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from proserve_core.blocks import KV_LAYOUTS, TRANSFERS, Direction, Overlap, Restorable, ResumeModel, best_split
 from proserve_core.latency.calibrations import load_calibration
@@ -23,7 +22,6 @@ from proserve_lab.report.block_cells import (
     on_link,
     short_blocks,
 )
-from proserve_lab.report.block_pictures import draw_block_pictures
 from proserve_lab.report.carry_over import carried_note
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import Cell
@@ -42,17 +40,8 @@ STEP_TARGET = 0.03
 _OTHERS = tuple(name for name in ABLATION if name != FULL)
 
 
-def write_block_document(by_key: Mapping[str, CellResult], folder: Path) -> Path:
-    """Write blocks.md and its pictures to `folder`; the document's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "blocks.md"
-    path.write_text(block_document(by_key), encoding="utf-8")
-    draw_block_pictures(by_key, folder / PICTURES)
-    return path
-
-
 def block_document(by_key: Mapping[str, CellResult]) -> str:
-    """The document; it points to the pictures of `draw_block_pictures`."""
+    """The document; it points to the pictures of `block_pictures`."""
     cells = block_cells()
     done = sum(cell.key in by_key for cell in cells)
     cpu_s = sum(found.cpu_s for found in by_key.values())

@@ -1,27 +1,19 @@
 """Pictures of the report on KV blocks: missed gain without each part, by load."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from proserve_lab.report.block_cells import ABLATION, LOADS, POLICIES, ROWS
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import Cell
-from proserve_lab.report.pictures import SETTINGS
 
 _COLORS = ("#c0392b", "#34495e", "#d68910", "#7d3c98", "#229954", "#2471a3", "#7f8c8d")
 
 
-def draw_block_pictures(by_key: Mapping[str, CellResult], folder: Path) -> None:
-    """Write one picture per policy to `folder`, under its name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(SETTINGS):
-        for policy in POLICIES:
-            _missed(by_key, policy).savefig(
-                folder / f"{policy}.svg", format="svg", metadata={"Date": None, "Creator": None}
-            )
+def block_pictures(by_key: Mapping[str, CellResult]) -> dict[str, Figure]:
+    """One picture per policy."""
+    return {policy: _missed(by_key, policy) for policy in POLICIES}
 
 
 def _missed(by_key: Mapping[str, CellResult], policy: str) -> Figure:

@@ -1,7 +1,6 @@
 """The document: docs/results/batching.md, made of stored results and nothing else."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from proserve_lab.report import (
     bound_shares,
@@ -18,7 +17,7 @@ from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import GRID, Cell, all_cells, policy_names
 from proserve_lab.report.latency_probe import OFF
 from proserve_lab.report.markdown import NOT_RUN, table
-from proserve_lab.report.pictures import BURST_PLACE, draw_all
+from proserve_lab.report.pictures import BURST_PLACE
 from proserve_lab.report.results import Results
 from proserve_lab.report.scenarios import BASE, SCENARIOS, SEED, calibration_of, saturation_of
 from proserve_lab.report.workloads import WORKLOADS, workload_rows
@@ -27,17 +26,8 @@ PICTURES = "batching"
 """Folder beside the document."""
 
 
-def write_document(by_key: Mapping[str, CellResult], folder: Path) -> Path:
-    """Write batching.md and its pictures to `folder`; the document's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "batching.md"
-    path.write_text(document_text(by_key), encoding="utf-8")
-    draw_all(Results(by_key), folder / PICTURES)
-    return path
-
-
-def document_text(by_key: Mapping[str, CellResult]) -> str:
-    """The document; it points to the pictures of `draw_all`."""
+def batching_document(by_key: Mapping[str, CellResult]) -> str:
+    """The document; it points to the pictures of `batching_pictures`."""
     results = Results(by_key)
 
     def picture(name: str, what: str) -> str:

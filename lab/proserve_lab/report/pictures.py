@@ -1,28 +1,15 @@
-"""The report's pictures: SVG, the same bytes for the same figures."""
+"""Pictures of the report on batching."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import GRID, OURS, policy_names
 from proserve_lab.report.other_tables import alpha_figures
 from proserve_lab.report.results import HEAVY, LIGHT, Place, Results
 
-SETTINGS: dict[Any, Any] = {
-    "svg.hashsalt": "proserve",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-}
 _COLORS = {
     OURS: "#c0392b",
     "slide-batching": "#2471a3",
@@ -51,20 +38,16 @@ _LEGEND_INCHES = 0.7
 BURST_PLACE = Place("burst", "azure-conv", 3.0)
 
 
-def draw_all(results: Results, folder: Path) -> None:
-    """Write all pictures to `folder`, each under its name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures: dict[str, Callable[[Results], Figure]] = {
-        "tdg-by-load": lambda found: _by_load(found.tdg, "share of the gain", bound=found.bound),
-        "slo-by-load": lambda found: _by_load(found.slo, "both objectives met"),
-        "classes": _classes,
-        "burst": _burst,
-        "alpha": _alpha,
+def batching_pictures(by_key: Mapping[str, CellResult]) -> dict[str, Figure]:
+    """All pictures by name."""
+    results = Results(by_key)
+    return {
+        "tdg-by-load": _by_load(results.tdg, "share of the gain", bound=results.bound),
+        "slo-by-load": _by_load(results.slo, "both objectives met"),
+        "classes": _classes(results),
+        "burst": _burst(results),
+        "alpha": _alpha(results),
     }
-    with mpl.rc_context(SETTINGS):
-        for name, draw in pictures.items():
-            # Without a date and a version the file changes only with its figures.
-            draw(results).savefig(folder / f"{name}.svg", format="svg", metadata={"Date": None, "Creator": None})
 
 
 def _panels(

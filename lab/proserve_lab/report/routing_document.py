@@ -1,7 +1,6 @@
 """The document on routing: docs/results/routing.md, made of stored results and nothing else."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from proserve_lab.report.carry_over import carried_note
 from proserve_lab.report.cell_result import CellResult
@@ -23,7 +22,7 @@ from proserve_lab.report.routing_cells import (
     routers_of,
     routing_cells,
 )
-from proserve_lab.report.routing_pictures import FLEETS_PICTURE, draw_routing_pictures
+from proserve_lab.report.routing_pictures import FLEETS_PICTURE
 from proserve_lab.report.routing_targets import LATE, OVERLOADS, RoutingPlace, above, gain_of, targets_table
 from proserve_lab.report.workloads import TRACES
 
@@ -34,17 +33,8 @@ COMPARED = (*TELLING, "least-requests")
 """On several fleets."""
 
 
-def write_routing_document(by_key: Mapping[str, CellResult], folder: Path) -> Path:
-    """Write routing.md and its pictures to `folder`; the document's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "routing.md"
-    path.write_text(routing_document(by_key), encoding="utf-8")
-    draw_routing_pictures(by_key, folder / PICTURES)
-    return path
-
-
 def routing_document(by_key: Mapping[str, CellResult]) -> str:
-    """The document; it points to the pictures of `draw_routing_pictures`."""
+    """The document; it points to the pictures of `routing_pictures`."""
     cells = routing_cells()
     done = sum(cell.key in by_key for cell in cells)
     cpu_s = sum(found.cpu_s for found in by_key.values())

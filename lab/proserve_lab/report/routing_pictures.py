@@ -2,13 +2,10 @@
 fleets."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from proserve_lab.report.cell_result import CellResult
-from proserve_lab.report.pictures import SETTINGS
 from proserve_lab.report.routing_cells import ENGINES, FEW, FLEETS, LOADS, MAIN, TELLING, TWO_TRACES
 from proserve_lab.report.routing_targets import RoutingPlace, gain_of
 from proserve_lab.report.workloads import TRACES
@@ -17,13 +14,9 @@ FLEETS_PICTURE = "fleets"
 _COLORS = dict(zip(TELLING, ("#c0392b", "#34495e", "#d68910", "#7d3c98", "#7f8c8d"), strict=True))
 
 
-def draw_routing_pictures(by_key: Mapping[str, CellResult], folder: Path) -> None:
-    """Write one picture per batching policy of the engines to `folder`, under its name, and one of all fleets."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(SETTINGS):
-        figures = {engine: _over_load(by_key, engine) for engine in ENGINES} | {FLEETS_PICTURE: _over_fleets(by_key)}
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.svg", format="svg", metadata={"Date": None, "Creator": None})
+def routing_pictures(by_key: Mapping[str, CellResult]) -> dict[str, Figure]:
+    """One picture per batching policy of the engines, and one of all fleets."""
+    return {engine: _over_load(by_key, engine) for engine in ENGINES} | {FLEETS_PICTURE: _over_fleets(by_key)}
 
 
 def _over_load(by_key: Mapping[str, CellResult], engine: str) -> Figure:

@@ -31,7 +31,7 @@ def forget() -> None:
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They have a test of their own and take seconds."""
-    monkeypatch.setattr("proserve_lab.report.document.draw_all", lambda *_: None)
+    monkeypatch.setattr("proserve_lab.report.reports.draw", lambda *_: None)
 
 
 def report(folder: Path, *arguments: str) -> tuple[int, str]:

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from proserve_cli.main import app
-from proserve_lab.report import block_cells, block_document, block_pictures
+from proserve_lab.report import block_cells, block_document, reports
 from proserve_lab.report.block_cells import FULL, RECOMPUTE, ROWS, kv_host_of, short_blocks
 from proserve_lab.report.cell_result import CellResult, ResultStore
 from proserve_lab.report.cells import Cell
@@ -24,7 +24,7 @@ def short_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_document, "draw_block_pictures", lambda *_: None)
+    monkeypatch.setattr(reports, "draw", lambda *_: None)
 
 
 def cell(variant: str, *, load: float = 1.2) -> Cell:
@@ -82,8 +82,3 @@ def test_a_cell_is_run_once_and_written_down(tmp_path: Path) -> None:
     written = (tmp_path / "blocks.md").read_text(encoding="utf-8")
     assert f"1 of {len(block_cells.block_cells())} cells have a result" in written
     assert "1 of 1 cells are up to date" in CliRunner().invoke(app, command).output
-
-
-def test_pictures_are_drawn_of_whatever_there_is(tmp_path: Path) -> None:
-    block_pictures.draw_block_pictures({cell(FULL).key: stored(FULL, 0.9)}, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["recoverable-gain.svg", "slide-batching.svg"]

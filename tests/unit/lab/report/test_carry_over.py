@@ -6,7 +6,7 @@ import pytest
 from proserve_lab.report.carry_over import carried_over, differences, draw_sample, outdated_cells
 from proserve_lab.report.cell_result import CellResult
 from proserve_lab.report.cells import Cell, all_cells
-from proserve_lab.report.document import document_text
+from proserve_lab.report.document import batching_document
 from proserve_lab.simulation.result import ClassFigures, PlanFigures
 
 CELLS = [
@@ -92,5 +92,7 @@ def test_carried_results_have_the_new_fingerprint_and_keep_the_weakest_proof() -
 def test_the_document_says_how_many_results_were_carried_over() -> None:
     cells = all_cells()[:3]
     results = {cell.key: result(cell, carried=carried) for cell, carried in zip(cells, (0, 20, 30), strict=True)}
-    assert "2 of them were computed by an earlier version of the code; 20 others, chosen at" in document_text(results)
-    assert "earlier version" not in document_text({cells[0].key: result(cells[0])})
+    assert "2 of them were computed by an earlier version of the code; 20 others, chosen at" in batching_document(
+        results
+    )
+    assert "earlier version" not in batching_document({cells[0].key: result(cells[0])})

@@ -1,28 +1,23 @@
 """The document is made of results, and its words follow from them."""
 
-import re
-from pathlib import Path
-
-import pytest
-
 from proserve_lab.report.cells import OURS, Cell, all_cells
-from proserve_lab.report.document import document_text, write_document
+from proserve_lab.report.document import batching_document
 from report_results import GAINS, result, results
 
 
 def test_leads_and_places_where_others_win_are_counted() -> None:
-    assert "half a point ahead: **0**" in document_text(results(GAINS))
+    assert "half a point ahead: **0**" in batching_document(results(GAINS))
     found = results(GAINS)
     worse = Cell(scenario="tight", workload="r1", load=2.0, policy=OURS)
     found[worse.key] = result(worse, 0.78)
-    text = document_text(found)
+    text = batching_document(found)
     assert "half a point ahead: **1**" in text
     assert "| tight r1 2 | 0.780 | `slide-batching` 0.800 | -2.0 |" in text
 
 
 def test_verdicts_follow_the_figures() -> None:
     fcfs_equal = {**GAINS, "fcfs": 0.4, "priority": 0.6}
-    text = document_text(results(fcfs_equal))
+    text = batching_document(results(fcfs_equal))
     row = next(line for line in text.splitlines() if line.startswith("| strict priority starves"))
     assert "reproduced" in row
     row = next(line for line in text.splitlines() if line.startswith("| FCFS cannot tell"))
@@ -31,20 +26,8 @@ def test_verdicts_follow_the_figures() -> None:
     assert "not run" in row
 
 
-@pytest.mark.timeout(300)  # draws everything twice
-def test_the_document_points_to_its_pictures_and_the_same_figures_give_the_same_bytes(tmp_path: Path) -> None:
-    folders = [tmp_path / "one", tmp_path / "two"]
-    few = {key: found for key, found in results(GAINS).items() if key.startswith(("h100", "burst"))}
-    for folder in folders:
-        write_document(few, folder)
-    first, second = ({path.name: path.read_bytes() for path in folder.rglob("*.*")} for folder in folders)
-    assert first == second
-    text = first.pop("batching.md").decode()
-    assert {f"(batching/{name})" for name in first} == set(re.findall(r"\(batching/[\w-]+\.svg\)", text))
-
-
 def test_without_results_the_document_says_so() -> None:
-    text = document_text({})
+    text = batching_document({})
     assert f"0 of {len(all_cells())} cells have a result" in text
     assert "No results yet." in text
     assert "| met |" not in text

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from proserve_cli.main import app
 from proserve_core.routing.registry import LATE_ROUTERS, ROUTERS
-from proserve_lab.report import routing_document, routing_pictures, run_routing_cell
+from proserve_lab.report import reports, routing_document, run_routing_cell
 from proserve_lab.report.cell_result import CellResult, ResultStore
 from proserve_lab.report.cells import OURS, Cell
 from proserve_lab.report.routing_cells import (
@@ -33,7 +33,7 @@ from proserve_lab.trace import read_trace
 @pytest.fixture
 def few_requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(ROWS, "azure-conv", 20)
-    monkeypatch.setattr(routing_document, "draw_routing_pictures", lambda *_: None)
+    monkeypatch.setattr(reports, "draw", lambda *_: None)
     for cached in (workload_of, run_routing_cell._inputs):
         cached.cache_clear()
     yield
@@ -168,9 +168,3 @@ def test_a_cell_is_run_once_and_written_down(tmp_path: Path) -> None:
     assert found.requests == 80
     assert f"1 of {len(routing_cells())} cells have a result" in (tmp_path / "routing.md").read_text(encoding="utf-8")
     assert "1 of 1 cells are up to date" in CliRunner().invoke(app, command).output
-
-
-def test_pictures_are_drawn_of_whatever_there_is(tmp_path: Path) -> None:
-    found = stored(0.9, cell())
-    routing_pictures.draw_routing_pictures({found.key: found}, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fcfs.svg", "fleets.svg", "recoverable-gain.svg"]
