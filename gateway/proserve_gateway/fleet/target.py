@@ -1,7 +1,6 @@
 """Where an engine is: what discovery knows (`EngineTarget`) and what the data path needs (`Endpoint`).
 
-Targets come from whoever starts or finds engines: the command line for local processes and for a pool's `endpoints`,
-later the Kubernetes watch.
+Targets come from whoever starts or finds engines: the command line, a pool's `endpoints`, the watch of Kubernetes.
 """
 
 from urllib.parse import urlsplit
@@ -61,16 +60,8 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             TargetError: `base_url` is not an http(s) address.
         """
-        host, port, path, tls = _split(self.name, "base_url", self.base_url)
-        return Endpoint(
-            name=self.name,
-            host=host,
-            port=port,
-            base_path=path.removesuffix("/v1"),
-            tls=tls,
-            api_key=self.api_key,
-            has_capacity=has_capacity,
-            is_vllm=has_capacity or is_vllm,
+        return self._endpoint(
+            "base_url", self.base_url, without="/v1", has_capacity=has_capacity, is_vllm=has_capacity or is_vllm
         )
 
     def capacity_endpoint(self) -> Endpoint | None:
@@ -81,25 +72,27 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.capacity_url is None:
             return None
-        host, port, path, tls = _split(self.name, "capacity_url", self.capacity_url)
+        return self._endpoint("capacity_url", self.capacity_url, without="/capacity", has_capacity=True)
+
+    def _endpoint(self, field: str, url: str, *, without: str, has_capacity: bool, is_vllm: bool = False) -> Endpoint:
+        """Address at `url`, what `field` says, `without` this at its end."""
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+            raise TargetError(
+                f"engine {self.name}: {field} {url!r} is not an address; write it like http://10.0.0.7:8000"
+            )
+        tls = parts.scheme == "https"
         return Endpoint(
             name=self.name,
-            host=host,
-            port=port,
-            base_path=path.removesuffix("/capacity"),
+            host=parts.hostname,
+            port=port or (443 if tls else 80),
+            base_path=parts.path.rstrip("/").removesuffix(without),
             tls=tls,
             api_key=self.api_key,
-            has_capacity=True,
+            has_capacity=has_capacity,
+            is_vllm=is_vllm,
         )
-
-
-def _split(name: str, field: str, url: str) -> tuple[str, int, str, bool]:
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-        raise TargetError(f"engine {name}: {field} {url!r} is not an address; write it like http://10.0.0.7:8000")
-    tls = parts.scheme == "https"
-    return parts.hostname, port or (443 if tls else 80), parts.path.rstrip("/"), tls

@@ -7,13 +7,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
-from proserve_core.gain import GainLedger, GainTotals, LossCause
+from proserve_core.gain import GainLedger, GainTotals
+from proserve_core.gain_report import added
 from proserve_core.gain_status import GainReply, GainSeries, GainStatus
 
 EVERY_S = 5.0
 KEPT_S = 3600.0
 WINDOWS_S: Mapping[str, float] = {"1m": 60.0, "5m": 300.0, "1h": 3600.0}
 ALL = "all"
+_NOTHING = GainTotals()
 
 
 class GainHistory:
@@ -40,7 +42,7 @@ class GainHistory:
         series = {name: GainSeries(earned=[], earnable=[]) for name in names}
         for (_, before), (_, after) in pairwise(notes):
             for name, one in series.items():
-                part = _between(before.get(name), after.get(name))
+                part = added(before.get(name, _NOTHING), after.get(name, _NOTHING))
                 one.earned.append(part.earned)
                 one.earnable.append(part.earnable)
         return GainReply(windows=windows, ends_unix_s=[at_s for at_s, _ in notes[1:]], series=series)
@@ -48,23 +50,4 @@ class GainHistory:
     def _since(self, start_s: float, sums: Mapping[str, GainTotals], names: Iterable[str]) -> dict[str, GainStatus]:
         # The newest note that is old enough; none is: all there is.
         start = next((totals for at_s, totals in reversed(self._notes) if at_s <= start_s), self._notes[0][1])
-        return {name: GainStatus.of(_between(start.get(name), sums.get(name))) for name in names}
-
-
-def _between(before: GainTotals | None, after: GainTotals | None) -> GainTotals:
-    """What was added."""
-    if before is None or after is None:
-        return after or GainTotals()
-    lost: dict[LossCause, float] = {}
-    for cause, gain in after.lost.items():
-        more = gain - before.lost.get(cause, 0.0)
-        if more > 0:
-            lost[cause] = more
-    return GainTotals(
-        requests=after.requests - before.requests,
-        slo_attained=after.slo_attained - before.slo_attained,
-        tokens=after.tokens - before.tokens,
-        earned=after.earned - before.earned,
-        earnable=after.earnable - before.earnable,
-        lost=lost,
-    )
+        return {name: GainStatus.of(added(start.get(name, _NOTHING), sums.get(name, _NOTHING))) for name in names}
