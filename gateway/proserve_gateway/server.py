@@ -32,7 +32,7 @@ from proserve_gateway.fleet.poller import Poller, PollResult
 from proserve_gateway.fleet.queue_metrics import QueueMetrics
 from proserve_gateway.fleet.target import EngineTarget
 from proserve_gateway.grpc.limits import GrpcLimits
-from proserve_gateway.http.api import HttpApi, HttpLimits
+from proserve_gateway.http.api import HttpApi
 from proserve_gateway.http.data_server import DataServer
 from proserve_gateway.http.listening import CLOSING_S, take_descriptors
 from proserve_gateway.metrics import GatewayMetrics
@@ -79,7 +79,6 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration comes from a source only, and the gateway is not ready before it has come."""
     drain_s: float = 30.0
     """How long open requests may take to end after the first signal to stop."""
-    http_limits: HttpLimits = HttpLimits()
     grpc_limits: GrpcLimits = GrpcLimits()
     upstream_limits: UpstreamLimits = UpstreamLimits()
     credentials: CredentialFiles = CredentialFiles()
@@ -157,7 +156,7 @@ class Gateway:
         self._polls: dict[tuple[str, PollResult], Counter] = {}
         self._renewing: asyncio.Task[None] | None = None
         self._sharing: asyncio.Task[None] | None = None
-        api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=config.http_limits)
+        api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock)
         self.http = DataServer(
             api,
             host=config.http.host,

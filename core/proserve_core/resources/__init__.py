@@ -5,11 +5,10 @@ from proserve_core.resources.errors import ResourceError, ResourceErrors
 from proserve_core.resources.model import Resources, unenforced, without_waiting
 from proserve_core.resources.parse import CUSTOM_KINDS, parse_documents, parse_resources
 from proserve_core.resources.secrets import Secret
-from proserve_core.resources.selection import ClassChoice, UnknownClassError, allowed_class, allowed_objectives
+from proserve_core.resources.selection import UnknownClassError, allowed_class, allowed_objectives
 
 __all__ = [
     "CUSTOM_KINDS",
-    "ClassChoice",
     "Document",
     "ResourceError",
     "ResourceErrors",

@@ -28,8 +28,6 @@ from proserve_engine.kv.messages import CopyReport, Report, StepCopies
 from proserve_engine.vllm.kv_scheduling import KvScheduling
 from proserve_engine.vllm.kv_worker import make_worker
 
-CONNECTOR = "ProServeConnector"
-
 
 class StepMetadata(KVConnectorMetadata):
     """Carries a step's copies to the workers."""

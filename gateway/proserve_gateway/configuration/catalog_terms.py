@@ -29,7 +29,7 @@ def asked_terms(resources: Resources, tenant: Tenant, headers: Mapping[str, str]
     """
     header, name = _first(headers, CLASS_HEADERS)
     try:
-        chosen = allowed_class(resources, tenant, None if header is None else name).priority_class
+        chosen = allowed_class(resources, tenant, None if header is None else name)
     except UnknownClassError as error:
         raise invalid_request(f"{header}: {error}", param=header) from error
     ttft_ms, tpot_ms = _milliseconds(headers, TTFT_HEADERS), _milliseconds(headers, TPOT_HEADERS)

@@ -20,12 +20,9 @@ KEPT = 4096
 class Decisions:
     """Trails of the last requests."""
 
-    def __init__(
-        self, *, clock: Callable[[], float], unix_clock: Callable[[], float] = time.time, kept: int = KEPT
-    ) -> None:
+    def __init__(self, *, clock: Callable[[], float], kept: int = KEPT) -> None:
         """`clock` is the one that stamps arrivals."""
         self._clock = clock
-        self._unix_clock = unix_clock
         self._kept = kept
         self._trails: dict[str, RequestTrail] = {}
         self._order: deque[str] = deque()
@@ -54,7 +51,7 @@ class Decisions:
     @property
     def unix_offset_s(self) -> float:
         """What turns the times of arrivals into seconds since 1970."""
-        return self._unix_clock() - self._clock()
+        return time.time() - self._clock()
 
     def record(self, trail: RequestTrail) -> RequestRecord:
         """What is known of a request now."""

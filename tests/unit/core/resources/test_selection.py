@@ -15,26 +15,17 @@ def resources(**spec: str) -> Resources:
 
 
 @pytest.mark.parametrize(
-    ("requested", "chosen", "clamped"),
-    [
-        (None, "low", False),
-        ("low", "low", False),
-        ("high", "high", False),
-        ("peer", "peer", False),
-        ("top", "high", True),
-    ],
+    ("requested", "chosen"), [(None, "low"), ("low", "low"), ("high", "high"), ("peer", "peer"), ("top", "high")]
 )
-def test_any_class_up_to_the_maximum_may_be_requested(requested: str | None, chosen: str, clamped: bool) -> None:
+def test_any_class_up_to_the_maximum_may_be_requested(requested: str | None, chosen: str) -> None:
     declared = resources(priorityClassName="low", maxPriorityClassName="high")
-    choice = allowed_class(declared, declared.tenants[0], requested)
-    assert (choice.priority_class.name, choice.clamped) == (chosen, clamped)
+    assert allowed_class(declared, declared.tenants[0], requested).name == chosen
 
 
 def test_without_a_maximum_the_own_class_is_the_maximum() -> None:
     declared = resources(priorityClassName="high")
-    assert allowed_class(declared, declared.tenants[0], "low").priority_class.name == "low"
-    choice = allowed_class(declared, declared.tenants[0], "top")
-    assert (choice.priority_class.name, choice.clamped) == ("high", True)
+    assert allowed_class(declared, declared.tenants[0], "low").name == "low"
+    assert allowed_class(declared, declared.tenants[0], "top").name == "high"
 
 
 def test_unknown_class_is_refused_with_those_that_may_be_requested() -> None:
