@@ -49,7 +49,12 @@ def read_trace(path: Path, *, limit: int | None = None) -> list[TraceRow]:
     try:
         with _open(path) as file:
             rows = list(_rows(path, file, limit))
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise TraceError(
+            f"{path}: cannot read the trace: expected CSV in UTF-8, or a name that ends in .gz if it is compressed; "
+            f"{error}"
+        ) from error
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise TraceError(f"{path}: cannot read the trace: {getattr(error, 'strerror', None) or error}") from error
     if not rows:
         raise TraceError(f"{path}: the trace has no requests")
@@ -81,10 +86,13 @@ def _open(path: Path) -> TextIO:
 
 def _rows(path: Path, file: TextIO, limit: int | None) -> Iterator[TraceRow]:
     reader = csv.reader(file)
-    header = next(reader, [])
+    header = [name.strip() for name in next(reader, [])]
     missing = [name for name in COLUMNS if name not in header]
     if missing:
-        raise TraceError(f"{path}:1: missing column {', '.join(missing)}; the header must name {', '.join(COLUMNS)}")
+        raise TraceError(
+            f"{path}:1: missing column {', '.join(missing)}; the header must name {', '.join(COLUMNS)} with commas "
+            f"between them, got {','.join(header)[:_SHOWN]!r}"
+        )
     twice = [name for name in _READ if header.count(name) > 1]
     if twice:
         raise TraceError(f"{path}:1: the header names {', '.join(twice)} more than once; keep one")

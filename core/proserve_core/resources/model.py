@@ -29,7 +29,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     engine_pools: tuple[EnginePool, ...] = ()
     secrets: tuple[Secret, ...] = ()
     class_shares: Mapping[str, float] = {}
-    """Share of simulated requests by class; empty, or all classes adding up to 1."""
+    """Share of simulated requests by class; empty, or all classes adding up to about 1."""
     without_effect: tuple[WithoutEffect, ...] = ()
 
     def priority_class(self, name: str) -> PriorityClass:

@@ -170,7 +170,7 @@ PRIORITY_CLASS = Kind(
                 max_length=20,
             ),
             description="Share of the requests that simulations draw from this class. "
-            "Either all classes of a simulation have one, adding up to 1, or none.",
+            "Either all classes of a simulation have one, adding up to 1 but for rounding (0.99 to 1.01), or none.",
         ),
     ),
     definition=Definition(

@@ -19,6 +19,8 @@ from proserve_core.resources.secrets import OPAQUE, SECRET, has_entry, other_typ
 from proserve_core.resources.tenants import TENANT
 
 _OVERLOAD_CLASS = "spec.overload.className"
+_SHARES_ROUNDED = 0.0101
+"""How far from 1 shares may add up to: three like classes, in percent, lack one. Draws are relative."""
 
 
 class _Index(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +155,7 @@ def _shares(index: _Index) -> Iterator[ResourceError]:
         yield _error(reading, path, "is missing while other classes have one", "give all classes a share or none")
     shares = [reading.annotations.get(SHARE_ANNOTATION) for reading in index.classes.values()]
     known = [float(share) for share in shares if isinstance(share, str)]
-    if len(known) == len(shares) and abs(sum(known) - 1) > 1e-6:
+    if len(known) == len(shares) and abs(sum(known) - 1) > _SHARES_ROUNDED:
         yield _error(
             next(iter(index.classes.values())),
             path,

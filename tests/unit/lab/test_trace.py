@@ -41,7 +41,12 @@ def test_compressed_traces_are_read_like_plain_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["arrival_s,prompt_tokens", "0,1"], "missing column output_tokens"),
+        (["arrival_s,prompt_tokens", "0,1"], "missing column output_tokens; .* got 'arrival_s,prompt_tokens'"),
+        (
+            ["arrival_s;prompt_tokens;output_tokens", "0;1;1"],
+            ":1: missing column .* got 'arrival_s;prompt_tokens;output_tokens'",
+        ),
+        ([""], ":1: missing column .* got ''"),
         ([HEADER], "has no requests"),
         ([HEADER, "0,x,1"], ":2: prompt_tokens: expected a number, got 'x'"),
         ([HEADER, "0,0,1"], ":2: prompt_tokens: expected a whole number from 1 on, got '0'"),
@@ -70,6 +75,18 @@ def test_missing_and_damaged_files_are_trace_errors(tmp_path: Path) -> None:
     for path in (tmp_path / "none.csv", tmp_path, cut, damaged, latin):
         with pytest.raises(TraceError, match="cannot read the trace"):
             read_trace(path)
+
+
+def test_a_file_that_is_no_text_is_told_what_is_expected(tmp_path: Path) -> None:
+    path = tmp_path / "packed.csv"
+    path.write_bytes(gzip.compress(f"{HEADER}\n0,1,1\n".encode()))
+    with pytest.raises(TraceError, match=r"cannot read the trace: expected CSV in UTF-8, or a name that ends in \.gz"):
+        read_trace(path)
+
+
+def test_spaces_around_names_and_values_are_passed_over(tmp_path: Path) -> None:
+    path = _file(tmp_path, "arrival_s, prompt_tokens , output_tokens", "0, 10, 2")
+    assert read_trace(path) == [TraceRow(arrival_s=0.0, prompt_tokens=10, output_tokens=2)]
 
 
 def test_a_byte_order_mark_and_empty_lines_are_passed_over(tmp_path: Path) -> None:

@@ -91,6 +91,10 @@ def test_shares_of_simulated_requests_add_up_to_one() -> None:
     assert parse(priority_class("a")).class_shares == {}
     (error,) = errors_of(priority_class("a", share="0.5"), priority_class("b", share="0.6"))
     assert "add up to 1.1" in error
+    rounded = [priority_class(name, share="0.33") for name in ("a", "b", "c")]
+    assert set(parse(*rounded).class_shares.values()) == {0.33}
+    (error,) = errors_of(priority_class("a", share="0.5"), priority_class("b", share="0.48"))
+    assert "add up to 0.98; let them add up to 1" in error
     (error,) = errors_of(priority_class("a", share="1"), priority_class("b"))
     assert "(PriorityClass b): metadata.annotations[proserve.dev/share]: is missing" in error
 
