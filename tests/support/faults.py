@@ -109,6 +109,9 @@ BROKEN_STREAMS: dict[str, Behaviour] = {
     "event that is no JSON": saying(chunked(ONE, b"data: <html>\n\n", DONE)),
     "event that ends too early": saying(chunked(ONE, b'data: {"choices":[{"ind\n\n', DONE)),
     "event with a number for choices": saying(chunked(ONE, b'data: {"choices":5,"error":null}\n\n', DONE)),
+    "reason to finish that is not UTF-8": saying(chunked(ONE, token(1, finish="?").replace(b"?", b"\xff"), DONE)),
+    "key that is not UTF-8": saying(chunked(ONE, token(1, finish="length").replace(b'"id"', b'"\xff"'), DONE)),
+    "error event that is not UTF-8": saying(chunked(ONE, b'data: {"error":{"code":"\xff"}}\n\n', DONE)),
     "silence": saying(chunked(ONE, end=False), hang=True),
     "endless comments": endless_stream,
 }
@@ -134,6 +137,12 @@ NO_ANSWERS: dict[str, Behaviour] = {
     "stream of a page": saying(chunked(b"<html>\n\n", b"</html>\n\n")),
     "request given up": saying(
         JSON_HEAD + b'content-length: 51\r\n\r\n{"choices":[{"text":"t0","finish_reason":"abort"}]}'
+    ),
+    "server error that is not UTF-8": saying(
+        b"HTTP/1.1 500 X\r\ncontent-length: 26\r\n\r\n" + b'{"error":{"message":"\xe9\xe9"}}'
+    ),
+    "reason to finish that is not UTF-8": saying(
+        JSON_HEAD + b'content-length: 47\r\n\r\n{"choices":[{"text":"t0","finish_reason":"\xff"}]}'
     ),
     "length that is too long": saying(JSON_HEAD + b'content-length: 99\r\n\r\n{"choices":[]}'),
     "length that is too short": saying(JSON_HEAD + b'content-length: 9\r\n\r\n{"choices":[]}'),

@@ -10,6 +10,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from proserve_gateway.errors import engine_failure, invalid_request
+from proserve_gateway.relay.sse import SseError, TokenCount, decoded
 from proserve_gateway.requests.body import BodyKind
 from proserve_gateway.rpc import inference_pb2 as pb
 
@@ -31,8 +32,8 @@ class _Choice(msgspec.Struct, frozen=True):
 
 
 class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
+    prompt_tokens: TokenCount | None = None
+    completion_tokens: TokenCount | None = None
 
 
 class _Reply(msgspec.Struct, frozen=True):
@@ -157,9 +158,9 @@ def chunk(data: list[bytes], *, tokens: int, served: pb.Served | None) -> pb.Gen
 
 def _decode(payload: bytes) -> _Reply:
     try:
-        return _reply.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise engine_failure(f"the engine's answer is not as OpenAI's are: {error}") from error
+        return decoded(_reply, payload, "the engine's answer")
+    except SseError as error:
+        raise engine_failure(str(error)) from error
 
 
 def _text(choice: _Choice) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from proserve_gateway.fleet.lease import Lease
 from proserve_gateway.relay.continuation_body import only_text, rest_of, stop_strings
 from proserve_gateway.relay.continuation_events import ContinuedEvents, Envelope, envelope_of
 from proserve_gateway.relay.relay import Relay
-from proserve_gateway.relay.sse import SseError
+from proserve_gateway.relay.sse import SseError, decoded
 from proserve_gateway.relay.stop_strings import StopStrings
 from proserve_gateway.relay.token_trail import TokenTrail
 from proserve_gateway.requests.attempts import Attempts
@@ -39,8 +39,6 @@ NO_CHARACTER = "\ufffd"
 """What the text of tokens ends with that are not the end of a character."""
 MOST_DROPPED = 32
 """Tokens without a whole character at the end of a stream: beyond this it is not text."""
-
-_text = msgspec.json.Decoder(dict[str, str])
 
 
 class Result(StrEnum):
@@ -63,6 +61,13 @@ class Result(StrEnum):
     SHUTDOWN = "shutdown"
     FAULT = "fault"
     """The gateway itself made a mistake."""
+
+
+class _Detokenized(msgspec.Struct, frozen=True):
+    prompt: str
+
+
+_detokenized = msgspec.json.Decoder(_Detokenized)
 
 
 class CannotContinueError(Exception):
@@ -215,10 +220,7 @@ class Continuation:
             body = await exchange.read_all(MAX_REPLY_BYTES)
         finally:
             exchange.abort()
-        try:
-            return _text.decode(body)["prompt"]
-        except (msgspec.DecodeError, KeyError) as error:
-            raise SseError(f"its answer to /detokenize is not valid: {error}") from error
+        return decoded(_detokenized, body, "its answer to /detokenize").prompt
 
     def _events(
         self, envelope: Envelope, prompt_tokens: int, sent_tokens: int, stops: StopStrings | None

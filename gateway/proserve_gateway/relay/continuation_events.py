@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from proserve_gateway.relay.sse import DONE, EventSplitter, SseError, payload_of, payloads
+from proserve_gateway.relay.sse import DONE, EVENT, EventSplitter, SseError, decoded, payload_of, payloads
 from proserve_gateway.relay.stop_strings import StopStrings
 
 
@@ -46,8 +46,8 @@ def envelope_of(events: bytes) -> Envelope | None:
     """The envelope of a stream by its first events; None when they have none."""
     for payload in payloads(events):
         try:
-            return _envelope.decode(payload)
-        except msgspec.DecodeError:
+            return decoded(_envelope, payload, EVENT)
+        except SseError:
             continue
     return None
 
@@ -88,10 +88,7 @@ class ContinuedEvents:
         return self._event([], tokens) + b"data: [DONE]\n\n"
 
     def _rebuilt(self, payload: bytes) -> bytes:
-        try:
-            chunk = _chunk.decode(payload)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise SseError(f"an event of the engine's stream is not valid: {error}") from error
+        chunk = decoded(_chunk, payload, EVENT)
         if bytes(chunk.error) not in (b"", b"null"):
             return b"data: " + payload + b"\n\n"
         if chunk.usage is None:

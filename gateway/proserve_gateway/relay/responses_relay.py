@@ -10,10 +10,13 @@ import msgspec
 from proserve_gateway.errors import ApiError
 from proserve_gateway.relay.sse import (
     DONE,
+    EVENT,
+    REPLY,
     EventSplitter,
     SseError,
     TokenCount,
     believed,
+    decoded,
     payload_of,
     reported_error,
 )
@@ -57,10 +60,7 @@ def decode_response(body: bytes) -> Response:
     Raises:
         SseError: it is not as OpenAI's responses are, or tells that the engine gave up.
     """
-    try:
-        response = _response.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise SseError(f"the engine's reply is not valid: {error}") from error
+    response = decoded(_response, body, REPLY)
     if response.status in ("failed", "cancelled"):
         raise SseError(f"it gave the request up (status {response.status})")
     return response
@@ -121,10 +121,7 @@ class ResponsesRelay:
             return
         if payload == DONE:
             raise SseError("it ended its stream without a completed response")
-        try:
-            read = _event.decode(payload)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise SseError(f"an event of the engine's stream is not valid: {error}") from error
+        read = decoded(_event, payload, EVENT)
         if read.sequence_number is not None:
             self._number = read.sequence_number
         if read.type.endswith(".delta"):

@@ -3,7 +3,7 @@
 `data: {json}` and an empty line, `data: [DONE]` at the end, usage in a last chunk without choices.
 """
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -11,6 +11,9 @@ MAX_EVENT_BYTES = 16 * 2**20
 MOST_TOKENS = 10**8
 """Of one request, prompt or output: beyond any context times any number of choices. Quotas and gain add counts up."""
 DONE = b"[DONE]"
+REPLY, EVENT = "the engine's reply", "an event of the engine's stream"
+
+T = TypeVar("T")
 
 
 class SseError(Exception):
@@ -62,16 +65,25 @@ _chunk = msgspec.json.Decoder(Chunk)
 _reported = msgspec.json.Decoder(_Reported)
 
 
+def decoded(decoder: msgspec.json.Decoder[T], data: bytes | str, what: str) -> T:
+    """JSON that an engine wrote. All that may be wrong with it is looked for here.
+
+    Raises:
+        SseError: it is no such JSON; `what` names it.
+    """
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SseError(f"{what} is not valid: {error}") from error
+
+
 def decode_reply(body: bytes) -> Chunk:
     """Read a reply that is not streamed.
 
     Raises:
         SseError: it is not a JSON object as OpenAI's replies are.
     """
-    try:
-        return _chunk.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise SseError(f"the engine's reply is not valid: {error}") from error
+    return decoded(_chunk, body, REPLY)
 
 
 def decode_event(data: bytes) -> Chunk:
@@ -80,10 +92,7 @@ def decode_event(data: bytes) -> Chunk:
     Raises:
         SseError: it is not a JSON object as OpenAI's chunks are.
     """
-    try:
-        return _chunk.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise SseError(f"an event of the engine's stream is not valid: {error}") from error
+    return decoded(_chunk, data, EVENT)
 
 
 def believed(tokens: int, most: int) -> int:
@@ -99,13 +108,13 @@ def believed(tokens: int, most: int) -> int:
 
 def reported_error(error: bytes) -> SseError:
     """What an error object in a stream means."""
+    said = error.decode(errors="replace")
     try:
-        code = _reported.decode(error).code
-    except msgspec.DecodeError:
+        code = decoded(_reported, said, EVENT).code
+    except SseError:
         code = None
-    said = error[:200].decode(errors="replace")
     refusal = isinstance(code, int) and 400 <= code < 500
-    return SseError("error in the stream", quoted=said, reported=error, refusal=refusal)
+    return SseError("error in the stream", quoted=said[:200], reported=said.encode(), refusal=refusal)
 
 
 class EventSplitter:

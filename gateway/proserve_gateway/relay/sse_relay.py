@@ -14,11 +14,13 @@ import msgspec
 from proserve_gateway.errors import ApiError
 from proserve_gateway.relay.sse import (
     DONE,
+    EVENT,
     MOST_TOKENS,
     EventSplitter,
     SseError,
     believed,
     decode_event,
+    decoded,
     payload_of,
     reported_error,
 )
@@ -193,20 +195,15 @@ class SseRelay:
         kept = []
         for event in data[:-2].split(b"\n\n"):
             try:
-                keep = self._event(event)
+                shown = event if self._keep_all else self._without_usage(event)
+                if self._event(event):
+                    kept.append(shown if self.trail is None else self.trail.take(shown))
             except SseError as error:
                 self.failure = error
                 break
-            if keep:
-                kept.append(event if self.trail is None else self.trail.take(event))
             if self.done:
                 break
-        if not kept:
-            return b""
-        out = b"\n\n".join(kept) + b"\n\n"
-        if self._keep_all or b'"usage":' not in out:
-            return out
-        return b"".join(self._without_usage(event) + b"\n\n" for event in kept)
+        return b"".join([event + b"\n\n" for event in kept])
 
     def _event(self, event: bytes) -> bool:
         """Account for one event; False when the client does not get it.
@@ -276,7 +273,7 @@ class SseRelay:
         payload = payload_of(event)
         if payload is None or b'"usage":' not in payload:
             return event
-        fields = _any_object.decode(payload)
+        fields = decoded(_any_object, payload, EVENT)
         if self._keep_last and bytes(fields.get("choices", msgspec.Raw(b""))).replace(b" ", b"") == b"[]":
             return event
         fields.pop("usage", None)

@@ -1,12 +1,16 @@
 """What engines' failures and refusals become for the client."""
 
+from http import HTTPStatus
+
 import msgspec
 
 from proserve_gateway.errors import ApiError, engine_failure
-from proserve_gateway.relay.sse import SseError
+from proserve_gateway.relay.sse import SseError, decoded
 from proserve_gateway.upstream.exchange import FailureKind, UpstreamError
 
 _EXCERPT = 500
+_REGISTERED = frozenset(HTTPStatus)
+_MOST_RETRY_AFTER_S = 86400.0
 _TIMEOUTS = {
     FailureKind.CONNECT_TIMEOUT: "engine_connect_timeout",
     FailureKind.HEAD_TIMEOUT: "engine_header_timeout",
@@ -59,6 +63,8 @@ def refusal(engine: str, status: int, headers: list[tuple[bytes, bytes]], body: 
     """The engine answered with a status other than 200.
 
     4xx is about the request and reaches the client as it is. Not 401 and 403: those are about our key for the engine.
+    Proxies before an engine have statuses of their own, such as nginx's 494 and 499. What is not registered is 400 to
+    whoever doesn't know it (RFC 9110, section 15), and so it is to our clients.
     """
     said = _read(body)
     if status in (401, 403):
@@ -68,7 +74,7 @@ def refusal(engine: str, status: int, headers: list[tuple[bytes, bytes]], body: 
         )
     if 400 <= status < 500:
         refused = ApiError(
-            status=status,
+            status=status if status in _REGISTERED else 400,
             code=str(said.code) if said.code is not None else "engine_refused",
             error_type=said.type or "invalid_request_error",
             message=said.message,
@@ -79,6 +85,7 @@ def refusal(engine: str, status: int, headers: list[tuple[bytes, bytes]], body: 
         return refused
     kept = status if status in (503, 504) else 502
     failure = engine_failure(f"engine {engine} answered HTTP {status}: {said.message}", status=kept)
+    failure.retry_after_s = _retry_after_s(headers)
     failure.plain = f"engine {engine} answered HTTP {status}"
     return failure
 
@@ -89,20 +96,21 @@ def plain(error: Exception) -> str:
 
 
 def _read(body: bytes) -> _EngineError:
+    text = body.decode(errors="replace")
     try:
-        return _wrapped.decode(body).error
-    except msgspec.DecodeError:
+        return decoded(_wrapped, text, "its error").error
+    except SseError:
         pass
     try:
-        return _flat.decode(body)
-    except msgspec.DecodeError:
-        return _EngineError(message=body[:_EXCERPT].decode(errors="replace") or "no explanation")
+        return decoded(_flat, text, "its error")
+    except SseError:
+        return _EngineError(message=text[:_EXCERPT] or "no explanation")
 
 
 def _retry_after_s(headers: list[tuple[bytes, bytes]]) -> float | None:
     for name, value in headers:
         if name == b"retry-after" and value.isdigit():
-            return float(value)
+            return min(float(value), _MOST_RETRY_AFTER_S)
     return None
 
 
