@@ -22,6 +22,8 @@ LEASE_S = 15
 RENEW_S = 10
 RETRY_S = 2
 ANSWER_S = 4.0
+RELEASES = 2
+"""Tries to give the Lease back: a renewal that was sent but not answered may come in between once."""
 
 
 class PatientLock(LeaseLock):
@@ -47,19 +49,32 @@ class PatientLock(LeaseLock):
         return True
 
     async def release(self) -> None:
-        """Let go, if the Lease is ours."""
-        lease = self.lease_reference
-        if lease is None or lease.spec is None or lease.spec.holder_identity != self.identity:
-            return
-        lease.spec.holder_identity = None
-        lease.spec.renew_time = None
-        await _answered(self._replace(lease), lambda _: None)
+        """Let go, if the Lease is ours.
 
-    async def _replace(self, lease: Any) -> None:
+        It is read anew: what a renewal was answered is not kept by the client, so the Lease known here is one version
+        behind, and a renewal that was cut short may have been written or not.
+        """
+        problem: ApiException | None = None
+        for _ in range(RELEASES):
+            found, answer = await self.get(self.name, self.namespace)
+            problem = None if found else answer
+            lease = self.lease_reference
+            if found and lease is not None:
+                if lease.spec is None or lease.spec.holder_identity != self.identity:
+                    return
+                lease.spec.holder_identity = None
+                lease.spec.renew_time = None
+                problem = await _answered(self._replaced(lease), lambda error: error)
+            if problem is None:
+                return
+        logger.warning("the lease %s was not given back: %s", self.name, problem and problem.reason)
+
+    async def _replaced(self, lease: V1Lease) -> ApiException | None:
         try:
             await self.api_instance.replace_namespaced_lease(name=self.name, namespace=self.namespace, body=lease)
         except ApiException as error:
-            logger.warning("the lease %s was not given back: %s", self.name, error.reason)
+            return error
+        return None
 
 
 async def _answered(request: Awaitable[Any], otherwise: Callable[[ApiException], Any]) -> Any:

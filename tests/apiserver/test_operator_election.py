@@ -32,6 +32,12 @@ def holder(server: ApiServer, namespace: str) -> str | None:
     return text
 
 
+def lease_version(server: ApiServer, namespace: str) -> str:
+    (lease,) = server.get("leases", "-n", namespace)["items"]
+    version: str = lease["metadata"]["resourceVersion"]
+    return version
+
+
 def wait(what: str, holds: Any, limit_s: float) -> None:
     end_s = time.monotonic() + limit_s
     while not holds():
@@ -68,3 +74,15 @@ def test_other_replica_takes_over(
             replicas_follow(api_server, namespace, 2)
             if number is signal.SIGTERM:
                 assert first.process.wait(30) == 0, first.log
+
+
+def test_lease_is_given_back_at_a_good_end(api_server: ApiServer, namespace: str, tmp_path: Path) -> None:
+    only = OperatorProcess(api_server, tmp_path, "only", namespace)
+    with running(only):
+        wait("it leads", lambda: holder(api_server, namespace) == "only", START_LIMIT_S)
+        first_version = lease_version(api_server, namespace)
+        wait("it renews", lambda: lease_version(api_server, namespace) != first_version, START_LIMIT_S)
+        only.process.send_signal(signal.SIGTERM)
+        assert only.process.wait(30) == 0, only.log
+        assert holder(api_server, namespace) is None
+        assert "not given back" not in only.log
