@@ -8,8 +8,9 @@ liveness probe fail.
 
 import logging
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 
-from proserve_operator.kube_client import TYPES, Kube
+from proserve_operator.kube_client import TYPES, Kube, KubeError
 from proserve_operator.store import Key, Object, Store, key_of, version
 
 logger = logging.getLogger(__name__)
@@ -76,13 +77,22 @@ class Audit:
     async def _differences(self, kind: str) -> dict[Key, str]:
         """Objects that differ, with the version that the store has of them."""
         there: dict[Key, str] = {}
+        unknown: set[str] = set()
         scopes: Sequence[str | None] = self._namespaces or (None,)
         if not TYPES[kind].namespaced:
             scopes = (None,)
         for namespace in scopes:
-            async for metadata in self._kube.versions(kind, namespace, managed=self._kinds[kind]):
-                there[metadata.get("namespace", ""), metadata["name"]] = metadata["resourceVersion"]
-        known = {key: version(body) for key, body in self._store.all(kind)}
+            try:
+                async for metadata in self._kube.versions(kind, namespace, managed=self._kinds[kind]):
+                    there[metadata.get("namespace", ""), metadata["name"]] = metadata["resourceVersion"]
+            except KubeError as error:
+                # A namespace that was deleted took the right to list there with it; the others are compared.
+                if namespace is None or error.status != HTTPStatus.FORBIDDEN:
+                    raise
+                logger.warning("%s of namespace %s can't be listed: %s", kind, namespace, error)
+                unknown.add(namespace)
+        known = {key: version(body) for key, body in self._store.all(kind) if key[0] not in unknown}
+        there = {key: newest for key, newest in there.items() if key[0] not in unknown}
         return {key: known.get(key, "") for key in there.keys() | known.keys() if there.get(key) != known.get(key)}
 
     async def _repair(self, kind: str, key: Key) -> None:

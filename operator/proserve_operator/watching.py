@@ -7,13 +7,17 @@ the store and wakes the pools concerned.
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import kopf
 
-from proserve_operator.kube_client import MANAGED
+from proserve_operator.kube_client import MANAGED, KubeError
 from proserve_operator.names import ANNOTATION_PREFIX
+
+logger = logging.getLogger(__name__)
 
 Seen = Callable[[str, str | None, dict[str, Any]], None]
 """Kind, type of the event (None: from the first list), object."""
@@ -28,6 +32,18 @@ _CHILD_RESOURCES = {
     "ServiceMonitor": ("monitoring.coreos.com", "v1", "servicemonitors"),
 }
 WATCH_MINUTES = 5
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Between tries of a request that was refused; the last one for ever."""
+STOP_S = 10.0
+"""How long watches may take to end."""
+
+
+class _Pauses:
+    """kopf takes any iterable; one without an end makes it go on trying. Else it ends the operator after a minute, and
+    a namespace that is gone, with the right to list there, would end it at each start."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain(PAUSES_S, itertools.repeat(PAUSES_S[-1]))
 
 
 def registry(seen: Seen, *, children: Iterable[str]) -> kopf.OperatorRegistry:
@@ -47,6 +63,9 @@ async def watch(handlers: kopf.OperatorRegistry, *, namespaces: Sequence[str], r
     """Follow until cancelled, or until a signal ends it; `ready` is set before the first lists come.
 
     Not `kopf.operator()`, which at its end cancels every task of the loop that was made after it began, ours too.
+
+    Raises:
+        KubeError: a watch was ended for good.
     """
     tasks = await kopf.spawn_tasks(
         registry=handlers, clusterwide=not namespaces, namespaces=namespaces, standalone=True, ready_flag=ready
@@ -54,11 +73,28 @@ async def watch(handlers: kopf.OperatorRegistry, *, namespaces: Sequence[str], r
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            task.result()
+            try:
+                task.result()
+            except Exception as error:
+                await _stop(_watchers())
+                raise KubeError(0, f"{task.get_name()} has ended: {error}") from error
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await _stop(set(tasks))
+
+
+def _watchers() -> set[asyncio.Task[Any]]:
+    """kopf's task for each watch. When one fails, kopf ends without the others. They end by themselves only while what
+    they have begun still runs: cancelled all at once, as at the end of `asyncio.run`, they wait for each other."""
+    return {task for task in asyncio.all_tasks() if task.get_name().startswith("watcher for ")}
+
+
+async def _stop(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, left = await asyncio.wait(tasks, timeout=STOP_S)
+        for task in left:
+            logger.warning("%s does not end", task.get_name())
 
 
 async def _tell(seen: Seen, kind: str, /, *, event: dict[str, Any], **_: Any) -> None:
@@ -77,6 +113,7 @@ def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.peering.standalone = True
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = _Pauses()
     settings.watching.server_timeout = WATCH_MINUTES * 60
     settings.watching.chunk_size = 500
     # Kinds and namespaces are given; looking for others would need the right to see them.

@@ -18,6 +18,8 @@ class FakeKube:
         self.requests: list[str] = []
         """Verb and object of each change."""
         self.refuse: Callable[[str, Object], KubeError | None] = lambda *_: None
+        self.forbidden: set[str] = set()
+        """Namespaces in which nothing may be listed."""
         self._version = 0
 
     def put(self, body: Object) -> Object:
@@ -54,6 +56,8 @@ class FakeKube:
         self.events.append(made)
 
     async def versions(self, kind: str, namespace: str | None, *, managed: bool) -> AsyncIterator[Object]:
+        if namespace in self.forbidden:
+            raise KubeError(403, f"{kind} is forbidden in the namespace {namespace}")
         for (of, where, _), body in sorted(self.objects.items()):
             if of == kind and namespace in (None, where):
                 yield body["metadata"]

@@ -31,10 +31,16 @@ SILENCE_S = 90.0
 SHORT_WATCH_S = 1.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
+FORBIDDEN_AFTER = 5
+"""Refusals in a row: rights that were granted just now need a moment to count everywhere."""
 
 
 class ClusterError(Exception):
     """There is no cluster, or it refuses what the gateway needs."""
+
+
+class ForbiddenError(ClusterError):
+    """The gateway has not the right to list."""
 
 
 class Follower(Protocol):
@@ -45,6 +51,9 @@ class Follower(Protocol):
 
     def changed(self, event: str, body: Object) -> None:
         """One was ADDED, MODIFIED or DELETED."""
+
+    def forbidden(self) -> None:
+        """The list was refused for want of rights, several times in a row; it is still asked for."""
 
 
 class Expired(Exception):  # noqa: N818 - part of the protocol
@@ -124,6 +133,8 @@ class KubeWatch:
         self._failures += 1
         if self._failures == 1:
             logger.warning("%s is not followed: %s: %s", self._path, type(error).__name__, error)
+        if self._failures == FORBIDDEN_AFTER and isinstance(error, ForbiddenError):
+            self._follower.forbidden()
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16), LONGEST_PAUSE_S)
         await asyncio.sleep(pause_s * (0.75 + 0.5 * random.random()))
 
@@ -142,6 +153,8 @@ class KubeWatch:
                 # The rest of the pages is forgotten.
                 objects, query = [], {**self._query}
                 continue
+            if status == 403:
+                raise ForbiddenError(_message(content, status))
             if status != 200:
                 raise ClusterError(_message(content, status))
             page = msgspec.json.decode(content)

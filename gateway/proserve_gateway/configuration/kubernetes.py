@@ -49,6 +49,12 @@ class _Kind:
     def changed(self, event: str, body: Object) -> None:
         self._source.change(self._kind, body, gone=event == "DELETED")
 
+    def forbidden(self) -> None:
+        """A namespace that was deleted took the right to list there with it: all others must not wait for it."""
+        if self._namespace is not None and not self.is_listed:
+            logger.warning("%s of namespace %s can't be listed and counts as empty", self._kind, self._namespace)
+            self.listed(())
+
 
 class KubernetesSource:
     """A `ConfigurationSource` over a cluster."""

@@ -1,6 +1,7 @@
 """Secrets of a cluster: which are kept, and whose word counts when the list, the watch and a question overlap."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -8,6 +9,7 @@ import pytest
 
 from proserve_core.resources import Resources
 from proserve_core.resources.live import DocumentKey, settle
+from proserve_gateway.configuration import kube_watch
 from proserve_gateway.configuration import kubernetes as configuration_kubernetes
 from proserve_gateway.configuration.kube_watch import ClusterError
 from proserve_gateway.configuration.kubernetes import TOGETHER_S, KubernetesSource, _Kind
@@ -165,3 +167,40 @@ def test_what_has_no_effect_where_no_request_waits_is_logged_once(caplog: pytest
     KubernetesSource._tell_problems(settled, settled)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("spec.headroom of high has no effect in pools where no request waits (tiny)")
+
+
+class Cluster:
+    """An API server in which nothing may be listed in one namespace."""
+
+    def __init__(self, forbidden: str | None) -> None:
+        self._forbidden = forbidden
+
+    async def request(self, _api: object, path: str, query: dict[str, str], _timeout: object) -> "Cluster.Reply":
+        if "watch" in query:
+            await asyncio.Event().wait()
+        if self._forbidden is not None and f"/namespaces/{self._forbidden}/" in path:
+            return self.Reply(403, {"message": "forbidden"})
+        return self.Reply(200, {"metadata": {"resourceVersion": "1"}, "items": []})
+
+    class Reply:
+        def __init__(self, status: int, content: Data) -> None:
+            self.status = status
+            self._content = content
+
+        async def read(self) -> bytes:
+            return json.dumps(self._content).encode()
+
+
+@pytest.mark.parametrize("forbidden", [None, "gone"])
+async def test_namespace_without_the_right_to_list_does_not_keep_the_gateway_from_starting(
+    monkeypatch: pytest.MonkeyPatch, forbidden: str | None
+) -> None:
+    monkeypatch.setattr(kube_watch, "_request", Cluster(forbidden).request)
+    monkeypatch.setattr(kube_watch, "FIRST_PAUSE_S", 0.001)
+    source = KubernetesSource(namespaces=("team", "gone"), api=cast(Any, object()))
+    taker = Taker()
+    following = asyncio.create_task(source.follow(taker))
+    async with asyncio.timeout(30):
+        await taker.configured.wait()
+    following.cancel()
+    await asyncio.wait({following})

@@ -58,12 +58,16 @@ class Heard:
 
     def __init__(self) -> None:
         self.lists = 0
+        self.refusals = 0
 
     def listed(self, objects: Sequence[Any]) -> None:
         self.lists += 1
 
     def changed(self, event: str, body: Any) -> None:
         raise AssertionError(f"{event} of {body} is in no script")
+
+    def forbidden(self) -> None:
+        self.refusals += 1
 
 
 def always(status: int, *chunks: bytes, lasts_s: float = 0.0) -> Iterator[Reply]:
@@ -138,3 +142,19 @@ async def test_pages_that_are_forgotten_half_way_are_replaced_by_the_whole(monke
     server = Server(lists=lists, watches=always(200, lasts_s=1e6))
     heard = await followed(server, monkeypatch, for_s=0.1)
     assert (heard.lists, server.asked["list"]) == (1, 3)
+
+
+async def test_list_that_is_forbidden_for_seconds_is_told_once_and_still_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = [Reply(403, json.dumps({"message": "things is forbidden"}).encode()) for _ in range(7)]
+    server = Server(lists=iter([*refused, Reply(200, LISTED)]), watches=always(200, lasts_s=1e6))
+    heard = await followed(server, monkeypatch)
+    assert (heard.refusals, heard.lists, server.asked["list"]) == (1, 1, 8)
+
+
+async def test_list_that_is_forbidden_for_a_moment_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = Reply(403, json.dumps({"message": "things is forbidden"}).encode())
+    server = Server(lists=iter([refused, Reply(200, LISTED)]), watches=always(200, lasts_s=1e6))
+    heard = await followed(server, monkeypatch)
+    assert (heard.refusals, heard.lists) == (0, 1)

@@ -7,17 +7,17 @@ from proserve_operator.audit import Audit
 from proserve_operator.store import Store
 
 
-def service(name: str, **changes: Any) -> Object:
-    return {"kind": "Service", "metadata": {"name": name, "namespace": "default"}, **changes}
+def service(name: str, namespace: str = "default", **changes: Any) -> Object:
+    return {"kind": "Service", "metadata": {"name": name, "namespace": namespace}, **changes}
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, *namespaces: str) -> None:
         self.kube, self.store = FakeKube(), Store()
         self.fixed: list[tuple[str, str | None]] = []
         self.missed: list[str] = []
         self.audit = Audit(
-            self.kube, self.store, namespaces=(), managed_kinds=("Service",), own_kinds=(),
+            self.kube, self.store, namespaces=namespaces, managed_kinds=("Service",), own_kinds=(),
             fix=self._fix, on_missed=self.missed.append,
         )  # fmt: skip
 
@@ -72,3 +72,12 @@ async def test_watch_that_misses_things_again_and_again_is_dead() -> None:
     assert bench.audit.dead == ["Service"]
     await bench.round()
     assert bench.audit.dead == []
+
+
+async def test_namespace_that_may_not_be_listed_hinders_no_other() -> None:
+    bench = Bench("gone", "default")
+    bench.shown(service("seen", "gone"))
+    bench.kube.forbidden.add("gone")
+    bench.kube.put(service("new"))
+    await bench.round()
+    assert bench.fixed == [("new", None)]
