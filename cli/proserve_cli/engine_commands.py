@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from proserve_cli.failures import failed, wrong_usage
+from proserve_cli.timeouts import parse_grace
 from proserve_core.pools import DEFAULT_BATCHING_POLICY
 
 engine_app = typer.Typer(name="engine", help="Real engines: vLLM with ProServe's scheduler.", no_args_is_help=True)
@@ -72,14 +73,10 @@ def drain(
 ) -> None:
     """Tell an engine that it is to go, and wait for its running requests. What `preStop` of its pod runs."""
     from proserve_core.access_keys import AccessKeysError, parse_keys
-    from proserve_core.resources.scalars import parse_duration
     from proserve_engine.drain import DrainError
     from proserve_engine.drain import drain as drain_engine
 
-    try:
-        grace_s = parse_duration(grace)
-    except ValueError as error:
-        raise wrong_usage(f"--grace: {grace!r} is not a duration; {error}") from error
+    grace_s = parse_grace(grace)
     try:
         key = None if key_file is None else parse_keys(key_file.read_text())[0]
     except (OSError, UnicodeDecodeError, AccessKeysError) as error:

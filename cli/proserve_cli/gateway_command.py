@@ -12,7 +12,7 @@ from proserve_cli import credential_options as options
 from proserve_cli.addresses import parse_address
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 from proserve_cli.logs import LogFormat, LogFormatOption, say, use_log_format
-from proserve_cli.timeouts import FIELDS, parse_timeouts
+from proserve_cli.timeouts import FIELDS, parse_grace, parse_timeouts
 from proserve_cli.up import ADMIN, GRPC, HTTP, RecordOption
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ def gateway(
             metavar="NAME=DURATION",
         ),
     ] = None,
+    grace: Annotated[
+        str, typer.Option(help="How long open requests get to end after the first TERM.", metavar="DURATION")
+    ] = "30s",
     tls_cert: options.TlsCert = None,
     tls_key: options.TlsKey = None,
     tls_client_ca: options.TlsClientCa = None,
@@ -79,6 +82,7 @@ def gateway(
     grpc_address = None if grpc == OFF else parse_address(grpc)
     grpc_host = "" if grpc_address is None else grpc_address.host
     timeouts = parse_timeouts(timeout or [])
+    drain_s = parse_grace(grace)
     with needs_extra("gateway"):
         from proserve_gateway.server import GatewayConfig, Listen, run_gateway
         from proserve_gateway.upstream.exchange import UpstreamLimits
@@ -112,6 +116,7 @@ def gateway(
         quota_store=quota_store,
         record=record,
         in_cluster=kubernetes,
+        drain_s=drain_s,
     )
     try:
         run_gateway(

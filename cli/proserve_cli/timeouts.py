@@ -1,4 +1,5 @@
-"""`--timeout NAME=DURATION`: how long the gateway waits for engines and clients."""
+"""Durations on the command line: `--timeout NAME=DURATION`, how long the gateway waits for engines and clients, and
+`--grace`, how long what leaves lets requests end."""
 
 from collections.abc import Sequence
 
@@ -41,3 +42,17 @@ def parse_timeouts(texts: Sequence[str]) -> dict[str, float]:
     if errors:
         raise wrong_usage("\n".join(errors))
     return found
+
+
+def parse_grace(text: str) -> float:
+    """Seconds.
+
+    Raises:
+        typer.Exit: it is no duration.
+    """
+    from proserve_core.resources.scalars import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise wrong_usage(f"--grace: {text!r} is not a duration; {error}") from error

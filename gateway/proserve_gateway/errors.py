@@ -33,6 +33,9 @@ GRPC_CODES: Mapping[int, str] = {
 """Name of the `grpc.StatusCode` for an HTTP status; a name, so that the HTTP path does not import grpc."""
 
 
+STARTING_RETRY_S = 2.0
+
+
 class ApiError(Exception):
     """A request ends with this status and message. Raised anywhere between authentication and the last token."""
 
@@ -99,6 +102,17 @@ def no_engine_available(message: str, *, retry_after_s: float) -> ApiError:
         error_type="server_error",
         message=message,
         retry_after_s=retry_after_s,
+    )
+
+
+def starting() -> ApiError:
+    """The gateway has no configuration yet, so it can't tell whose a key is."""
+    return ApiError(
+        status=503,
+        code="gateway_starting",
+        error_type="server_error",
+        message="the gateway has not read its configuration yet; try again",
+        retry_after_s=STARTING_RETRY_S,
     )
 
 

@@ -119,7 +119,9 @@ class Gateway:
         self.accounting = Accounting(self.metrics)
         AccountingCollector(self.accounting, self.metrics)
         self.configuration = ConfigurationRecord(self.metrics)
-        self._intake = Intake(catalog=Catalog.from_resources(config.resources), accounting=self.accounting)
+        self._intake = Intake(
+            catalog=Catalog.from_resources(config.resources), accounting=self.accounting, starting=config.in_cluster
+        )
         queue_metrics = QueueMetrics(self.metrics)
         self.fleet = Fleet(
             make_room=make_room, clock=clock, on_decision=RouteCounter(self.metrics), queue_metrics=queue_metrics
@@ -207,7 +209,7 @@ class Gateway:
         catalog = Catalog.from_resources(resources)
         self._set_targets(resources, engines)
         self._applied = resources, engines
-        self._intake.catalog = catalog
+        self._intake.take(catalog)
         self.readiness.configured()
         self.configuration.applied()
 
@@ -358,12 +360,13 @@ async def serve(
     try:
         await _first_of(first.wait(), gateway.failed())
     finally:
-        if following is not None:
-            following.cancel()
-            await asyncio.wait({following})
+        # Open requests may take long to end, and engines come and go meanwhile: the configuration is still followed.
         await _first_of(gateway.stop(), second.wait())
         if second.is_set():
             await gateway.stop(0.0)
+        if following is not None:
+            following.cancel()
+            await asyncio.wait({following})
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 

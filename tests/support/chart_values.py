@@ -102,7 +102,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"gateway": {"tls": {"secretName": "tls"}, "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]}}},
         "add a BackendTLSPolicy",
     ),
-    "no time to drain": ({"gateway": {"terminationGracePeriodSeconds": 30}}, "set it to 36 or more"),
+    "no time to drain": ({"gateway": {"terminationGracePeriodSeconds": 15}}, "set it to 16 or more"),
     "half a key": ({"test": {"apiKeySecret": {"name": "keys"}}}, "give both or none"),
     "resources before their kinds": (
         {"extraObjects": [{"apiVersion": "proserve.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": "a"}}]},

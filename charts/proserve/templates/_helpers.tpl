@@ -57,6 +57,13 @@ app.kubernetes.io/part-of: proserve
 {{- end }}
 {{- end }}
 
+{{/* Seconds that open requests get when a gateway leaves: it closes before it would be killed. */}}
+{{- define "proserve.gatewayGrace" -}}
+{{- with .Values.gateway }}
+{{- sub (int .terminationGracePeriodSeconds) (int .preStopSeconds) 10 }}
+{{- end }}
+{{- end }}
+
 {{/* What Pod Security `restricted` asks of a pod, and of a container. */}}
 {{- define "proserve.podSecurity" -}}
 runAsNonRoot: true

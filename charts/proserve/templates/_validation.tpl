@@ -26,8 +26,8 @@
 {{- if and .tls.secretName .httpRoute.enabled (not (contains "BackendTLSPolicy" (toYaml $.Values.extraObjects))) }}
 {{- $errors = append $errors "gateway.httpRoute: with gateway.tls the Service speaks TLS, and the Gateway sends plain HTTP; add a BackendTLSPolicy to extraObjects, or end TLS at the Gateway and leave gateway.tls.secretName empty" }}
 {{- end }}
-{{- if le (int .terminationGracePeriodSeconds) (add (int .preStopSeconds) 30) }}
-{{- $errors = append $errors (printf "gateway.terminationGracePeriodSeconds: %d leaves open requests less than their 30 s after preStopSeconds %d; set it to %d or more" (int .terminationGracePeriodSeconds) (int .preStopSeconds) (add (int .preStopSeconds) 31)) }}
+{{- if lt (int (include "proserve.gatewayGrace" $)) 1 }}
+{{- $errors = append $errors (printf "gateway.terminationGracePeriodSeconds: %d leaves open requests no time beside preStopSeconds %d and 10 s to close; set it to %d or more" (int .terminationGracePeriodSeconds) (int .preStopSeconds) (add (int .preStopSeconds) 11)) }}
 {{- end }}
 {{- end }}
 {{- with .Values.test.apiKeySecret }}

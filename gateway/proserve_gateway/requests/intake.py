@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 
 from proserve_gateway.configuration.catalog import Catalog, TenantGrant
-from proserve_gateway.errors import ApiError
+from proserve_gateway.errors import ApiError, starting
 from proserve_gateway.requests.body import BodyKind, parse_body
 from proserve_gateway.requests.inference_request import InferenceRequest
 from proserve_gateway.seeing.accounting import Accounting
@@ -14,18 +14,26 @@ from proserve_gateway.seeing.trace_context import TraceContext
 class Intake:
     """Turns what arrives into `InferenceRequest`s. Every refusal is counted here, once."""
 
-    def __init__(self, *, catalog: Catalog, accounting: Accounting) -> None:
+    def __init__(self, *, catalog: Catalog, accounting: Accounting, starting: bool = False) -> None:
+        """`starting`: the catalog is none yet; everything is refused until `take`."""
         self.catalog = catalog
-        """Replaced as a whole when the configuration changes."""
+        self._starting = starting
         self._accounting = accounting
+
+    def take(self, catalog: Catalog) -> None:
+        """Replace the configuration as a whole."""
+        self.catalog = catalog
+        self._starting = False
 
     def authenticate(self, authorization: bytes | None) -> TenantGrant:
         """Whose request it is, before its body is read.
 
         Raises:
-            ApiError: 401.
+            ApiError: 401, or 503 while there is no configuration: a client that got a 401 would not try again.
         """
         try:
+            if self._starting:
+                raise starting()
             return self.catalog.authenticate(authorization)
         except ApiError as error:
             self._accounting.refused(error.status)

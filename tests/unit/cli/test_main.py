@@ -109,6 +109,17 @@ def test_the_gateway_opens_a_grpc_port_unless_it_is_off(
     assert (None if config.grpc is None else config.grpc.port) == port
 
 
+def test_open_requests_get_the_time_to_end_that_the_gateway_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[GatewayConfig] = []
+    monkeypatch.setattr("proserve_gateway.server.run_gateway", lambda config, **_: started.append(config))
+    file = str(Path(__file__).parents[3] / "examples" / "endpoints.yaml")
+    assert proserve("gateway", "-f", file, "--grace", "4m45s").exit_code == 0
+    assert [config.drain_s for config in started] == [285.0]
+    wrong = proserve("gateway", "-f", file, "--grace", "forever")
+    assert wrong.exit_code == 2
+    assert "--grace: 'forever' is not a duration" in wrong.stderr
+
+
 def test_a_quota_store_that_cannot_be_one_is_refused_without_its_password() -> None:
     file = Path(__file__).parents[3] / "examples" / "endpoints.yaml"
     result = proserve("gateway", "-f", str(file), "--quota-store", "http://:secret@host")

@@ -24,7 +24,9 @@ from resource_builders import endpoint_pool, keyed_tenant, parse, priority_class
 
 AUTH = {"authorization": "Bearer sk-alice"}
 STREAM = {"model": "outside", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+GRPC_AUTH = (("authorization", "Bearer sk-alice"),)
 ANY = Listen("127.0.0.1", 0)
+LIMIT_S = 60.0
 
 
 def resources(*urls: str, key: str = "sk-alice") -> Resources:
@@ -58,9 +60,7 @@ async def test_all_ports_serve_in_front_of_an_endpoint_pool() -> None:
         assert reply.text.endswith("data: [DONE]\n\n")
         async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
             stub = InferenceStub(channel)  # type: ignore[no-untyped-call]
-            answer = await stub.Generate(
-                pb.GenerateRequest(model="outside", prompt="hi"), metadata=(("authorization", "Bearer sk-alice"),)
-            )
+            answer = await stub.Generate(pb.GenerateRequest(model="outside", prompt="hi"), metadata=GRPC_AUTH)
             assert answer.text.startswith("t0")
         assert gateway.admin is not None
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.admin.port}", verify=False) as admin:
@@ -101,6 +101,67 @@ async def test_new_configuration_takes_over_as_a_whole_and_a_bad_one_not_at_all(
             gateway.configure(resources(engine.url, key="sk-newer"), [twice])
         new = await client.post("/v1/chat/completions", json=STREAM, headers={"authorization": "Bearer sk-new"})
         assert new.status_code == 200
+
+
+async def test_gateway_that_has_no_configuration_yet_asks_clients_to_come_again() -> None:
+    """A 401 would be taken for a wrong key, and no client would try again."""
+    async with fake_engine() as engine:
+        gateway = Gateway(GatewayConfig(resources=Resources(), http=ANY, grpc=ANY, in_cluster=True))
+        await gateway.start()
+        address = f"127.0.0.1:{gateway.grpc_port}"
+        try:
+            async with (
+                httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.http.port}", verify=False) as client,
+                grpc.aio.insecure_channel(address) as channel,
+            ):
+                reply = await client.post("/v1/chat/completions", json=STREAM, headers=AUTH)
+                assert (reply.status_code, reply.json()["error"]["code"]) == (503, "gateway_starting")
+                assert reply.headers["retry-after"] == "2"
+                assert (await client.get("/v1/models", headers=AUTH)).status_code == 503
+                stub = InferenceStub(channel)  # type: ignore[no-untyped-call]
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await stub.Generate(pb.GenerateRequest(model="outside", prompt="hi"), metadata=GRPC_AUTH)
+                assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+                gateway.configure(resources(engine.url), ())
+                await ready(gateway)
+                assert (await client.get("/v1/models", headers=AUTH)).status_code == 200
+                assert (await client.get("/v1/models", headers={"authorization": "Bearer x"})).status_code == 401
+        finally:
+            await gateway.stop(0.0)
+
+
+async def test_configuration_is_followed_while_open_requests_end() -> None:
+    """A drain may take minutes, in which engines come and go."""
+    async with fake_engine() as engine:
+        config = GatewayConfig(resources=resources(engine.url), http=ANY, admin=ANY, drain_s=LIMIT_S)
+        brought: list[str] = []
+        gate = engine.token_gate = asyncio.Event()
+
+        class Source:
+            async def follow(self, taker: ConfigurationTaker) -> None:
+                while not gateways or not gateways[0].readiness.stopping:  # noqa: ASYNC110 as a cluster's watch is
+                    await asyncio.sleep(0.01)
+                taker.configure(resources(engine.url, key="sk-later"), ())
+                brought.append("later")
+                gate.set()
+                await asyncio.Event().wait()
+
+        gateways: list[Gateway] = []
+        serving = asyncio.create_task(serve(config, source=Source(), on_started=gateways.append))
+        async with asyncio.timeout(LIMIT_S):
+            while not gateways:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await ready(gateways[0])
+            async with (
+                httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateways[0].http.port}", verify=False) as client,
+                client.stream("POST", "/v1/chat/completions", json=STREAM, headers=AUTH) as reply,
+            ):
+                os.kill(os.getpid(), signal.SIGTERM)
+                text = "".join([part async for part in reply.aiter_text()])
+            await serving
+        assert brought == ["later"]
+        assert text.endswith("data: [DONE]\n\n")
+        assert "error" not in text
 
 
 async def test_open_stream_ends_in_full_while_the_gateway_stops() -> None:
