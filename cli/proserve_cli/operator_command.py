@@ -34,9 +34,20 @@ def operator(
         str | None, typer.Option(help="Namespace of those pods.", show_default="the pool's")
     ] = None,
     scraper_namespace: Annotated[str | None, typer.Option(help="Pods there may read metrics of engines.")] = None,
+    monitors: Annotated[
+        bool, typer.Option(help="Engines get ServiceMonitors, where the cluster has that kind.")
+    ] = True,
     monitor_labels: Annotated[
         str, typer.Option(help="Labels of engines' ServiceMonitors.", metavar="KEY=VALUE,...")
     ] = "",
+    monitor_interval: Annotated[
+        str | None,
+        typer.Option(
+            help="Between two readings of engines' metrics, such as 15s.",
+            metavar="TIME",
+            show_default="Prometheus' own",
+        ),
+    ] = None,
     lease_name: Annotated[str, typer.Option(help="Name of the Lease that says which replica acts.")] = LEASE,
     lease_namespace: Annotated[
         str | None, typer.Option(help="Namespace of the Lease.", show_default="this pod's")
@@ -51,11 +62,12 @@ def operator(
         from proserve_operator.kube_client import KubeError
         from proserve_operator.leader import LeadershipLostError
         from proserve_operator.server import own_namespace, serve
-        from proserve_operator.settings import OperatorSettings, SettingsError, parse_labels
+        from proserve_operator.settings import OperatorSettings, SettingsError, parse_interval, parse_labels
 
     try:
         labels = parse_labels("--gateway-labels", gateway_labels) if gateway_labels else {}
         of_monitors = parse_labels("--monitor-labels", monitor_labels) if monitor_labels else {}
+        interval = None if monitor_interval is None else parse_interval("--monitor-interval", monitor_interval)
     except SettingsError as error:
         raise wrong_usage(error) from error
     settings = OperatorSettings(
@@ -67,7 +79,9 @@ def operator(
         gateway_labels=labels,
         gateway_namespace=gateway_namespace,
         scraper_namespace=scraper_namespace,
+        monitors=monitors,
         monitor_labels=of_monitors,
+        monitor_interval=interval,
         lease_name=lease_name,
         lease_namespace=lease_namespace or own_namespace(),
     )

@@ -46,7 +46,7 @@ def desired_objects(
     if settings.gateway_labels:
         made.append(_network_policy(pool, settings))
     made += [workload(pool, replicas=replicas, settings=settings), _budget(pool)]
-    if with_monitor:
+    if with_monitor and settings.monitors:
         made.append(_service_monitor(pool, settings))
     return [_finished(pool, uid, each) for each in made]
 
@@ -130,6 +130,8 @@ def _service_monitor(pool: EnginePool, settings: OperatorSettings) -> Object:
     endpoints: list[Object] = [{"port": "capacity", "path": "/metrics"}]
     if pool.engine.runtime is EngineRuntime.VLLM:
         endpoints.append({"port": "http", "path": "/metrics"})
+    if settings.monitor_interval is not None:
+        endpoints = [{**each, "interval": settings.monitor_interval} for each in endpoints]
     if (keys := pool.engine.keys) is not None:
         authorization = {"credentials": {"name": keys.name, "key": keys.key}}
         endpoints = [{**each, "authorization": authorization} for each in endpoints]

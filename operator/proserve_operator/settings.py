@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+_INTERVAL = re.compile(r"[1-9][0-9]*(ms|s|m|h)")
 _SELECTOR = re.compile(r"[A-Za-z0-9./_-]+=[A-Za-z0-9._-]*")
 
 
@@ -31,8 +32,12 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Pods that may reach engines; empty: no NetworkPolicy is made."""
     scraper_namespace: str | None = None
     """Its pods may read metrics of engines."""
+    monitors: bool = True
+    """Whether engines get ServiceMonitors, where the cluster has that kind."""
     monitor_labels: Mapping[str, str] = {}
     """Of ServiceMonitors, by which Prometheus finds them."""
+    monitor_interval: str | None = None
+    """Between two readings, as Prometheus writes it. None: Prometheus' own."""
     lease_name: str = "proserve-operator"
     lease_namespace: str = "default"
     identity: str = ""
@@ -55,3 +60,14 @@ def parse_labels(option: str, text: str) -> dict[str, str]:
     if not parts or not all(_SELECTOR.fullmatch(part) for part in parts):
         raise SettingsError(f"{option}: expected labels such as 'app=gateway,tier=front', got {text!r}")
     return dict(part.split("=", 1) for part in parts)
+
+
+def parse_interval(option: str, text: str) -> str:
+    """The text itself, a time that Prometheus reads.
+
+    Raises:
+        SettingsError: it has another form.
+    """
+    if not _INTERVAL.fullmatch(text):
+        raise SettingsError(f"{option}: expected a time such as '15s' or '1m', got {text!r}")
+    return text

@@ -99,10 +99,16 @@ def test_grpc_port_says_plain_only_where_it_is(cluster: ApiServer, tls: str, pro
     assert port.get("appProtocol") == protocol
 
 
-def test_monitors_of_engines_get_the_labels_of_the_others(cluster: ApiServer) -> None:
-    objects = render(cluster, {"monitoring": {"serviceMonitor": {"labels": {"release": "prometheus", "a": "b"}}}})
-    (container,) = named(objects, "Deployment", "proserve-operator")["spec"]["template"]["spec"]["containers"]
-    assert "--monitor-labels=a=b,release=prometheus" in container["args"]
+def test_monitors_of_engines_are_as_those_of_the_others(cluster: ApiServer) -> None:
+    def options(**monitors: Any) -> set[str]:
+        values = {"monitoring": {"serviceMonitor": monitors}, "networkPolicy": {"scraperNamespace": "monitoring"}}
+        objects = render(cluster, values)
+        (container,) = named(objects, "Deployment", "proserve-operator")["spec"]["template"]["spec"]["containers"]
+        return {each for each in container["args"] if "monitor" in each and "scraper" not in each}
+
+    asked = options(enabled=True, interval="1m", labels={"release": "prometheus", "a": "b"})
+    assert asked == {"--monitor-interval=1m", "--monitor-labels=a=b,release=prometheus"}
+    assert options() == {"--no-monitors"}
 
 
 def test_release_has_a_lease_of_its_own_and_may_change_no_other(cluster: ApiServer) -> None:

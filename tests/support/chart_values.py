@@ -103,6 +103,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "add a BackendTLSPolicy",
     ),
     "no time to drain": ({"gateway": {"terminationGracePeriodSeconds": 15}}, "set it to 16 or more"),
+    "monitors of what nobody may read": (
+        {"monitoring": {"serviceMonitor": {"enabled": True}}},
+        "name the namespace of Prometheus in networkPolicy.scraperNamespace",
+    ),
     "half a key": ({"test": {"apiKeySecret": {"name": "keys"}}}, "give both or none"),
     "resources before their kinds": (
         {"extraObjects": [{"apiVersion": "proserve.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": "a"}}]},

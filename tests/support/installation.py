@@ -58,6 +58,9 @@ class Installation:
             "test.apiKeySecret.key": "key",
             **values,
         }
+        if isinstance(self.cluster, SingleNode):
+            # That cluster has the kind of Prometheus' operator, and the operator shall use all of its rights.
+            given |= {"monitoring.serviceMonitor.enabled": "true", "networkPolicy.scraperNamespace": "monitoring"}
         settings = [f"--set={name}={value}" for name, value in given.items()]
         return ["--namespace", NAMESPACE, "--wait", f"--timeout={INSTALL_LIMIT}", *settings]
 

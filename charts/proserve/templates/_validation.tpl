@@ -30,6 +30,9 @@
 {{- $errors = append $errors (printf "gateway.terminationGracePeriodSeconds: %d leaves open requests no time beside preStopSeconds %d and 10 s to close; set it to %d or more" (int .terminationGracePeriodSeconds) (int .preStopSeconds) (add (int .preStopSeconds) 11)) }}
 {{- end }}
 {{- end }}
+{{- if and .Values.monitoring.serviceMonitor.enabled .Values.networkPolicy.enabled (not .Values.networkPolicy.scraperNamespace) }}
+{{- $errors = append $errors "monitoring.serviceMonitor: enabled, and the network policies let nobody read metrics of engines; name the namespace of Prometheus in networkPolicy.scraperNamespace" }}
+{{- end }}
 {{- with .Values.test.apiKeySecret }}
 {{- if ne (empty .name) (empty .key) }}
 {{- $errors = append $errors "test.apiKeySecret: name and key belong together; give both or none" }}

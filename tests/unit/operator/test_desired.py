@@ -7,7 +7,7 @@ import pytest
 from proserve_core.pools import EnginePool
 from proserve_operator.desired import Object, desired_objects
 from proserve_operator.names import HASH_ANNOTATION, child_name
-from proserve_operator.settings import OperatorSettings, SettingsError, parse_labels
+from proserve_operator.settings import OperatorSettings, SettingsError, parse_interval, parse_labels
 from resource_builders import endpoint_pool, engine_pool, parse
 
 SETTINGS = OperatorSettings(engine_image="engine:1", emulator_image="emulator:1")
@@ -215,6 +215,20 @@ def test_prometheus_finds_engines_where_its_operator_is() -> None:
     assert monitor["spec"]["selector"] == {
         "matchLabels": objects(pool())["Deployment"]["spec"]["selector"]["matchLabels"]
     }
+
+
+def test_prometheus_reads_engines_as_often_as_asked_and_not_at_all_where_monitors_are_off() -> None:
+    asked = objects(pool(), settings=OperatorSettings(monitor_interval="30s"), with_monitor=True)
+    assert {each["interval"] for each in asked["ServiceMonitor"]["spec"]["endpoints"]} == {"30s"}
+    unasked = objects(pool(), with_monitor=True)
+    assert all("interval" not in each for each in unasked["ServiceMonitor"]["spec"]["endpoints"])
+    assert "ServiceMonitor" not in objects(pool(), settings=OperatorSettings(monitors=False), with_monitor=True)
+
+
+@pytest.mark.parametrize("text", ["15", "0s", "1.5s", "s", "15 s", "1d"])
+def test_interval_that_prometheus_cannot_read_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="--monitor-interval: expected a time such as '15s'"):
+        parse_interval("--monitor-interval", text)
 
 
 def test_monitor_has_the_labels_that_prometheus_looks_for_beside_the_pools() -> None:
