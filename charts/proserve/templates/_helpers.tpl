@@ -60,7 +60,7 @@ app.kubernetes.io/part-of: proserve
 {{/* Seconds that open requests get when a gateway leaves: it closes before it would be killed. */}}
 {{- define "proserve.gatewayGrace" -}}
 {{- with .Values.gateway }}
-{{- sub (int .terminationGracePeriodSeconds) (int .preStopSeconds) 10 }}
+{{- sub (int .terminationGracePeriodSeconds) (add (int .preStopSeconds) 10) }}
 {{- end }}
 {{- end }}
 
