@@ -58,7 +58,8 @@ class Engine:
         )
 
     async def ask(self, body: bytes = b"{}") -> Exchange:
-        return await self.client.request(self.endpoint, request_head(self.endpoint, "POST", "/v1/completions"), body)
+        head = request_head(self.endpoint, "POST", "/v1/completions")
+        return await self.client.request(self.endpoint, head, lambda: body)
 
     async def ask_all(self) -> bytes:
         return await (await self.ask()).read_all(100)

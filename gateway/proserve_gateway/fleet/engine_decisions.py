@@ -33,7 +33,7 @@ def engine_decisions(fleet: Fleet, upstream: UpstreamClient) -> EngineDecisions:
         head = request_head.__wrapped__(endpoint, "GET", f"/explain/{quote(request_id, safe='')}")
         try:
             async with asyncio.timeout(ANSWER_S):
-                exchange = await upstream.request(endpoint, head, b"")
+                exchange = await upstream.request(endpoint, head)
                 try:
                     return exchange.status, await exchange.read_all(MAX_ANSWER_BYTES)
                 finally:

@@ -248,7 +248,7 @@ class _Follower:
     async def _get(self, endpoint: Endpoint, path: str, timeout_s: float) -> tuple[int, bytes]:
         try:
             async with asyncio.timeout(timeout_s):
-                exchange = await self._client.request(endpoint, _head(endpoint, path), b"")
+                exchange = await self._client.request(endpoint, _head(endpoint, path))
                 try:
                     return exchange.status, await exchange.read_all(MAX_ANSWER_BYTES)
                 finally:

@@ -76,6 +76,8 @@ class HttpApi:
             )
             await self._answer(accepted, identity, request)
         except ApiError as error:
+            # Frames that it passed may hold it, and hold the body.
+            error.__traceback__ = None
             _send_error(error, identity, request)
 
     def refused(self, error: ApiError) -> None:

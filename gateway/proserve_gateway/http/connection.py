@@ -103,6 +103,9 @@ class HttpConnection(asyncio.Protocol):
             self.active.left = True
             if self._task is not None:
                 self._task.cancel()
+        # What refers to this connection, or the garbage collector would have to find it, and with it the body.
+        self.active = self._incoming = self._task = None
+        del self._parser
 
     def eof_received(self) -> bool | None:
         return False

@@ -100,7 +100,7 @@ class HttpRequest:
         """
         if not self.complete or self._size > most_bytes:
             await self._wait_for_body(most_bytes, most_s)
-        pieces = self._pieces
+        pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _wait_for_body(self, most_bytes: int, most_s: float) -> None:

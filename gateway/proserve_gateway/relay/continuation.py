@@ -168,8 +168,10 @@ class Continuation:
             age_s = max(0.0, self._clock() - request.arrival_s)
             terms = boosted(rest_terms(self._routing.terms, sent), lease.request.boost)
             facts = encode_facts(terms, age_s, request.tenant)
-        data = rest_of(request.body, trail).encode(facts=facts, exact_usage=True, token_ids=True)
-        exchange = await self._calls.post(request, lease, COMPLETIONS, data)
+        body = rest_of(request.body, trail)
+        exchange = await self._calls.post(
+            request, lease, COMPLETIONS, lambda: body.encode(facts=facts, exact_usage=True, token_ids=True)
+        )
         if not is_stream(exchange):
             exchange.abort()
             raise SseError("it does not stream")
@@ -214,8 +216,8 @@ class Continuation:
     async def _text_of(self, lease: Lease, ids: list[int]) -> str:
         if not ids:
             return ""
-        data = msgspec.json.encode({"model": self._request.body.model, "tokens": ids})
-        exchange = await self._calls.post(self._request, lease, "/detokenize", data)
+        asked = {"model": self._request.body.model, "tokens": ids}
+        exchange = await self._calls.post(self._request, lease, "/detokenize", lambda: msgspec.json.encode(asked))
         try:
             body = await exchange.read_all(MAX_REPLY_BYTES)
         finally:

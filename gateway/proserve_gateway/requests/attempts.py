@@ -95,9 +95,11 @@ class Attempts:
             asked_s = self._clock()
             try:
                 lease = await self._lease(routing, exclude, begun=begun)
-            except ApiError as error:
+            except ApiError:
+                if failure is None:
+                    raise
                 # What went wrong on the first engine says more than that there is no second one.
-                raise failure or error from None
+                break
             if not begun and (hopeless := self._in_vain(lease)) is not None:
                 lease.close(Outcome.CANCELLED)
                 raise failure or hopeless

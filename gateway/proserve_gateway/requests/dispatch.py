@@ -138,13 +138,14 @@ class Dispatcher:
         # Ids are of use only if another engine can go on from them.
         keep_ids = endpoint.is_vllm and self._fleet.size(request.pool) > 1 and obstacle(body) is None
         terms = boosted(lease.request.terms, lease.request.boost)
-        data = body.encode(
-            facts=encode_facts(terms, age_s, request.tenant) if endpoint.has_capacity else None,
-            exact_usage=endpoint.is_vllm,
-            token_ids=keep_ids,
-        )
+        facts = encode_facts(terms, age_s, request.tenant) if endpoint.has_capacity else None
         entry.sent = True
-        exchange = await self._calls.post(request, lease, request.path, data)
+        exchange = await self._calls.post(
+            request,
+            lease,
+            request.path,
+            lambda: body.encode(facts=facts, exact_usage=endpoint.is_vllm, token_ids=keep_ids),
+        )
         try:
             relay: Relay | None = None
             continuation: Continuation | None = None

@@ -21,9 +21,9 @@ class EngineCalls:
         self.total_s = upstream.total_s
         """Most that a request may take from its arrival."""
 
-    async def post(self, request: InferenceRequest, lease: Lease, path: str, data: bytes) -> Exchange:
-        """The answer's headers are there and its status is 200. While the exchange is open, it is given up when the
-        engine is lost.
+    async def post(self, request: InferenceRequest, lease: Lease, path: str, data: Callable[[], bytes]) -> Exchange:
+        """Send what `data` makes (`UpstreamClient.request`); the answer's headers are there and its status is 200.
+        While the exchange is open, it is given up when the engine is lost.
 
         Raises:
             UpstreamError: the exchange failed.

@@ -34,13 +34,14 @@ class UpstreamClient:
         self,
         endpoint: Endpoint,
         head: bytes,
-        body: bytes,
+        body: Callable[[], bytes] = bytes,
         *,
         age_s: float = 0.0,
         on_start: Callable[[Exchange], None] | None = None,
     ) -> Exchange:
-        """Send `head` (see `request_head`) and `body`; returns when the headers of the answer are there.
+        """Send `head` (see `request_head`) and what `body` makes; returns when the headers of the answer are there.
 
+        The body is made when it is sent, and again if it is sent again: nobody keeps it while the engine computes.
         `age_s` is what has passed of the request's total time; `on_start` is told each exchange that begins.
 
         A kept-alive connection may be closed by the engine at any moment; when one ends before the first byte of the
@@ -49,16 +50,15 @@ class UpstreamClient:
         Raises:
             UpstreamError: no answer; nothing of it was delivered.
         """
-        request = b"%scontent-length: %d\r\n\r\n%s" % (head, len(body), body)
         connection = self._take_idle(endpoint)
         total_s = self._limits.total_s - age_s
         if connection is not None:
             try:
-                return await self._exchange(connection, request, total_s, on_start)
+                return await self._exchange(connection, head, body, total_s, on_start)
             except UpstreamError as error:
                 if error.kind is not FailureKind.CLOSED:
                     raise
-        return await self._exchange(await self._connect(endpoint), request, total_s, on_start)
+        return await self._exchange(await self._connect(endpoint), head, body, total_s, on_start)
 
     @property
     def total_s(self) -> float:
@@ -88,9 +88,18 @@ class UpstreamClient:
             self._sweeper = None
 
     async def _exchange(
-        self, connection: Connection, request: bytes, total_s: float, on_start: Callable[[Exchange], None] | None
+        self,
+        connection: Connection,
+        head: bytes,
+        body: Callable[[], bytes],
+        total_s: float,
+        on_start: Callable[[Exchange], None] | None,
     ) -> Exchange:
-        exchange = connection.start(request, total_s)
+        try:
+            exchange = connection.start(_message(head, body()), total_s)
+        except BaseException:
+            connection.discard()
+            raise
         self._active.add(exchange)
         if on_start is not None:
             on_start(exchange)
@@ -169,6 +178,10 @@ class UpstreamClient:
                 connection.discard()
         if self._active or any(self._idle.values()):
             self._arm()
+
+
+def _message(head: bytes, body: bytes) -> bytes:
+    return b"%scontent-length: %d\r\n\r\n%s" % (head, len(body), body)
 
 
 @lru_cache(maxsize=1024)

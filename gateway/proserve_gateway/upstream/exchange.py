@@ -129,8 +129,7 @@ class Exchange:
     async def head(self) -> None:
         """Wait for the answer's headers."""
         while not self.head_complete:
-            if self.failure is not None:
-                raise self.failure
+            self._raise_failure()
             await self._wait()
 
     async def read(self) -> bytes:
@@ -142,8 +141,7 @@ class Exchange:
         while True:
             if self._chunks:
                 return self._buffer()
-            if self.failure is not None:
-                raise self.failure
+            self._raise_failure()
             if self.complete:
                 return b""
             await self._wait()
@@ -207,6 +205,12 @@ class Exchange:
             connection.discard()
             if kind is FailureKind.STALLED and self.on_stall is not None:
                 self.on_stall()
+
+    def _raise_failure(self) -> None:
+        """As an exception that is not kept here: one that was raised refers to its frames and so to the request's body,
+        which only the garbage collector could free."""
+        if (failure := self.failure) is not None:
+            raise UpstreamError(failure.kind, str(failure))
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()

@@ -45,7 +45,7 @@ async def test_refused_connection_names_the_address() -> None:
         pass
     client = UpstreamClient()
     with pytest.raises(UpstreamError, match=f"127.0.0.1:{server.port}") as caught:
-        await client.request(engine.endpoint, request_head(engine.endpoint, "POST", "/v1/completions"), b"")
+        await client.request(engine.endpoint, request_head(engine.endpoint, "POST", "/v1/completions"))
     assert caught.value.kind is FailureKind.CONNECT
 
 
