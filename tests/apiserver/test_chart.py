@@ -83,13 +83,21 @@ def test_pods_refused_by_pod_security_would_be_noticed(cluster: ApiServer) -> No
 def test_watched_namespaces_limit_what_may_be_read(cluster: ApiServer) -> None:
     objects = render(cluster, {"watchNamespaces": ["team-a"]})
     for role in (each for each in objects if each["kind"] == "ClusterRole"):
-        if "aggregate" not in json.dumps(role):
+        if role["metadata"]["labels"]["app.kubernetes.io/component"] != "rbac":
             assert {name for rule in role["rules"] for name in rule["resources"]} == {"priorityclasses"}
             assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "watch"}
-    assert named(objects, "Role", "serving-proserve-gateway")["metadata"]["namespace"] == "team-a"
+    assert named(objects, "Role", "serving:proserve-gateway")["metadata"]["namespace"] == "team-a"
     for component in ("operator", "gateway"):
         (container,) = named(objects, "Deployment", f"proserve-{component}")["spec"]["template"]["spec"]["containers"]
         assert "--namespace=team-a" in container["args"]
+
+
+def test_releases_share_no_role_whatever_their_names_and_namespaces(cluster: ApiServer) -> None:
+    def names(namespace: str, release: str) -> set[tuple[str, str]]:
+        objects = render(cluster, {}, release=release, namespace=namespace)
+        return {(each["kind"], each["metadata"]["name"]) for each in objects if each["kind"].startswith("ClusterRole")}
+
+    assert names("llm", "prod-proserve") & names("llm-prod", "proserve") == set()
 
 
 @pytest.mark.parametrize(("tls", "protocol"), [("", "kubernetes.io/h2c"), ("gateway-tls", None)])
@@ -174,6 +182,11 @@ def may(cluster: ApiServer, who: str, *what: str) -> bool:
     return cluster.run("kubectl", "auth", "can-i", *what, f"--as={who}").stdout.strip() == "yes"
 
 
+CLASSES_FOR_EVERYBODY = [
+    {"apiGroups": ["proserve.dev"], "resources": ["priorityclasses"], "verbs": ["get", "list", "watch"]}
+]
+
+
 def account(component: str) -> str:
     return f"system:serviceaccount:serving:rights-proserve-{component}"
 
@@ -212,6 +225,7 @@ def test_component_may_do_what_its_roles_say_and_nothing_more(installed: ApiServ
         and each["metadata"]["labels"]["app.kubernetes.io/component"] == component
     ]
     everywhere = rights([rule for role in roles if role["kind"] == "ClusterRole" for rule in role["rules"]])
+    everywhere |= rights(CLASSES_FOR_EVERYBODY)
     at_home = rights([rule for role in roles if role["kind"] == "Role" for rule in role["rules"]])
     assert has(installed, account(component), "team-a") == everywhere
     assert has(installed, account(component), "serving") == everywhere | at_home
@@ -228,6 +242,8 @@ def test_operator_reads_no_secret_and_gateway_changes_nothing(installed: ApiServ
     [
         ("view", ("list", "tenants.proserve.dev"), True),
         ("view", ("patch", "tenants.proserve.dev"), False),
+        ("view", ("get", "priorityclasses.proserve.dev"), True),
+        ("edit", ("patch", "priorityclasses.proserve.dev"), False),
         ("edit", ("create", "enginepools.proserve.dev"), True),
         ("edit", ("update", "enginepools.proserve.dev", "--subresource=scale"), True),
         ("edit", ("patch", "enginepools.proserve.dev", "--subresource=status"), False),
@@ -248,3 +264,10 @@ def test_people_with_a_role_in_a_namespace(
     )
     assert may(installed, who, *what, "-n", "team-a") is allowed
     assert not may(installed, who, "list", "tenants.proserve.dev", "-n", "team-b")
+    # All three kinds in one go.
+    installed.kubectl("get", "proserve", "-n", "team-a", f"--as={who}")
+
+
+def test_classes_are_for_everybody_to_see_unless_the_values_say_otherwise(cluster: ApiServer) -> None:
+    objects = render(cluster, {"rbac": {"everybodySeesClasses": False}})
+    assert "system:authenticated" not in json.dumps(objects)

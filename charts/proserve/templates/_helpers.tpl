@@ -14,9 +14,10 @@
 {{- end }}
 {{- end }}
 
-{{/* Cluster-scoped names hold the namespace: two releases of one name must not share a role. */}}
+{{/* Cluster-scoped names hold the namespace: two releases of one name must not share a role. Neither part has a colon,
+so no other two parts give the same. */}}
 {{- define "proserve.clusterName" -}}
-{{- printf "%s-%s" .Release.Namespace (include "proserve.fullname" .) }}
+{{- printf "%s:%s" .Release.Namespace (include "proserve.fullname" .) }}
 {{- end }}
 
 {{/* (dict "root" $ "component" NAME) */}}
