@@ -38,6 +38,10 @@ CALM = 0.5
 """One engine less must lose at most this share of what may be lost: a pool that is just right stays as it is."""
 
 
+_SILENT = "as far as is known: not all gateways report"
+"""Then no engine is taken away: the one that is silent may be the one that is overloaded."""
+
+
 class Verdict(StrEnum):
     """What was decided, and why."""
 
@@ -127,6 +131,8 @@ def _awake(scaling: Scaling, state: ScalingState, sample: Sample, engines: int) 
     less = sample.loss_with_one_less
     if engines <= fewest or less is None or max(less, loss) > CALM * most:
         return _stay(engines, Verdict.STEADY, text, ScalingState())
+    if not sample.all_gateways_tell:
+        return _stay(engines, Verdict.STEADY, f"{text}, {_SILENT}", ScalingState())
     since_s = sample.at_s if state.less_since_s is None else state.less_since_s
     if sample.at_s - since_s < scaling.scale_down_delay_s:
         return _stay(engines, Verdict.STEADY, text, ScalingState(less_since_s=since_s))
@@ -145,6 +151,8 @@ def _while_starting(scaling: Scaling, state: ScalingState, sample: Sample, engin
     loss = sample.loss or 0.0
     if engines <= max(scaling.min_engines, 1) or loss > CALM * scaling.max_loss_percent / 100:
         return _stay(engines, Verdict.LATE, f"{text}; the others did not start in time", ScalingState())
+    if not sample.all_gateways_tell:
+        return _stay(engines, Verdict.LATE, f"{text}; the others did not start in time, {_SILENT}", ScalingState())
     since_s = sample.at_s if state.less_since_s is None else state.less_since_s
     if sample.at_s - since_s < scaling.scale_down_delay_s:
         waiting = ScalingState(less_since_s=since_s)

@@ -37,6 +37,7 @@ class GainWindow:
         self._reporting = False
         self._buckets: dict[int, dict[Subject, GainTotals]] = {}
         self._came: dict[Subject, int] = {}
+        """Of those that a gateway still tells of."""
 
     def take(self, reports: Iterable[GainReport], *, now_s: float) -> None:
         """The newest report of each gateway that answers."""
@@ -59,6 +60,8 @@ class GainWindow:
                 if more.requests or more.earnable:
                     bucket.setdefault(subject, GainTotals()).merge(more)
                     self._came[subject] = self._came.get(subject, 0) + more.requests
+        told = set().union(*(sums for _, sums in self._before.values()))
+        self._came = {subject: count for subject, count in self._came.items() if subject in told}
 
     @property
     def reporting(self) -> bool:

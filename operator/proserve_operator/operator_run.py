@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 WORKERS = 8
 JUDGE = ("", ("", ""))
 """The queue's entry for: see which resources are in force now."""
+KINDS_LIMIT_S = 120
 JUDGE_AFTER_S = 0.05
 """Changes that come together are judged together."""
 
@@ -102,8 +103,10 @@ class OperatorRun:
         """Look after the resources until cancelled, or until a signal ends the watches: kopf takes SIGTERM and SIGINT.
 
         Raises:
-            KubeError: the API server could not even be asked what it serves.
+            KubeError: the API server could not even be asked what it serves, or does not serve our kinds for
+                `KINDS_LIMIT_S`: one that comes later would not be followed.
         """
+        await self._kinds_served()
         self._with_monitor = await self._kube.serves("ServiceMonitor")
         children = [kind for kind in CHILDREN if kind != "ServiceMonitor" or self._with_monitor]
         self.metrics.begin(own_kinds=KINDS, managed_kinds=children)
@@ -128,6 +131,15 @@ class OperatorRun:
             for task in (watching, acting):
                 task.cancel()
             await asyncio.wait({watching, acting})
+
+    async def _kinds_served(self) -> None:
+        """The API server needs a moment for kinds that were installed together with the operator."""
+        for _ in range(KINDS_LIMIT_S):
+            missing = [kind for kind in KINDS if not await self._kube.serves(kind)]
+            if not missing:
+                return
+            await asyncio.sleep(1.0)
+        raise KubeError(0, f"the cluster does not serve {', '.join(missing)}: install the chart proserve-crds")
 
     async def _act(self, ready: asyncio.Event, audit: Audit) -> None:
         # The first lists come after this, in any order: what a look needs and the store lacks, it asks for.

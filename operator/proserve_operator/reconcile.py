@@ -183,7 +183,7 @@ class PoolReconciler:
 
     async def _make_one(self, made: Object, pool: EnginePool, uid: str) -> None:
         kind, key = made["kind"], (made["metadata"]["namespace"], made["metadata"]["name"])
-        there = self._store.get(kind, key)
+        there = asked = self._store.get(kind, key)
         if there is None:
             # The watch shows only objects with our labels, and it may be behind.
             there = await self._kube.get(kind, *key)
@@ -191,7 +191,7 @@ class PoolReconciler:
             if _owner(there) != uid:
                 raise _taken(kind, key, there)
             if not differs(made, there):
-                self._store.put(kind, there)
+                self._store.put_reply(kind, there, asked=asked)
                 return
         try:
             applied = await self._kube.apply(made, manager=FIELD_MANAGER)
@@ -203,7 +203,7 @@ class PoolReconciler:
             # 404 of a pool that is there: its kind is not served any more.
             raise Refused(Reason.APPLY_REFUSED, f"{kind} {key[1]}: {error}") from error
         logger.info("applied %s %s/%s", kind, *key)
-        self._store.put(kind, applied)
+        self._store.put_reply(kind, applied, asked=asked)
 
     async def _is_gone(self, pool: EnginePool, uid: str) -> bool:
         there = await self._kube.get("EnginePool", pool.namespace, pool.name)

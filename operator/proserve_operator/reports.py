@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from proserve_core.access_keys import AccessKeysError, parse_keys
 from proserve_core.gain_report import REPORT_PATH, EngineReport, GainReport
 from proserve_operator.gain_window import GainWindow
 
@@ -47,8 +48,8 @@ class Reports:
         if self._key_file is None:
             return {}
         try:
-            key = self._key_file.read_text().splitlines()[0].strip()
-        except (OSError, IndexError) as error:
+            key = parse_keys(self._key_file.read_text())[0]
+        except (OSError, UnicodeDecodeError, AccessKeysError) as error:
             logger.warning("gateways: no key for their admin port in %s: %r", self._key_file, error)
             return {}
         return {"Authorization": f"Bearer {key}"}
@@ -71,7 +72,7 @@ class Reports:
                 if reply.status != 200:
                     raise aiohttp.ClientError(f"answered {reply.status}")
                 return msgspec.json.decode(await reply.read(), type=GainReport)
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             logger.warning("gateway %s: no report: %r", address, error)
             return None
 

@@ -88,6 +88,7 @@ class StatusWriter:
             return wait_s if dict(figures) != old_figures else None
         metadata = {"name": key[1]} | ({"namespace": key[0]} if key[0] else {})
         made = {"apiVersion": body["apiVersion"], "kind": kind, "metadata": metadata, "status": {**fresh, **figures}}
+        asked = self._store.get(kind, key)
         try:
             applied = await self._kube.apply(made, manager=STATUS_MANAGER, subresource="status")
         except KubeError as error:
@@ -95,7 +96,7 @@ class StatusWriter:
             raise
         self._failures.pop((kind, key), None)
         self._figures_s[kind, key] = self._clock()
-        self._store.put(kind, applied)
+        self._store.put_reply(kind, applied, asked=asked)
         await self._events.changed_conditions(applied, previous)
         return None
 

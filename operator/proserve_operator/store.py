@@ -42,6 +42,12 @@ class Store:
         objects[key] = _trimmed(body)
         return known is None or version(known) != version(body)
 
+    def put_reply(self, kind: str, body: Object, *, asked: Object | None) -> None:
+        """Take what a request was answered, unless the watch has shown anything since: a version between the two, which
+        is followed by the newer one, or that the object is gone. `asked` is what `get` gave before the request."""
+        if self.get(kind, key_of(body)) is asked:
+            self.put(kind, body)
+
     def remove(self, kind: str, key: Key) -> None:
         """The object is gone."""
         self._objects.get(kind, {}).pop(key, None)

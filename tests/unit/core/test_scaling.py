@@ -97,6 +97,15 @@ def test_no_engine_is_added_beside_one_that_does_not_start_and_none_goes_while_g
     assert (decision.engines, decision.verdict) == (4, Verdict.LATE)
 
 
+def test_no_engine_goes_while_a_gateway_is_silent_that_may_be_the_overloaded_one() -> None:
+    decision = after(10_000, all_gateways_tell=False)
+    assert (decision.engines, decision.verdict) == (4, Verdict.STEADY)
+    assert "not all gateways report" in decision.message
+    late: dict[str, Any] = {"ready": 3, "start_limit_s": 600.0, "loss_with_one_less": None}
+    assert after(10_000, **late, all_gateways_tell=False).engines == 4
+    assert after(30, loss=0.05, all_gateways_tell=False).verdict is Verdict.UP
+
+
 def test_last_engine_stays() -> None:
     decision = decide(SCALING, ScalingState(less_since_s=0.0), sample(at_s=9999.0, engines=1, ready=1))
     assert (decision.engines, decision.verdict) == (1, Verdict.STEADY)

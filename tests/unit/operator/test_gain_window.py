@@ -1,5 +1,6 @@
 """Gain of the last minutes over all gateways, and how a status shows it."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +78,15 @@ def test_old_minutes_are_forgotten() -> None:
     window.take([report("a", totals(6))], now_s=650)
     assert requests(window) == 1
     assert window.recent(("class", "high"), buckets=1).requests == 0
+
+
+def test_subjects_that_no_gateway_tells_of_any_more_are_forgotten() -> None:
+    window = GainWindow()
+    window.take([report("a", totals(1))], now_s=0)
+    window.take([report("a", totals(3))], now_s=15)
+    assert window.came(("tenant", "alice")) == 2
+    window.take([msgspec.structs.replace(report("a", totals(3)), tenants={})], now_s=30)
+    assert (window.came(("tenant", "alice")), window.came(("class", "high"))) == (0, 2)
 
 
 def test_nobody_reports() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from fake_kube import FakeKube, Object
 from proserve_operator import operator_run
+from proserve_operator.kube_client import KubeError
 from proserve_operator.operator_run import OperatorRun
 from proserve_operator.settings import OperatorSettings
 from resource_builders import priority_class
@@ -52,6 +53,19 @@ async def acting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Acting]:
         await asyncio.wait({task})
 
 
+@pytest.mark.looptime
+@pytest.mark.parametrize("missing", ["Tenant", "EnginePool"])
+async def test_operator_does_not_begin_without_one_of_its_kinds(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    kube = FakeKube()
+
+    async def serves(kind: str) -> bool:
+        return kind != missing
+
+    monkeypatch.setattr(kube, "serves", serves)
+    with pytest.raises(KubeError, match=f"does not serve {missing}: install the chart proserve-crds"):
+        await OperatorRun(kube, OperatorSettings()).act()
+
+
 def high(*, generation: int, **spec: Any) -> Object:
     body = priority_class("high", **spec)
     body["metadata"] |= {"uid": "u", "generation": generation}
@@ -72,3 +86,24 @@ async def test_edit_that_came_with_the_reply_to_a_status_is_judged_when_the_watc
     await acting.until(lambda: acting.status("PriorityClass", "high")["observedGeneration"] == 2)
     (accepted,) = acting.status("PriorityClass", "high")["conditions"]
     assert (accepted["status"], accepted["reason"]) == ("False", "Invalid")
+
+
+@pytest.mark.looptime
+async def test_operator_waits_for_kinds_that_are_being_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kube, asked, watched = FakeKube(), 0, asyncio.Event()
+
+    async def serves(_: str) -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 20
+
+    async def watch(*_: object, **__: object) -> None:
+        watched.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(kube, "serves", serves)
+    monkeypatch.setattr(operator_run, "watch", watch)
+    acting = asyncio.create_task(OperatorRun(kube, OperatorSettings()).act())
+    await asyncio.wait_for(watched.wait(), LIMIT_S)
+    acting.cancel()
+    await asyncio.wait({acting})

@@ -1,5 +1,7 @@
 """One look at a pool: what is written, what is not, and what happens when the API server refuses."""
 
+from typing import Any
+
 import pytest
 
 from proserve_operator.kube_client import KubeError
@@ -299,3 +301,23 @@ async def test_events_are_no_flood() -> None:
             await bench.look()
             bench.now_s += 1
     assert len(bench.kube.events) <= 8
+
+
+async def test_reply_does_not_undo_what_the_watch_has_shown_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = ReconcileBench()
+    apply = bench.kube.apply
+
+    async def answered_late(made: dict[str, Any], **how: Any) -> dict[str, Any]:
+        reply = await apply(made, **how)
+        if made["kind"] == "Deployment":
+            bench.store.put("Deployment", bench.kube.put({**reply, "status": {"readyReplicas": 1}}))
+        elif made["kind"] == "EnginePool":
+            bench.store.remove("EnginePool", KEY)
+        return reply
+
+    monkeypatch.setattr(bench.kube, "apply", answered_late)
+    await bench.look()
+    deployment = bench.store.get("Deployment", ("default", "engine-tiny"))
+    assert deployment is not None
+    assert deployment["status"] == {"readyReplicas": 1}
+    assert bench.store.get("EnginePool", KEY) is None

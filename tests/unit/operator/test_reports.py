@@ -38,7 +38,7 @@ async def test_gateway_that_answers_is_read(kmock: kmock.RawHandler, reports: Re
     assert reports.problems("Tenant", "team", "bob") == ["spec.apiKeys[0]: is gone; add it"]
 
 
-@pytest.mark.parametrize("answer", [503, b"<html>", b"{}"])
+@pytest.mark.parametrize("answer", [503, b"<html>", b"{}", b'{"instance": "\xff"}'])
 async def test_gateway_that_answers_nonsense_is_left_out(
     kmock: kmock.RawHandler, reports: Reports, answer: int | bytes
 ) -> None:
@@ -51,14 +51,29 @@ async def test_key_of_the_admin_port_is_sent_and_may_be_renewed(kmock: kmock.Raw
     kmock["get /report"] << msgspec.json.encode(REPORT)
     file = tmp_path / "key"
     reports = Reports(str(kmock.url).rstrip("/"), key_file=file)
-    for key in ("first", "second"):
-        file.write_text(f"{key}\nolder\n")
+    for key in ("first-key-of-gateways", "second-key-of-gateways"):
+        file.write_text(f"{key}\nan-older-key-of-gateways\n")
         await reports.read(now_s=0)
     sent = [request.headers.get("Authorization") for request in kmock["get /report"]]
-    assert sent == ["Bearer first", "Bearer second"]
+    assert sent == ["Bearer first-key-of-gateways", "Bearer second-key-of-gateways"]
 
 
 async def test_host_that_is_not_known_is_no_gateway() -> None:
     reports = Reports("http://gateway.invalid:9090")
     await reports.read(now_s=0)
     assert not reports.window.reporting
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"short\n"])
+async def test_key_file_that_can_not_be_used_is_told_and_ends_nothing(
+    kmock: kmock.RawHandler, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(content)
+    kmock["get /report"] << 401
+    reports = Reports(str(kmock.url).rstrip("/"), key_file=file)
+    await reports.read(now_s=0)
+    assert "no key for their admin port" in caplog.text
+    file.write_text("\n" + "k" * 16 + "\n")
+    await reports.read(now_s=1)
+    assert [request.headers.get("Authorization") for request in kmock] == [None, f"Bearer {'k' * 16}"]
