@@ -73,6 +73,13 @@ def test_pods_are_restricted(cluster: ApiServer, values: dict[str, Any]) -> None
             assert "memory" in container["resources"]["limits"]
 
 
+def test_user_of_pods_is_left_to_the_cluster_where_asked(cluster: ApiServer) -> None:
+    for spec in pod_specs(render(cluster, VALUES["user that the cluster chooses"])):
+        assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    for spec in pod_specs(render(cluster, {})):
+        assert spec["securityContext"]["runAsUser"] == 65532
+
+
 def test_pods_refused_by_pod_security_would_be_noticed(cluster: ApiServer) -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loose"}}
     pod["spec"] = {"containers": [{"name": "a", "image": "a:1"}]}

@@ -18,6 +18,9 @@ VALUES: dict[str, dict[str, Any]] = {
         "commonLabels": {"cost-centre": "42"},
         "gateway": {"serviceAccount": {"create": False, "name": "existing"}, "admin": {"secretName": "admin-keys"}},
     },
+    "user that the cluster chooses": {
+        "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+    },
     "TLS up to the gateway": {
         "gateway": {
             "tls": {"secretName": "gateway-tls"},

@@ -65,21 +65,6 @@ app.kubernetes.io/part-of: proserve
 {{- end }}
 {{- end }}
 
-{{/* What Pod Security `restricted` asks of a pod, and of a container. */}}
-{{- define "proserve.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
-seccompProfile: {type: RuntimeDefault}
-{{- end }}
-
-{{- define "proserve.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
-{{- end }}
-
 {{/* (dict "root" $ "component" NAME): what users may say about pods of a component */}}
 {{- define "proserve.scheduling" -}}
 {{- $settings := index .root.Values .component }}
