@@ -38,7 +38,12 @@ class Replica:
     async def admitted(self, limits: TenantLimits = TEN, *, times: int = 1, tokens: int = 1) -> list[QuotaTicket]:
         """What comes of so many requests at once."""
         answers = await asyncio.gather(
-            *[self.quotas.admit("a", limits, prompt_tokens=tokens, expected_output_tokens=0) for _ in range(times)],
+            *[
+                self.quotas.admit(
+                    "a", limits, prompt_tokens=tokens, least_prompt_tokens=tokens, expected_output_tokens=0
+                )
+                for _ in range(times)
+            ],
             return_exceptions=True,
         )
         for answer in answers:

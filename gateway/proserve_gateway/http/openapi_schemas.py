@@ -5,7 +5,7 @@ What a body may hold beside that is the engine's to say, so these schemas allow 
 
 from typing import Any
 
-from proserve_gateway.requests.body import KEPT_RESPONSES, MOST, BodyKind
+from proserve_gateway.requests.body import KEPT_RESPONSES, MOST, MOST_CHOICES, BodyKind
 
 Schema = dict[str, Any]
 
@@ -26,7 +26,7 @@ _COMMON: Schema = {
 _GENERATION: Schema = {
     "max_tokens": _COUNT,
     "max_completion_tokens": _COUNT,
-    "n": nullable("integer", minimum=1, maximum=MOST),
+    "n": nullable("integer", minimum=1, maximum=MOST_CHOICES),
     "stream_options": nullable(
         "object",
         properties={"include_usage": nullable("boolean"), "continuous_usage_stats": nullable("boolean")},

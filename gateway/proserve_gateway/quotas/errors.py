@@ -43,8 +43,8 @@ def beyond_quota(tenant: str, prompt_tokens: int, limit: int) -> QuotaError:
         status=400,
         code="request_exceeds_quota",
         error_type="invalid_request_error",
-        message=f"the prompt has about {prompt_tokens} tokens, and tenant {tenant} may use {limit} tokens per minute: "
-        "it never fits; send a shorter prompt, or ask whoever runs this gateway for a higher limit",
+        message=f"the prompt has at least {prompt_tokens} tokens, and tenant {tenant} may use {limit} tokens per "
+        "minute: it never fits; send a shorter prompt, or ask whoever runs this gateway for a higher limit",
     )
     error.exhausted = f"tenant:{tenant}"
     return error

@@ -62,9 +62,15 @@ class Quotas:
         """Bounded by the tenants of the configurations that this process has had."""
 
     async def admit(
-        self, name: str, limits: TenantLimits, *, prompt_tokens: int, expected_output_tokens: float
+        self,
+        name: str,
+        limits: TenantLimits,
+        *,
+        prompt_tokens: int,
+        least_prompt_tokens: int,
+        expected_output_tokens: float,
     ) -> QuotaTicket:
-        """Reserve what the request will probably take.
+        """Reserve what the request will probably take; its prompt has `least_prompt_tokens` in any case.
 
         Raises:
             QuotaError: it does not fit, now (429) or ever (400).
@@ -73,9 +79,9 @@ class Quotas:
         if tenant is None:
             tenant = self._tenants[name] = QuotaTenant(name, limits, self.store)
         tenant.limits = limits
-        if limits.tokens_per_minute is not None and never_fits(limits, prompt_tokens):
+        if limits.tokens_per_minute is not None and never_fits(limits, least_prompt_tokens):
             tenant.refusals[QuotaKind.TOKENS] += 1
-            raise beyond_quota(name, prompt_tokens, limits.tokens_per_minute)
+            raise beyond_quota(name, least_prompt_tokens, limits.tokens_per_minute)
         tokens = tokens_to_reserve(limits, prompt_tokens=prompt_tokens, expected_output_tokens=expected_output_tokens)
         reservation = tenant.usage.reserve(tokens, self._wall_clock())
         refusal = await tenant.decide(reservation)

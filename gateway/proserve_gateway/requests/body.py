@@ -28,6 +28,9 @@ MOST = 2**31 - 1
 
 MOST_UNASKED_TOKENS = 10**6
 """Of an answer whose length the client leaves open: several times what any model writes."""
+MOST_CHOICES = 1024
+"""Answers of one request: as many as engines compute at once. What one request is expected to take and to bring is
+multiplied by them, so they are also a bound on what it does to the sums of its class."""
 GUESSED_TOKENS = 1024
 """By which an engine that computes several tokens at once may go beyond the length that was asked for."""
 
@@ -47,6 +50,8 @@ _AS_LISTS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _POSITION = re.compile(r"\(byte (\d+)\)")
 _BASE64 = re.compile(rb";base64,[A-Za-z0-9+/=]*")
+_TOLD = ("tools", "functions", "documents")
+"""What chat templates write into the prompt beside the messages."""
 _PAIRED = (("query", "queries", "text_1", "data_1"), ("documents", "items", "text_2", "data_2"))
 """Fields of the two sides that are ranked or scored."""
 _USAGE_OPTIONS = b'{"include_usage":true}'
@@ -129,7 +134,7 @@ class RequestBody:
             self.max_tokens = _count(fields, "max_output_tokens", least=1)
         if _take(fields, "input", _text_or_list) is None:
             raise _missing_field("input", "a string or a list of items")
-        self.prompt_bytes = _size(fields["input"])
+        self.prompt_bytes = sum(_size(fields[name]) for name in ("input", "instructions", "tools") if name in fields)
 
     def _measure_inputs(self) -> None:
         """Of what is embedded, ranked or scored. What no model computes (texts to tokenize) is left out, but for chats:
@@ -144,7 +149,7 @@ class RequestBody:
         if one is not None and other is not None:
             # Each of the one side is computed with its partner of the other, or with all if it is alone.
             ones, others = (1 if (found := _items(side)) is None else len(found) for side in (one, other))
-            pairs = max(ones, others)
+            pairs = min(max(ones, others), MOST_CHOICES)
             self.prompt_bytes += _size(one) * (pairs if ones == 1 else 1) + _size(other) * (pairs if others == 1 else 1)
 
     def _check_generation(self) -> None:
@@ -155,27 +160,33 @@ class RequestBody:
             newer = _count(fields, "max_completion_tokens", least=0)
             self.max_tokens = self.max_tokens if newer is None else newer
         if "n" in fields:
-            count = _count(fields, "n", least=1)
+            count = _count(fields, "n", least=1, most=MOST_CHOICES)
             self.choices = 1 if count is None else count
         if "stream_options" in fields and (options := _take(fields, "stream_options", _object)):
             self.include_usage = _take(options, "include_usage", _flag, "stream_options.") or False
             self.continuous_usage = _take(options, "continuous_usage_stats", _flag, "stream_options.") or False
+        self.prompt_bytes = sum(_size(fields[name]) for name in _TOLD if name in fields)
         if self.kind is BodyKind.CHAT:
             messages = _take(fields, "messages", _list)
             if messages is None:
                 raise _missing_field("messages", "a list of messages")
-            self.prompt_bytes = _size(fields["messages"])
+            self.prompt_bytes += _size(fields["messages"])
         else:
             prompt = _take(fields, "prompt", _text_or_list)
             if prompt is None:
                 if "prompt_embeds" not in fields:
                     raise _missing_field("prompt", "a string, or a list of strings or token ids")
             else:
-                self.prompt_bytes = _size(fields["prompt"])
+                self.prompt_bytes += _size(fields["prompt"])
                 if isinstance(prompt, list):
                     self.prompt_tokens = _token_ids(prompt)
                     if _first_byte(prompt) in (b"[", b'"'):
                         self.choices *= len(prompt)
+        if self.choices > MOST_CHOICES:
+            raise invalid_request(
+                f"prompt and n ask for {self.choices} answers: at most {MOST_CHOICES}, send several requests",
+                param="prompt",
+            )
 
     def encode(self, *, facts: dict[str, str | float] | None, exact_usage: bool, token_ids: bool = False) -> bytes:
         """The body for one engine.
@@ -272,7 +283,7 @@ def _take(fields: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[Any],
         raise invalid_request(f"{path} has the wrong type: {error}", param=path, code="invalid_type") from error
 
 
-def _count(fields: dict[str, Raw], name: str, *, least: int) -> int | None:
+def _count(fields: dict[str, Raw], name: str, *, least: int, most: int = MOST) -> int | None:
     value: int | float | None = _take(fields, name, _number)
     if isinstance(value, float):
         # 5.0 is an integer to JSON Schema, and some clients write it.
@@ -281,8 +292,8 @@ def _count(fields: dict[str, Raw], name: str, *, least: int) -> int | None:
                 f"{name} has the wrong type: Expected `int | null`, got `float`", param=name, code="invalid_type"
             )
         value = int(value)
-    if value is not None and not least <= value <= MOST:
-        raise invalid_request(f"{name} is {str(value)[:20]}: it must be from {least} to {MOST}", param=name)
+    if value is not None and not least <= value <= most:
+        raise invalid_request(f"{name} is {str(value)[:20]}: it must be from {least} to {most}", param=name)
     return value
 
 

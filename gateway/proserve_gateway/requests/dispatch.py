@@ -31,6 +31,7 @@ from proserve_gateway.requests.attempts import TOO_BUSY, Attempts
 from proserve_gateway.requests.body import BodyKind, RequestBody
 from proserve_gateway.requests.engine_calls import MAX_REPLY_BYTES, EngineCalls, is_stream
 from proserve_gateway.requests.inference_request import InferenceRequest
+from proserve_gateway.requests.prompt_estimate import least_tokens
 from proserve_gateway.requests.routing_requests import RoutingRequests
 from proserve_gateway.seeing.accounting import Accounting, Entry
 from proserve_gateway.seeing.decisions import Decisions
@@ -90,6 +91,7 @@ class Dispatcher:
                     request.tenant,
                     request.limits,
                     prompt_tokens=routing.prompt_tokens,
+                    least_prompt_tokens=body.prompt_tokens or least_tokens(body.prompt_bytes),
                     expected_output_tokens=entry.expected_tokens,
                 )
             attempts = Attempts(

@@ -27,7 +27,7 @@ class RoutingRequests:
     def of(self, request: InferenceRequest, entry: Entry) -> RoutingRequest:
         """A new request."""
         body, pool = request.body, request.pool
-        prompt_tokens = body.prompt_tokens or self._prompts.estimate(pool, body.prompt_bytes)
+        prompt_tokens = body.prompt_tokens or self._prompts.estimate(pool, request.tenant, body.prompt_bytes)
         expected_tokens = entry.expected_tokens
         blocks = prefix_blocks(body, request.tenant) if self._fleet.reads_prefixes(pool) else ()
         if entry.generates and self._fleet.queue(pool) is not None:
@@ -47,7 +47,8 @@ class RoutingRequests:
 
     def prompt_counted(self, request: InferenceRequest, tokens: int) -> None:
         """The engine told the prompt's length."""
-        self._prompts.learn(request.pool, request.body.prompt_bytes, tokens)
+        if request.body.prompt_tokens is None:
+            self._prompts.learn(request.pool, request.tenant, request.body.prompt_bytes, tokens)
 
     def _lengths_of(self, pool: str) -> PoolLengths:
         lengths = self._lengths.get(pool)

@@ -148,6 +148,12 @@ async def test_a_prompt_that_can_never_fit_is_refused_for_good() -> None:
         assert used(gate, "in_flight") == used(gate, "tokens") == 0
 
 
+async def test_a_prompt_that_only_seems_too_long_is_admitted_and_charged_as_the_engine_counts_it() -> None:
+    async with fake_engine() as engine, gateway(engine, tenant_limits=TenantLimits(tokens_per_minute=100)) as gate:
+        assert (await gate.chat(messages=[{"role": "user", "content": "word " * 150}])).status_code == 200
+        assert used(gate, "tokens") == 7 + 4
+
+
 async def test_openais_client_reads_the_limit_and_the_wait() -> None:
     async with fake_engine() as engine, gateway(engine, tenant_limits=ONE) as gate:
         client = openai.AsyncOpenAI(base_url=f"{gate.url}/v1", api_key=GOLD_KEY, max_retries=0)
@@ -193,7 +199,7 @@ async def test_embeddings_that_run_together_hold_their_prompts_against_the_quota
             _done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
         everybody_asked.set()
         assert sorted([await task for task in asking]) == [200, 200, 429, 429, 429, 429]
-        assert await ask(20_000) == 400
+        assert await ask(50_000) == 400
 
 
 async def test_no_store_is_asked_and_nothing_kept_where_no_limit_is_set() -> None:

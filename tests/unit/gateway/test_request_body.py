@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proserve_gateway.errors import ApiError
-from proserve_gateway.requests.body import DEEPEST, BodyKind, parse_body
+from proserve_gateway.requests.body import DEEPEST, MOST_CHOICES, BodyKind, parse_body
 from proserve_gateway.requests.prompt_estimate import PromptEstimator
 
 
@@ -54,6 +54,31 @@ def test_prompts_are_counted_and_token_ids_exactly(prompt: Any, tokens: int | No
 
 
 @pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": "hi", "n": MOST_CHOICES + 1}, "n"),
+        ({"prompt": ["hi"] * (MOST_CHOICES // 2 + 1), "n": 2}, "prompt"),
+        ({"prompt": ["hi"] * (MOST_CHOICES + 1)}, "prompt"),
+    ],
+)
+def test_answers_of_one_request_are_bounded(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError, match=str(MOST_CHOICES)) as caught:
+        parse_body(BodyKind.COMPLETION, completion(**fields))
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+def test_pairs_of_one_request_are_bounded_in_what_they_are_expected_to_cost() -> None:
+    body = parse_body(BodyKind.OTHER, completion(query="x" * 1000, documents=["y"] * 100_000))
+    assert body.prompt_bytes < 1_100 * MOST_CHOICES + 500_000
+
+
+def test_tools_are_a_part_of_the_prompt() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": "d" * 400, "parameters": {}}}]
+    plain, told = (parse_body(BodyKind.CHAT, chat(**fields)).prompt_bytes for fields in ({}, {"tools": tools}))
+    assert told - plain > 400
+
+
+@pytest.mark.parametrize(
     ("fields", "tokens"),
     [
         ({"input": "x" * 398}, 100),
@@ -71,7 +96,8 @@ def test_prompts_are_counted_and_token_ids_exactly(prompt: Any, tokens: int | No
 )
 def test_what_is_embedded_or_ranked_is_measured(fields: dict[str, Any], tokens: int) -> None:
     body = parse_body(BodyKind.OTHER, json.dumps({"model": "m", **fields}, separators=(",", ":")).encode())
-    assert (body.prompt_tokens or PromptEstimator().estimate("p", body.prompt_bytes)) == pytest.approx(tokens, abs=2)
+    estimated = PromptEstimator().estimate("p", "a", body.prompt_bytes)
+    assert (body.prompt_tokens or estimated) == pytest.approx(tokens, abs=2)
     assert body.choices == 1
 
 
@@ -109,16 +135,6 @@ def test_embedded_prompt_needs_no_text() -> None:
     parse_body(BodyKind.COMPLETION, completion(prompt_embeds="x"))
     with pytest.raises(ApiError):
         parse_body(BodyKind.COMPLETION, completion())
-
-
-def test_prompt_estimate_learns_the_pools_ratio() -> None:
-    estimator = PromptEstimator()
-    assert estimator.estimate("a", 400) == 100
-    assert estimator.estimate("a", 0) == 1
-    for _ in range(5):
-        estimator.learn("a", 400, 200)
-    estimator.learn("a", 0, 50)
-    assert (estimator.estimate("a", 400), estimator.estimate("b", 400)) == (200, 100)
 
 
 def nested(levels: int, inside: str = "") -> bytes:

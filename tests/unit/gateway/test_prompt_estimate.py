@@ -1,0 +1,49 @@
+"""The estimate of a prompt's length follows the tenant's own prompts, short and long, and nobody else's."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proserve_gateway.requests.prompt_estimate import MOST_BYTES_PER_TOKEN, PromptEstimator, least_tokens
+
+LONG_BYTES, LONG_TOKENS = 4000, 1035
+
+
+def taught(*prompts: tuple[int, int], tenant: str = "a", times: int = 1) -> PromptEstimator:
+    estimator = PromptEstimator()
+    for _ in range(times):
+        for size, tokens in prompts:
+            estimator.learn("pool", tenant, size, tokens)
+    return estimator
+
+
+def test_text_is_taken_for_english_until_something_was_answered() -> None:
+    assert PromptEstimator().estimate("pool", "a", LONG_BYTES) == 1000
+    assert PromptEstimator().estimate("pool", "a", 0) == 1
+
+
+@pytest.mark.parametrize("tokens_per_byte", [0.15, 0.25, 0.6])
+def test_ratio_and_what_any_prompt_costs_are_learned(tokens_per_byte: float) -> None:
+    prompts = [(size, round(30 + tokens_per_byte * size)) for size in (60, 800, 2500, 9000)]
+    estimator = taught(*prompts, times=30)
+    for size, tokens in prompts:
+        assert estimator.estimate("pool", "a", size) == pytest.approx(tokens, rel=0.2, abs=40)
+
+
+def test_short_chats_leave_long_prompts_as_they_are() -> None:
+    estimator = taught((40, 40), times=200)
+    assert estimator.estimate("pool", "a", 40) == pytest.approx(40, abs=2)
+    assert estimator.estimate("pool", "a", LONG_BYTES) == pytest.approx(LONG_TOKENS, rel=0.1)
+
+
+def test_what_another_tenant_sends_changes_nothing() -> None:
+    # Pictures by address: 9,000 tokens on 40 bytes.
+    estimator = taught((40, 9000), tenant="other", times=200)
+    assert estimator.estimate("pool", "a", LONG_BYTES) == 1000
+
+
+@given(st.lists(st.tuples(st.integers(0, 4 * 2**20), st.integers(0, 10**8)), max_size=50), st.integers(0, 4 * 2**20))
+def test_estimate_is_finite_and_positive_whatever_engines_report(prompts: list[tuple[int, int]], size: int) -> None:
+    estimated = taught(*prompts).estimate("pool", "a", size)
+    assert 1 <= estimated <= 10**8 * 2 + size
+    assert least_tokens(size) <= max(estimated, size / MOST_BYTES_PER_TOKEN)
