@@ -136,6 +136,14 @@ def test_release_has_a_lease_of_its_own_and_may_change_no_other(cluster: ApiServ
     ]  # fmt: skip
 
 
+def test_files_for_the_gateway_are_mounted(cluster: ApiServer) -> None:
+    values = VALUES["client certificates"]
+    spec = named(render(cluster, values), "Deployment", "proserve-gateway")["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert values["gateway"]["extraVolumes"][0] in spec["volumes"]
+    assert values["gateway"]["extraVolumeMounts"][0] in container["volumeMounts"]
+
+
 def test_replicas_are_left_to_the_autoscaler(cluster: ApiServer) -> None:
     objects = render(cluster, VALUES["everything on"])
     assert "replicas" not in named(objects, "Deployment", "proserve-gateway")["spec"]

@@ -31,6 +31,14 @@ VALUES: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "client certificates": {
+        "gateway": {
+            "tls": {"secretName": "gateway-tls"},
+            "extraArgs": ["--tls-client-ca=/etc/proserve/clients/ca.crt"],
+            "extraVolumes": [{"name": "clients", "secret": {"secretName": "client-ca"}}],
+            "extraVolumeMounts": [{"name": "clients", "mountPath": "/etc/proserve/clients", "readOnly": True}],
+        },
+    },
     "everything on": {
         "operator": {
             "extraArgs": ["--lease-namespace=elsewhere"],
