@@ -150,6 +150,14 @@ def test_replicas_are_left_to_the_autoscaler(cluster: ApiServer) -> None:
     assert named(objects, "HorizontalPodAutoscaler", "proserve-gateway")["spec"]["maxReplicas"] == 8
 
 
+@pytest.mark.parametrize("component", ["operator", "gateway"])
+def test_replicas_stand_on_different_nodes_where_that_is_possible(cluster: ApiServer, component: str) -> None:
+    deployment = named(render(cluster, {}), "Deployment", f"proserve-{component}")["spec"]
+    (spread,) = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    assert spread["labelSelector"] == deployment["selector"]
+
+
 def test_image_is_what_the_values_say(cluster: ApiServer) -> None:
     values = {"image": {"repository": "registry.example.com/proserve", "tag": "1.2", "digest": f"sha256:{'b' * 64}"}}
     images = {container["image"] for spec in pod_specs(render(cluster, values)) for container in spec["containers"]}

@@ -85,8 +85,19 @@ affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $settings.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
+topologySpreadConstraints:
+  {{- with $settings.topologySpreadConstraints }}
+  {{- toYaml . | nindent 2 }}
+  {{- else }}
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "proserve.selectorLabels" . | nindent 8 }}
+  {{- end }}
 {{- end }}
 
 {{/* URL of the gateway as pods of the cluster see it. */}}
