@@ -87,6 +87,14 @@ def test_pods_refused_by_pod_security_would_be_noticed(cluster: ApiServer) -> No
     assert "violates PodSecurity" in reply.stderr
 
 
+def test_label_of_the_users_replaces_the_charts_own(cluster: ApiServer) -> None:
+    objects = render(cluster, VALUES["namespaces"])
+    for each in objects:
+        if each["kind"] != "CustomResourceDefinition":
+            labels = each["metadata"]["labels"]
+            assert (labels["app.kubernetes.io/part-of"], labels["helm.sh/chart"]) == ("inference", "ours")
+
+
 def test_watched_namespaces_limit_what_may_be_read(cluster: ApiServer) -> None:
     objects = render(cluster, {"watchNamespaces": ["team-a"]})
     for role in (each for each in objects if each["kind"] == "ClusterRole"):

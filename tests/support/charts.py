@@ -18,6 +18,16 @@ class Refused(Exception):  # noqa: N818 - it is what happened, not what went wro
     """helm did not accept the values; the message is helm's."""
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """As kustomize and Argo read: no key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise yaml.constructor.ConstructorError(None, None, f"keys that are there twice: {twice}", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def render(
     access: KubernetesAccess, values: Mapping[str, Any], *, release: str = "proserve", namespace: str = "serving"
 ) -> list[dict[str, Any]]:
@@ -25,6 +35,7 @@ def render(
 
     Raises:
         Refused: the values are wrong.
+        yaml.YAMLError: a key is there twice, among others.
     """
     done = access.run(
         "helm",
@@ -39,7 +50,7 @@ def render(
     )
     if done.returncode != 0:
         raise Refused(done.stderr)
-    return [document for document in yaml.safe_load_all(done.stdout) if document is not None]
+    return [document for document in yaml.load_all(done.stdout, _StrictLoader) if document is not None]
 
 
 def named(objects: Sequence[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:

@@ -22,21 +22,21 @@ so no other two parts give the same. */}}
 
 {{/* (dict "root" $ "component" NAME) */}}
 {{- define "proserve.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "proserve.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "proserve.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{/* (dict "root" $ "component" NAME) */}}
+{{/* (dict "root" $ "component" NAME "more" LABELS), `more` only if there are some. Each name is written once: what users
+give wins over the chart's, but for what selects pods (refused in _validation.tpl). */}}
 {{- define "proserve.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-app.kubernetes.io/part-of: proserve
-{{ include "proserve.selectorLabels" . }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := dict
+  "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_")
+  "app.kubernetes.io/version" .root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" .root.Release.Service
+  "app.kubernetes.io/part-of" "proserve" }}
+{{- $selector := fromYaml (include "proserve.selectorLabels" .) }}
+{{- toYaml (merge $selector (default dict .more) .root.Values.commonLabels $own) }}
 {{- end }}
 
 {{/* (dict "root" $ "image" MAPPING) */}}

@@ -7,11 +7,25 @@
 {{- $errors = append $errors (printf "%s.serviceAccount: create is false and name is empty; name an existing ServiceAccount" $component) }}
 {{- end }}
 {{- end }}
+{{- $labels := dict "commonLabels" .Values.commonLabels "operator.podLabels" .Values.operator.podLabels "gateway.podLabels" .Values.gateway.podLabels }}
+{{- range $part := list "serviceMonitor" "prometheusRule" "dashboards" }}
+{{- $_ := set $labels (printf "monitoring.%s.labels" $part) (index $.Values.monitoring $part).labels }}
+{{- end }}
+{{- range $value, $given := $labels }}
+{{- range $name := list "name" "instance" "component" }}
+{{- if hasKey $given (printf "app.kubernetes.io/%s" $name) }}
+{{- $errors = append $errors (printf "%s: app.kubernetes.io/%s is how the release finds its pods; take another label, or nameOverride for the name" $value $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- with .Values.gateway }}
+{{- if eq (int .service.httpPort) (int .service.grpcPort) }}
+{{- $errors = append $errors (printf "gateway.service: httpPort and grpcPort are both %d; give each its own" (int .service.httpPort)) }}
+{{- end }}
 {{- if and .autoscaling.enabled (gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) }}
 {{- $errors = append $errors (printf "gateway.autoscaling: minReplicas %d is more than maxReplicas %d; lower the one or raise the other" (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) }}
 {{- end }}
-{{- if and .autoscaling.enabled (not (dig "requests" "cpu" "" .resources)) }}
+{{- if and .autoscaling.enabled (not (dig "requests" "cpu" "" (default dict .resources))) }}
 {{- $errors = append $errors "gateway.autoscaling: a share of the requested CPU is its target, and gateway.resources.requests.cpu is missing; set it" }}
 {{- end }}
 {{- if and .httpRoute.enabled (not .httpRoute.parentRefs) }}
