@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import valkey
 
 from proserve_cli.addresses import free_port
 
@@ -61,6 +62,11 @@ class QuotaServer:
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
+
+    def forget(self) -> None:
+        """It loses its data and no connection."""
+        with valkey.Valkey.from_url(self.url) as client:
+            client.flushall()
 
     def hang(self) -> None:
         """It keeps its connections and says nothing."""

@@ -30,11 +30,6 @@ class Presence:
         self.undecided = 0
         """As of `SharedCount`."""
 
-    @property
-    def idle(self) -> bool:
-        """Nothing of ours is in any store."""
-        return self.own == 0 and not any(count.contributed for count in self._counts.values())
-
     def counts(self, wall_s: float) -> list[SharedCount]:
         """The counter to read, and the next epoch's when it is time; all are to be sent."""
         epoch, passed_s = divmod(wall_s, self._epoch_s)

@@ -157,15 +157,6 @@ class TenantUsage:
         for count in self._minutes.values():
             count.forgotten()
 
-    def forget_old(self, wall_s: float) -> None:
-        """Drop minutes that count for nothing any more."""
-        minute, _ = minute_of(wall_s)
-        self._minutes = {key: count for key, count in self._minutes.items() if key[1] >= minute - 1}
-
-    @property
-    def idle(self) -> bool:
-        return not self._minutes and self._in_flight.idle
-
     def _take(self, reservation: Reservation, sign: int) -> None:
         minute, _ = minute_of(reservation.wall_s)
         self._of_minute(QuotaKind.REQUESTS, minute).own += sign
@@ -189,7 +180,8 @@ class TenantUsage:
         key = (kind, minute)
         count = self._minutes.get(key)
         if count is None:
-            self.forget_old(minute * WINDOW_S)
+            # Older ones count for nothing any more.
+            self._minutes = {known: each for known, each in self._minutes.items() if known[1] >= minute - 1}
             count = self._minutes[key] = SharedCount(f"{kind}/{self._name}/{minute}", life_s=_LIFE_S)
         return count
 

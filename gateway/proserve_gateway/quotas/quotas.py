@@ -116,7 +116,6 @@ class Quotas:
         await store.beat()
         wall_s = self._wall_clock()
         for tenant in self._tenants.values():
-            tenant.usage.forget_old(wall_s)
             tenant.exchange(wall_s)
 
     def by_tenant(self) -> Iterator[tuple[str, list[QuotaUse], dict[QuotaKind, int]]]:

@@ -138,6 +138,20 @@ async def test_client_that_leaves_is_forgotten() -> None:
     task.cancel()
     await asyncio.wait({task})
     assert sleeping.fleet.open_requests() == {}
+    assert dict(sleeping.fleet.waiting_by_class()) == {}
+
+
+async def test_client_that_leaves_makes_room_for_another_body() -> None:
+    sleeping = Sleeping(limits=WaitingLimits(body_bytes=1000))
+    leaves = sleeping.ask(QUEUE, size=900)
+    await asyncio.sleep(1)
+    leaves.cancel()
+    await asyncio.wait({leaves})
+    stays = sleeping.ask(QUEUE, size=900)
+    await asyncio.sleep(1)
+    assert sleeping.fleet.waiting == 1
+    sleeping.engine_comes()
+    await stays
 
 
 async def test_who_waits_is_told_when_the_gateway_ends() -> None:

@@ -1,19 +1,20 @@
 """Quotas shared by gateways through a real Valkey or Redis server, while it runs, dies, hangs and forgets."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 
 from fake_openai_engine import fake_engine
+from proserve_core.admission.shared_count import SharedCount
 from proserve_core.objectives import TenantLimits
 from proserve_gateway.quotas import store as quota_store
 from proserve_gateway.quotas import tenant as quota_tenant
 from proserve_gateway.quotas.store import QuotaStoreError, store_address
 from proserve_gateway.server import Gateway, GatewayConfig, Listen
-from quota_replicas import TEN, Replica, Wall, replicas, states
+from quota_replicas import TEN, Replica, Wall, exchanged, replicas, states
 from quota_server import QuotaServer, quota_server
 from resource_builders import endpoint_pool, keyed_tenant, parse, priority_class, secret
 
@@ -28,6 +29,7 @@ def server(tmp_path: Path) -> Iterator[QuotaServer]:
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no slow store."""
     monkeypatch.setattr(quota_tenant, "ANSWER_S", 20.0)
+    monkeypatch.setattr(quota_store, "CALL_S", 20.0)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,52 @@ async def test_a_store_that_lost_its_data_between_two_requests_is_no_open_door(s
             await each.beat()
         admitted = [*await one.admitted(times=5), *await two.admitted(times=5)]
         assert len(admitted) == 2
+
+
+async def test_a_store_that_lost_its_data_is_told_again_once(server: QuotaServer) -> None:
+    async with replicas(server.url) as ((one, two), wall):
+        for each in (one, two):
+            assert len(await each.admitted(times=4)) == 4
+        server.forget()
+        assert len(await one.admitted()) == 1
+        for _ in range(3):
+            for each in (one, two):
+                await each.beat()
+        assert [(each.store.losses, each.store.replicas) for each in (one, two)] == [(1, 2), (1, 2)]
+        wall.now_s += 1.0
+        # The call that found it out may be counted twice.
+        assert sum([len(await each.admitted(times=10)) for each in (one, two)]) <= 1
+
+
+async def test_what_is_refused_is_given_back_at_once(server: QuotaServer) -> None:
+    limits = TenantLimits(tokens_per_minute=10)
+    async with replicas(server.url) as ((one, two), _):
+        await two.admitted(limits, tokens=6)
+        assert not await one.admitted(limits, tokens=5), "which is found out in the store"
+        await exchanged()
+        assert len(await two.admitted(limits, tokens=4)) == 1
+
+
+@pytest.mark.parametrize("decided", [False, True], ids=["before it is decided", "when it is decided"])
+async def test_a_client_that_leaves_while_the_store_is_asked_uses_nothing(
+    server: QuotaServer, monkeypatch: pytest.MonkeyPatch, decided: bool
+) -> None:
+    async with replicas(server.url) as ((one, two), _):
+        exchange, loop = one.store.exchange, asyncio.get_running_loop()
+
+        async def leaving(counts: Sequence[SharedCount]) -> bool:
+            """The client leaves before an answer is here, or before it is told of one."""
+            through = await exchange(counts) if decided else True
+            loop.call_soon(task.cancel)
+            return through if decided else await exchange(counts)
+
+        monkeypatch.setattr(one.store, "exchange", leaving)
+        task = asyncio.create_task(one.admitted(times=10))
+        await asyncio.wait({task})
+        assert task.cancelled()
+        monkeypatch.undo()
+        await one.beat()
+        assert len(await two.admitted(times=10)) == 10
 
 
 async def test_a_flood_beyond_the_quota_costs_the_store_no_calls(

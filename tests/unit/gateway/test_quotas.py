@@ -146,6 +146,7 @@ async def test_a_prompt_that_can_never_fit_is_refused_for_good() -> None:
         assert "retry-after" not in refused.headers
         assert not engine.requests
         assert used(gate, "in_flight") == used(gate, "tokens") == 0
+        assert gate.sample("quota_refusals_total", tenant="gold", quota="tokens") == 1
 
 
 async def test_a_prompt_that_only_seems_too_long_is_admitted_and_charged_as_the_engine_counts_it() -> None:
