@@ -2,6 +2,7 @@
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -34,6 +35,15 @@ _RESOURCES = _Row(
 )
 
 
+_MISSING_SINCE = _Row(
+    name=PREFIX + "engines_missing_since_timestamp_seconds",
+    kind="gauge",
+    labels=(),
+    text="Since when the pool that has waited longest lacks engines, in the replica that acts; no series while all "
+    "pools are complete.",
+)
+
+
 class ResourceCounts(Collector):
     """How many resources are in which state: conditions and reasons are closed lists, so there are few series however
     many resources there are. Counted when it is asked for, so nothing is left of resources that are gone."""
@@ -52,6 +62,20 @@ class ResourceCounts(Collector):
         for row, count in sorted(Tally(rows).items()):
             family.add_metric(row, count)
         yield family
+        yield self._missing_since()
+
+    def _missing_since(self) -> GaugeMetricFamily:
+        # Of counts nobody could tell one pool that lacks engines for hours from many that roll one after the other.
+        family = GaugeMetricFamily(_MISSING_SINCE.name, _MISSING_SINCE.text)
+        since_s = [
+            datetime.fromisoformat(each["lastTransitionTime"]).timestamp()
+            for _, body in self._resources()
+            for each in body.get("status", {}).get("conditions", ())
+            if (each["type"], each["status"]) == ("Complete", "False")
+        ]
+        if since_s:
+            family.add_metric((), min(since_s))
+        return family
 
 
 class OperatorMetrics:
@@ -59,7 +83,7 @@ class OperatorMetrics:
 
     def __init__(self, *, queue_length: Callable[[], int], resources: Resources) -> None:
         self.registry = CollectorRegistry()
-        self.table = [_RESOURCES]
+        self.table = [_RESOURCES, _MISSING_SINCE]
         self.registry.register(ResourceCounts(resources))
         self.leader = self._gauge("leader", "1 in the replica that acts.")
         self.reconciles = self._counter(

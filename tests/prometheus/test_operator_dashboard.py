@@ -47,6 +47,21 @@ def test_resources_are_counted_by_their_conditions() -> None:
     assert len([line for line in lines if line.startswith("proserve_operator_resources{")]) == 3
 
 
+def test_pool_that_lacks_engines_longest_is_told_and_no_other() -> None:
+    def lacking(since: str, status: str = "False") -> tuple[str, dict[str, Any]]:
+        body = resource("Complete", status, "SomeEnginesMissing")
+        body["status"]["conditions"][0]["lastTransitionTime"] = since
+        return "EnginePool", body
+
+    def told(*pools: tuple[str, dict[str, Any]]) -> list[str]:
+        lines = OperatorMetrics(queue_length=lambda: 0, resources=lambda: pools).render().decode().splitlines()
+        return [line.split()[1] for line in lines if line.startswith("proserve_operator_engines_missing_since")]
+
+    complete = lacking("1970-01-01T00:00:00Z", "True")
+    assert told(complete, lacking("1970-01-01T02:00:00Z"), lacking("1970-01-01T01:00:00Z")) == ["3600.0"]
+    assert told(complete) == []
+
+
 def test_faults_are_counted_from_zero() -> None:
     text = operator().render().decode()
     assert 'proserve_operator_watch_missed_total{kind="Deployment"} 0.0' in text
