@@ -9,7 +9,7 @@ choices that come in step an eighth of their time per token.
 
 from collections.abc import Collection, Mapping
 
-from proserve_core.gain import LossCause, RequestAccount, earnable_gain
+from proserve_core.gain import LossCause, RequestAccount
 from proserve_core.objectives import ServiceTerms
 
 
@@ -53,16 +53,19 @@ class ChoicesAccount(RequestAccount):
         self.earned += choice.earned - earned
         self._lose_more(choice, lost)
 
-    def give_up(self, cause: LossCause, expected_tokens: int) -> None:
+    def give_up(self, cause: LossCause, expected_tokens: int, *, late_s: float | None = None) -> None:
         """Charge the tokens that will never come, up to an equal part of `expected_tokens` for each choice."""
         each = -(-expected_tokens // self._choices)
         for choice in self._by_index.values():
             lost = dict(choice.lost)
-            choice.give_up(cause, each)
+            choice.give_up(cause, each, late_s=late_s)
             self._lose_more(choice, lost)
         if (never := self._choices - len(self._by_index)) > 0:
             self._complete = False
-            self._lose(cause, never * earnable_gain(self.terms, each))
+            choice = RequestAccount(self.terms, self.arrival_s)
+            choice.give_up(cause, each, late_s=late_s)
+            for why, gain in choice.lost.items():
+                self._lose(why, never * gain)
 
     def _lose_more(self, choice: RequestAccount, before: Mapping[LossCause, float]) -> None:
         """Take over what a choice has lost since `before`."""

@@ -174,13 +174,31 @@ class RequestAccount:
             return LossCause.LATE_TOKEN_QUEUED
         return LossCause.LATE_TOKEN_BATCHED
 
-    def give_up(self, cause: LossCause, expected_tokens: int) -> None:
-        """Charge the tokens that will never come (up to `expected_tokens` in all) to `cause`.
+    def give_up(self, cause: LossCause, expected_tokens: int, *, late_s: float | None = None) -> None:
+        """Charge the tokens that will never come (up to `expected_tokens` in all) to `cause`, but for those that were
+        late at `late_s` already: they are charged as late.
 
         Tokens that are worth nothing are charged too, as 0: the cause still says that the request was not finished.
         """
         if expected_tokens > self.tokens:
-            self._lose(cause, earnable_gain(self.terms, expected_tokens) - earnable_gain(self.terms, self.tokens))
+            lost = earnable_gain(self.terms, expected_tokens) - earnable_gain(self.terms, self.tokens)
+            self._lose(cause, lost - (0.0 if late_s is None else self._lose_overdue(late_s, expected_tokens)))
+
+    def _lose_overdue(self, at_s: float, most_tokens: int) -> float:
+        """Charge tokens that should have come before `at_s`, up to `most_tokens` in all; returns their gain."""
+        terms, before = self.terms, self.tokens
+        first_due_s, tpot_s = self.arrival_s + terms.objectives.ttft_s, terms.objectives.tpot_s
+        if at_s < first_due_s + before * tpot_s:
+            return 0.0
+        late = min(most_tokens, _late_tokens(at_s, first_due_s, tpot_s)) if tpot_s > 0 else most_tokens
+        first = 0.0
+        if before == 0:
+            first = terms.weight * terms.first_token_gain
+            self._lose(LossCause.LATE_FIRST_TOKEN, first)
+        further = (late - max(before, 1)) * terms.weight * terms.output_token_gain
+        if late > max(before, 1):
+            self._lose(LossCause.LATE_TOKEN_QUEUED if before == 0 else self._lateness_cause(late), further)
+        return first + further
 
     @property
     def earnable(self) -> float:

@@ -159,14 +159,16 @@ class Answer:
         return failure is not None and failure.kind is FailureKind.STALLED
 
     def close(self) -> None:
-        """The client is gone; nothing happens when the answer has ended."""
+        """The client is gone; nothing happens when the answer has ended. What was late by then is not its fault,
+        unless it did not take what there was."""
         if not self.ended:
             self.ended = True
+            held_up = self.stalled or self._leg.exchange.paused
             if self.stalled:
                 self._books.stream_broke(self._request, Result.CLIENT_STALLED, "the client took nothing for too long")
             self._leg.exchange.abort()
             self._leg.lease.close(Outcome.CANCELLED)
-            self._entry.close(LossCause.CLIENT_CANCEL)
+            self._entry.close(LossCause.CLIENT_CANCEL, late_s=None if held_up else self._clock())
 
     def whole(self, body: bytes, *, tokens: int, prompt_tokens: int | None) -> None:
         """The answer does not stream, and this is all of it."""

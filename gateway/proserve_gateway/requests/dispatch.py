@@ -104,7 +104,7 @@ class Dispatcher:
             )
             return await attempts.run(routing, lambda lease: self._start(request, lease, entry, attempts))
         except asyncio.CancelledError:
-            entry.close(LossCause.CLIENT_CANCEL)
+            entry.close(LossCause.CLIENT_CANCEL, late_s=self._clock())
             raise
         except QuotaError as error:
             trail.refused(error)

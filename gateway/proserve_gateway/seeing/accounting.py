@@ -96,10 +96,17 @@ class Entry:
         else:
             account.tokens_at(at_s, count)
 
-    def close(self, cause: LossCause | None = None, *, status: int = 200, prompt_tokens: int | None = None) -> None:
+    def close(
+        self,
+        cause: LossCause | None = None,
+        *,
+        status: int = 200,
+        prompt_tokens: int | None = None,
+        late_s: float | None = None,
+    ) -> None:
         """The request ended: by itself (`cause` None) or because of `cause`, which is charged for the tokens that
-        will not come. `status` is what the client got. The first close counts, so that a clean-up path may close
-        whatever is still open."""
+        will not come, but for those that were late at `late_s`. `status` is what the client got. The first close
+        counts, so that a clean-up path may close whatever is still open."""
         if not self._open:
             return
         self._open = False
@@ -112,7 +119,7 @@ class Entry:
             )
         if cause is LossCause.CLIENT_CANCEL:
             status = CLIENT_CLOSED
-        self._accounting.book(self, self._series, cause, status=status, prompt_tokens=prompt_tokens)
+        self._accounting.book(self, self._series, cause, status=status, prompt_tokens=prompt_tokens, late_s=late_s)
         self._tell_length(complete=cause is None)
         self._tell(status, prompt_tokens)
 
@@ -204,6 +211,7 @@ class Accounting:
         *,
         status: int,
         prompt_tokens: int | None,
+        late_s: float | None,
     ) -> None:
         """Take a closed entry into ledger and metrics; called by the entry."""
         account = entry.account
@@ -214,7 +222,7 @@ class Accounting:
             return
         if cause is not None:
             # It ended before its time, so at least one token is missing.
-            account.give_up(cause, max(round(entry.expected_tokens), account.tokens + 1))
+            account.give_up(cause, max(round(entry.expected_tokens), account.tokens + 1), late_s=late_s)
         elif account.tokens:
             self._lengths.finished(
                 model=entry.model, priority_class=account.terms.priority_class, tokens=account.tokens / entry.choices

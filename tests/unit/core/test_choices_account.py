@@ -56,8 +56,10 @@ def test_what_will_never_come_is_charged_per_choice(tokens: Sequence[int], lost:
 events = st.lists(st.tuples(st.integers(0, 3), st.floats(0, 3), st.integers(0, 5)), max_size=20)
 
 
-@given(events=events, broken=st.booleans())
-def test_sums_are_those_of_as_many_requests(events: list[tuple[int, float, int]], broken: bool) -> None:
+@given(events=events, broken=st.booleans(), late_s=st.none() | st.floats(10, 80))
+def test_sums_are_those_of_as_many_requests(
+    events: list[tuple[int, float, int]], broken: bool, late_s: float | None
+) -> None:
     together, alone = account(4), [RequestAccount(TERMS, 10.0) for _ in range(4)]
     at_s = 10.0
     for index, wait_s, count in events:
@@ -65,9 +67,9 @@ def test_sums_are_those_of_as_many_requests(events: list[tuple[int, float, int]]
         together.choice_at(at_s, index, count)
         alone[index].tokens_at(at_s, count)
     if broken:
-        together.give_up(LossCause.ENGINE_FAILURE, 40)
+        together.give_up(LossCause.ENGINE_FAILURE, 40, late_s=late_s)
         for each in alone:
-            each.give_up(LossCause.ENGINE_FAILURE, 10)
+            each.give_up(LossCause.ENGINE_FAILURE, 10, late_s=late_s)
     one, several = GainTotals(), GainTotals()
     one.add(together)
     for each in alone:

@@ -172,6 +172,41 @@ def test_cancelled_request_loses_only_the_tokens_that_were_still_to_come() -> No
     assert not cancelled.slo_attained
 
 
+def test_client_that_leaves_because_nothing_comes_is_charged_only_for_what_was_not_late() -> None:
+    silent = account()
+    silent.give_up(LossCause.CLIENT_CANCEL, expected_tokens=5, late_s=101.5)  # due at 101, 101.25, 101.5 ...
+
+    assert silent.lost == {
+        LossCause.LATE_FIRST_TOKEN: 20, LossCause.LATE_TOKEN_QUEUED: 4, LossCause.CLIENT_CANCEL: 4,
+    }  # fmt: skip
+    assert not silent.slo_attained
+
+
+def test_client_that_leaves_a_stream_that_has_stopped_is_charged_only_for_what_was_not_late() -> None:
+    stopped = account(0.5, 0.6)
+    stopped.give_up(LossCause.CLIENT_CANCEL, expected_tokens=5, late_s=109.0)
+
+    assert (stopped.earned, stopped.lost) == (22, {LossCause.LATE_TOKEN_BATCHED: 6, LossCause.CLIENT_CANCEL: 0})
+    assert not stopped.slo_attained
+
+
+@given(of=some_terms, emitted_s=st.lists(quarters, max_size=10).map(sorted), expected=st.integers(0, 20), more=quarters)
+def test_tokens_late_when_a_request_is_given_up_lose_what_they_would_have_lost_then(
+    of: ServiceTerms, emitted_s: list[float], expected: int, more: float
+) -> None:
+    given_up, at_last = RequestAccount(of, 0.0), RequestAccount(of, 0.0)
+    for at_s in emitted_s:
+        given_up.tokens_at(at_s)
+        at_last.tokens_at(at_s)
+    late_s = max([0.0, *emitted_s]) + more
+    given_up.give_up(LossCause.CLIENT_CANCEL, expected, late_s=late_s)
+    at_last.tokens_at(late_s, expected - len(emitted_s))
+
+    assert given_up.earnable == earnable_gain(of, max(expected, len(emitted_s)))
+    assert given_up.lost.pop(LossCause.CLIENT_CANCEL, 0.0) == at_last.earned - given_up.earned
+    assert sum(given_up.lost.values()) == sum(at_last.lost.values())
+
+
 def test_giving_up_a_finished_request_changes_nothing() -> None:
     finished = account(0.5, 0.6)
     finished.give_up(LossCause.CLIENT_CANCEL, expected_tokens=2)

@@ -7,6 +7,7 @@ import pytest
 from fake_openai_engine import FakeRequest, Reply, fake_engine
 from gateway_builders import GOLD_KEY, Gateway, gateway
 from openai_replies import AUTH
+from proserve_core.gain import LossCause
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -22,6 +23,40 @@ async def test_client_that_leaves_before_the_first_byte_aborts_at_the_engine(str
         await asyncio.wait_for(engine.client_left.wait(), 2)
         assert gate.sample("gain_lost_total", cls="high", tenant="gold", cause="client_cancel") > 0
         assert gate.sample("requests_in_flight", cls="high", tenant="gold", model="tiny") == 0
+
+
+async def test_client_that_gives_up_an_answer_that_is_late_is_not_blamed_for_that() -> None:
+    now_s = 0.0
+
+    async def hang(request: FakeRequest, reply: Reply) -> None:
+        await asyncio.sleep(60)
+
+    async with fake_engine() as engine, gateway(engine, clock=lambda: now_s) as gate:
+        engine.behave = hang
+        asking = asyncio.create_task(gate.chat(max_tokens=3))
+        await engine.asked.wait()
+        now_s = 30.0  # its objectives are 0.5 s and 0.04 s
+        asking.cancel()
+        await asyncio.wait_for(engine.client_left.wait(), 30)
+        assert gate.sample("gain_lost_total", cls="high", tenant="gold", cause="late_first_token") > 0
+        assert gate.sample("gain_lost_total", cls="high", tenant="gold", cause="late_token_queued") > 0
+        assert gate.sample("gain_lost_total", cls="high", tenant="gold", cause="client_cancel") == 0
+        assert gate.sample("requests_total", cls="high", tenant="gold", model="tiny", code="499") == 1
+
+
+async def test_client_that_does_not_take_its_answer_and_leaves_is_blamed_for_what_did_not_come() -> None:
+    now_s = 0.0
+    async with fake_engine() as engine, gateway(engine, clock=lambda: now_s) as gate:
+        engine.behave = endless
+        _, writer = await ask_and_never_read(gate)
+        async with asyncio.timeout(30):
+            while not any(exchange.paused for exchange in gate.upstream._active):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        now_s = 30.0
+        writer.transport.abort()
+        await asyncio.wait_for(engine.client_left.wait(), 30)
+        lost = gate.accounting.ledger.total().lost
+        assert set(lost) <= {LossCause.CLIENT_CANCEL}
 
 
 async def test_client_that_leaves_inside_a_stream_aborts_at_the_engine() -> None:
