@@ -61,7 +61,7 @@ class AdminClient:
         """
         key = os.environ.get(KEY_VARIABLE) if key_file is None else _first_line(key_file)
         self._admin = admin
-        self._root = f"http://{parse_address(admin)}"
+        self._root = f"http://{parse_address(admin, option='--admin')}"
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     async def body(self, path: str) -> bytes:

@@ -39,7 +39,7 @@ def credential_files(
     admin_key_file: Path | None,
     engine_key_file: Path | None,
 ) -> "CredentialFiles":
-    """What the gateway is told; exit code 2 where one option lacks another."""
+    """What the gateway is told; exit code 2 where one option lacks another or its file can't be read."""
     from proserve_gateway.security.credentials import CredentialFiles
     from proserve_gateway.security.tls import EngineTlsFiles, TlsFiles
 
@@ -51,6 +51,18 @@ def credential_files(
             raise wrong_usage(f"{one} and {other} belong together: give both or none")
     if tls_client_ca is not None and tls_cert is None:
         raise wrong_usage("--tls-client-ca asks clients for certificates, which needs --tls-cert and --tls-key")
+    for option, file in (
+        ("--tls-cert", tls_cert),
+        ("--tls-key", tls_key),
+        ("--tls-client-ca", tls_client_ca),
+        ("--engine-tls-ca", engine_tls_ca),
+        ("--engine-tls-cert", engine_tls_cert),
+        ("--engine-tls-key", engine_tls_key),
+        ("--admin-key-file", admin_key_file),
+        ("--engine-key-file", engine_key_file),
+    ):
+        if file is not None:
+            _check_readable(option, file)
     tls = None
     if tls_cert is not None and tls_key is not None:
         tls = TlsFiles(certificate=tls_cert, key=tls_key, client_ca=tls_client_ca)
@@ -60,3 +72,10 @@ def credential_files(
         admin_keys=admin_key_file,
         engine_keys=engine_key_file,
     )
+
+
+def _check_readable(option: str, file: Path) -> None:
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise wrong_usage(f"{option} {file}: cannot be read: {error.strerror}") from error

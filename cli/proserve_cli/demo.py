@@ -27,7 +27,11 @@ def demo(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     runs: Annotated[int, typer.Option(help="Repeat the comparison.", min=1, max=20)] = 1,
     trace: Annotated[
-        Path | None, typer.Option(help="CSV with arrival_s, prompt_tokens, output_tokens (default: the shipped slice).")
+        Path | None,
+        typer.Option(
+            help="CSV (or .gz) with arrival_s, prompt_tokens, output_tokens; or a shipped one, by name.",
+            show_default="azure-conv-slice",
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Send at most this many requests per replay.", min=1)] = None,
     stock: Annotated[
@@ -40,7 +44,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Decides which tenant sends each request.")] = 0,
 ) -> None:
     """Overload two engines with a real trace from two tenants and compare policies."""
-    from proserve_lab.shipped_traces import DEMO_TRACE, shipped_trace
+    from proserve_lab.shipped_traces import DEMO_TRACE, find_trace, shipped_trace
     from proserve_lab.trace import TraceError, read_trace
 
     names = (
@@ -49,7 +53,8 @@ def demo(
         else policy_names(policies or POLICIES, example=POLICIES)
     )
     try:
-        rows = read_trace(trace or shipped_trace(DEMO_TRACE), limit=limit)
+        file = shipped_trace(DEMO_TRACE) if trace is None else find_trace(trace)
+        rows = read_trace(file, limit=limit)
     except TraceError as error:
         raise wrong_usage(error) from error
     with needs_extra("lab"):
@@ -65,7 +70,7 @@ def demo(
     folder = Path(tempfile.mkdtemp(prefix="proserve-demo-"))
     try:
         runner = DemoRunner(
-            kind=_kind(engine), rows=rows, trace=(trace or shipped_trace(DEMO_TRACE)).name, policies=names,
+            kind=_kind(engine), rows=rows, trace=file.name, policies=names,
             stock=stock, runs=runs, seed=seed, folder=folder,
         )  # fmt: skip
         run_in_loop(runner.main())

@@ -74,7 +74,7 @@ def explain(
     from proserve_cli.request_story import story
 
     if engine:
-        addresses = {text: f"http://{parse_address(text)}" for text in engine}
+        addresses = {text: f"http://{parse_address(text, option='--engine')}" for text in engine}
         found = asyncio.run(_ask_engines(addresses, request_id, engine_key))
     else:
         try:

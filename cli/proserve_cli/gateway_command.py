@@ -1,5 +1,6 @@
 """`proserve gateway`: the gateway alone, in front of servers that already run."""
 
+import asyncio
 import logging
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from proserve_cli import credential_options as options
 from proserve_cli.addresses import parse_address
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 from proserve_cli.logs import LogFormat, LogFormatOption, say, use_log_format
+from proserve_cli.output_files import check_output_file
 from proserve_cli.timeouts import FIELDS, parse_grace, parse_timeouts
 from proserve_cli.up import ADMIN, GRPC, HTTP, RecordOption
 
@@ -78,8 +80,8 @@ def gateway(
     from proserve_cli.send_hint import listening
 
     use_log_format(log_format)
-    http_address, admin_address = parse_address(http), parse_address(admin)
-    grpc_address = None if grpc == OFF else parse_address(grpc)
+    http_address, admin_address = parse_address(http, option="--http"), parse_address(admin, option="--admin")
+    grpc_address = None if grpc == OFF else parse_address(grpc, option="--grpc")
     grpc_host = "" if grpc_address is None else grpc_address.host
     timeouts = parse_timeouts(timeout or [])
     drain_s = parse_grace(grace)
@@ -87,6 +89,7 @@ def gateway(
         from proserve_gateway.server import GatewayConfig, Listen, run_gateway
         from proserve_gateway.upstream.exchange import UpstreamLimits
 
+    check_output_file("--record", record)
     if quota_store is not None:
         with needs_extra("gateway"):
             from proserve_gateway.quotas.store import store_address
@@ -129,12 +132,20 @@ def gateway(
 
 
 def _of_cluster(namespaces: list[str]) -> "tuple[ConfigurationSource, Resources]":
-    """A source that brings everything."""
+    """A source that brings everything; exit code 1 where no cluster is known, whether or not it answers."""
     from proserve_core.resources import Resources
 
     with needs_extra("operator"):
+        from proserve_gateway.configuration.kube_watch import ClusterError, connect
         from proserve_gateway.configuration.kubernetes import KubernetesSource
 
+    async def find_cluster() -> None:
+        await (await connect()).close()
+
+    try:
+        asyncio.run(find_cluster())
+    except ClusterError as error:
+        raise failed(error) from error
     return KubernetesSource(namespaces=namespaces), Resources()
 
 

@@ -57,7 +57,7 @@ def operator(
     """Keep engines of every EnginePool running and statuses current. Needs a cluster: in a pod, or with KUBECONFIG."""
     import asyncio
 
-    address = parse_address(admin)
+    address = parse_address(admin, option="--admin")
     with needs_extra("operator"):
         from proserve_operator.kube_client import KubeError
         from proserve_operator.leader import LeadershipLostError

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from proserve_cli.failures import failed, wrong_usage
+from proserve_cli.output_files import check_output_file
 from proserve_cli.trace_workload import WorkloadOptions, load_engine, load_mix, load_prefixes, load_workload
 from proserve_core.batching.registry import PolicyError, make_policy
 from proserve_core.blocks.settings import kv_offload
@@ -40,8 +41,7 @@ class SimulationOptions(WorkloadOptions, frozen=True, kw_only=True):
 def run(options: SimulationOptions) -> None:
     """Simulate and print; exit code 2 with one message for what can't be simulated."""
     token_log = options.token_log
-    if token_log is not None and (token_log.is_dir() or not token_log.absolute().parent.is_dir()):
-        raise wrong_usage(f"--token-log: expected a file in a folder that exists, got {token_log}")
+    check_output_file("--token-log", token_log)
     engine = load_engine(options)
     try:
         policies = [TimedPolicy(make_policy(options.policy)) for _ in range(options.replicas)]

@@ -12,6 +12,7 @@ import typer
 from proserve_cli.addresses import parse_address
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.failures import failed, needs_extra, wrong_usage
+from proserve_cli.output_files import check_output_file
 
 if TYPE_CHECKING:
     from proserve_core.pools import EnginePool
@@ -52,11 +53,16 @@ def up(
     from proserve_cli.up_run import Addresses, UpError, UpRun
     from proserve_core.access_keys import AccessKeysError
 
+    check_output_file("--record", record)
     with needs_extra("gateway"):
         from proserve_gateway.configuration.files import ResourceFiles
         from proserve_gateway.server import run_in_loop
 
-    addresses = Addresses(http=parse_address(http), grpc=parse_address(grpc), admin=parse_address(admin))
+    addresses = Addresses(
+        http=parse_address(http, option="--http"),
+        grpc=parse_address(grpc, option="--grpc"),
+        admin=parse_address(admin, option="--admin"),
+    )
     source = ResourceFiles(files, load=lambda: (_same_engines(load_resources(files), resources), run.targets))
     resources = read_resources(files)
     logs = Path(tempfile.mkdtemp(prefix="proserve-up-"))

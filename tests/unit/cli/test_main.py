@@ -120,6 +120,32 @@ def test_open_requests_get_the_time_to_end_that_the_gateway_is_told(monkeypatch:
     assert "--grace: 'forever' is not a duration" in wrong.stderr
 
 
+def test_a_gateway_of_a_cluster_ends_where_no_cluster_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
+    monkeypatch.setattr("proserve_gateway.server.run_gateway", lambda *_, **__: pytest.fail("it was started"))
+    result = proserve("gateway", "--kubernetes")
+    assert result.exit_code == 1
+    assert "proserve: no cluster: " in result.stderr
+    assert "run this in a pod, or set KUBECONFIG" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "gateway"])
+def test_a_record_without_its_folder_is_refused_before_anything_starts(command: str, tmp_path: Path) -> None:
+    file = Path(__file__).parents[3] / "examples" / "endpoints.yaml"
+    result = proserve(command, "-f", str(file), "--record", str(tmp_path / "missing" / "record"))
+    assert result.exit_code == 2
+    assert f"--record: expected a file in a folder that exists, got {tmp_path / 'missing' / 'record'}" in result.stderr
+
+
+def test_the_demo_names_the_shipped_traces_where_there_is_no_such_one() -> None:
+    result = proserve("demo", "--trace", "nix", "--engine", "emulated")
+    assert result.exit_code == 2
+    assert (
+        "nix: cannot read the trace: no such file, and none of the shipped traces (azure-code-2023, " in result.stderr
+    )
+
+
 def test_a_quota_store_that_cannot_be_one_is_refused_without_its_password() -> None:
     file = Path(__file__).parents[3] / "examples" / "endpoints.yaml"
     result = proserve("gateway", "-f", str(file), "--quota-store", "http://:secret@host")
