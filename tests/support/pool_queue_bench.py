@@ -8,6 +8,7 @@ import pytest
 from engine_builders import service_terms
 from fleet_builders import capacity, prefill_row, routing_request
 from proserve_core.capacity import CapacitySnapshot
+from proserve_core.objectives import Overload, PriorityClass, ServiceObjectives
 from proserve_core.routing import RoutingRequest, WaitingRoom
 from proserve_core.routing.late_gain import LateGain
 from proserve_gateway.errors import ApiError
@@ -17,6 +18,8 @@ from proserve_gateway.fleet.health import MISSES_TO_SUSPECT
 from proserve_gateway.fleet.lease import Lease
 from proserve_gateway.fleet.room_shares import WaitingLimits
 from proserve_gateway.fleet.target import EngineTarget
+from proserve_gateway.requests.body import BodyKind, parse_body
+from proserve_gateway.requests.inference_request import InferenceRequest
 
 SECOND = 1000
 """Tokens that take an engine of the tests a second."""
@@ -81,3 +84,18 @@ async def error_of(task: "asyncio.Task[Lease]", *, within_s: float = math.inf) -
         await task
     assert asyncio.get_running_loop().time() - began_s <= within_s
     return caught.value
+
+
+def priority_class(name: str, overload: Overload, *, ttft_s: float = 2.0) -> PriorityClass:
+    objectives = ServiceObjectives(ttft_s=ttft_s, tpot_s=0.05)
+    return PriorityClass(name=name, weight=1, objectives=objectives, overload=overload)
+
+
+def inference_request(*classes: PriorityClass, arrival_s: float, size: int = 100) -> InferenceRequest:
+    """Of the first of these classes, to the pool `chat`."""
+    body = parse_body(BodyKind.COMPLETION, b'{"model":"chat","prompt":"hi"}')
+    body.size = size
+    return InferenceRequest(
+        id="r", arrival_s=arrival_s, terms=classes[0].terms(), tenant="gold", pool="chat", path="/v1/completions",
+        body=body, classes={each.name: each for each in classes},
+    )  # fmt: skip

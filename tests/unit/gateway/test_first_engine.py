@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from fleet_builders import capacity, routing_request
-from proserve_core.objectives import Overload, OverloadAction, PriorityClass, ServiceObjectives
+from pool_queue_bench import inference_request, priority_class
+from proserve_core.objectives import Overload, OverloadAction, PriorityClass
 from proserve_core.routing import ImmediateRoom, RoutingRequest
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.errors import ApiError, internal_error
@@ -13,17 +14,10 @@ from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.overload_errors import OverloadedError
 from proserve_gateway.fleet.room_shares import WaitingLimits
 from proserve_gateway.fleet.target import EngineTarget
-from proserve_gateway.requests.body import BodyKind, parse_body
-from proserve_gateway.requests.inference_request import InferenceRequest
 
 pytestmark = pytest.mark.looptime
 
 MOST_S = 600.0
-
-
-def priority_class(name: str, overload: Overload, *, ttft_s: float = 2.0) -> PriorityClass:
-    objectives = ServiceObjectives(ttft_s=ttft_s, tpot_s=0.05)
-    return PriorityClass(name=name, weight=1, objectives=objectives, overload=overload)
 
 
 class Sleeping:
@@ -37,13 +31,8 @@ class Sleeping:
 
     def ask(self, *classes: PriorityClass, size: int = 100) -> "asyncio.Task[RoutingRequest]":
         """Of the first of these classes."""
-        terms, body = classes[0].terms(), parse_body(BodyKind.COMPLETION, b'{"model":"chat","prompt":"hi"}')
-        body.size = size
-        request = InferenceRequest(
-            id="r", arrival_s=self.clock(), terms=terms, tenant="gold", pool="chat", path="/v1/completions",
-            body=body, classes={each.name: each for each in classes},
-        )  # fmt: skip
-        waiting = self.fleet.first_engines.wait(request, routing_request(1, terms=terms), most_s=MOST_S)
+        request = inference_request(*classes, arrival_s=self.clock(), size=size)
+        waiting = self.fleet.first_engines.wait(request, routing_request(1, terms=request.terms), most_s=MOST_S)
         return asyncio.create_task(waiting)
 
     def engine_comes(self) -> None:

@@ -201,6 +201,14 @@ def test_edit_that_would_make_another_resource_wrong_is_the_one_that_is_refused(
     assert corrected.problems == {}
 
 
+def test_of_two_edits_that_contradict_each_other_only_one_is_refused() -> None:
+    degrades = {"action": "Degrade", "className": "low"}
+    before = settled(priority_class("high", weight=4, overload=degrades), priority_class("low", weight=1))
+    after = settled(priority_class("high", weight=2, overload=degrades), priority_class("low", weight=3), after=before)
+    assert {item.name: item.weight for item in after.resources.priority_classes} == {"high": 4, "low": 3}
+    assert [key.name for key in after.problems] == ["high"]
+
+
 def test_without_a_last_good_version_the_older_object_comes_first() -> None:
     older = within("prod", engine_pool("llm"), created="2026-01-01T00:00:00Z")
     younger = within("dev", engine_pool("llm"), created="2026-01-02T00:00:00Z")

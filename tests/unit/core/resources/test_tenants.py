@@ -90,73 +90,7 @@ def test_model_of_tenant_is_served_by_some_pool() -> None:
     assert errors_of(HIGH, tenant(models=["anything"])) == []
 
 
-@pytest.mark.parametrize("models", [[], ["a", "a"], [""], "a", [5]])
-def test_models_is_a_list_of_different_names(models: object) -> None:
-    assert len(errors_of(HIGH, tenant(models=models))) == 1
-
-
-def test_missing_secret_and_missing_entry_are_named() -> None:
-    (error,) = errors_of(HIGH, secret("kyes", alice="x"), keyed_tenant("alice"))
-    assert "apiKeys[0].secretKeyRef.name: there is no Secret 'keys' in namespace default; did you mean 'kyes'?" in error
-    (error,) = errors_of(HIGH, secret(alicia="x"), keyed_tenant("alice"))
-    assert "secretKeyRef.key: test#2 (Secret default/keys) has no entry 'alice'; did you mean 'alicia'?" in error
-
-
-def test_secret_is_looked_up_in_the_tenants_namespace() -> None:
-    other = in_namespace("team-a", keyed_tenant("alice"))
-    (error,) = errors_of(HIGH, secret(alice="x"), other)
-    assert "there is no Secret 'keys' in namespace team-a" in error
-    assert errors_of(HIGH, in_namespace("team-a", secret(alice="x")), other) == []
-
-
-def test_same_names_in_two_namespaces_are_different() -> None:
-    documents = [
-        in_namespace(namespace, data)
-        for namespace in ("team-a", "team-b")
-        for data in (secret(alice=f"sk-{namespace}"), keyed_tenant("alice"))
-    ]
-    resources = parse(HIGH, *documents)
-    assert [resources.api_keys(each) for each in resources.tenants] == [("sk-team-a",), ("sk-team-b",)]
-
-
-def test_same_key_for_two_tenants_is_refused_without_showing_it() -> None:
-    (error,) = errors_of(HIGH, secret(a="sk-same", b="sk-same"), keyed_tenant("a"), keyed_tenant("b"))
-    assert "(Tenant default/b): spec.apiKeys[0].secretKeyRef: holds the same API key as test#3" in error
-    assert "sk-same" not in error
-
-
-@pytest.mark.parametrize(
-    ("value", "says"),
-    [
-        (b"sk-x\n", "begins or ends with white space"),
-        (b"", "is empty"),
-        (b"sk x", "characters that a bearer token can't have"),
-        ("sk-é".encode(), "characters that a bearer token can't have"),
-    ],
-)
-def test_key_that_no_client_could_send_is_refused_without_showing_it(value: bytes, says: str) -> None:
-    (error,) = errors_of(HIGH, encoded("alice", value), keyed_tenant("alice"))
-    assert says in error
-    assert "sk" not in error
-
-
-def test_secret_entries_come_from_data_and_string_data_wins() -> None:
-    data = {**encoded("alice", b"old"), "stringData": {"alice": "new"}, "type": "Opaque", "immutable": True}
-    resources = parse(HIGH, data, keyed_tenant("alice"))
-    assert resources.api_keys(resources.tenants[0]) == ("new",)
-
-
-def test_secret_data_that_is_not_base64_is_refused_without_showing_it() -> None:
-    (error,) = errors_of(HIGH, document("Secret", "keys", data={"alice": "sk-plain!"}), keyed_tenant("alice"))
-    assert "data[alice]: is not base64 (value hidden); encode it, or write it plainly under stringData" in error
-
-
-@pytest.mark.parametrize("value", [5, None, ["sk-x"], 12345.5])
-def test_secret_value_of_another_type_is_refused_without_showing_it(value: object) -> None:
-    (error,) = errors_of(document("Secret", "keys", stringData={"alice": value}))
-    assert "stringData[alice]" in error
-    assert "12345" not in error
-
-
-def test_values_of_secrets_do_not_appear_in_a_repr() -> None:
-    assert "sk-alice" not in repr(parse(secret(alice="sk-alice")))
+def test_model_is_not_missed_when_a_pools_model_cannot_be_read() -> None:
+    other = engine_pool("other", model={"name": 7, "uri": "generated://tiny"})
+    (error,) = errors_of(HIGH, engine_pool(), other, tenant(models=["seven"]))
+    assert "spec.model.name" in error
