@@ -7,6 +7,7 @@ import typer
 
 from proserve_cli.addresses import parse_address
 from proserve_cli.failures import failed, needs_extra, wrong_usage
+from proserve_cli.logs import LogFormat, LogFormatOption, use_log_format
 
 ADMIN = "127.0.0.1:9091"
 LEASE = "proserve-operator"
@@ -53,10 +54,12 @@ def operator(
         str | None, typer.Option(help="Namespace of the Lease.", show_default="this pod's")
     ] = None,
     admin: Annotated[str, typer.Option(help="Address of liveness and metrics.", metavar="HOST:PORT")] = ADMIN,
+    log_format: LogFormatOption = LogFormat.TEXT,
 ) -> None:
     """Keep engines of every EnginePool running and statuses current. Needs a cluster: in a pod, or with KUBECONFIG."""
     import asyncio
 
+    use_log_format(log_format)
     address = parse_address(admin, option="--admin")
     with needs_extra("operator"):
         from proserve_operator.kube_client import KubeError

@@ -10,8 +10,9 @@ import yaml
 
 from api_server import ApiServer
 from chart_values import VALUES, WRONG
-from charts import CRDS, PROSERVE, Refused, named, pod_specs, render
+from charts import CRDS, PROSERVE, Refused, named, package_older, pod_specs, render
 from others_kinds import OTHERS_KINDS, definition
+from resource_builders import engine_pool
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CRD_NAMES = [f"{plural}.proserve.dev" for plural in ("enginepools", "priorityclasses", "tenants")]
@@ -193,6 +194,30 @@ def test_install_brings_the_kinds_and_upgrade_keeps_them_current(cluster: ApiSer
     # What stayed is taken over by the next release of that name.
     cluster.helm("install", "proserve", str(PROSERVE), "-n", "serving")
     cluster.helm("uninstall", "proserve", "-n", "serving")
+
+
+def test_older_chart_takes_nothing_from_users_if_the_definitions_stay(cluster: ApiServer, tmp_path: Path) -> None:
+    """`helm rollback` would bring the older definitions, and fields that they lack are gone with the next write."""
+    older = package_older(cluster, tmp_path, version="0.0.9", lacks=("spec", "pod", "sharedMemory"))
+    release = ("proserve", "-n", "serving")
+
+    def shared_memory() -> str:
+        size: str = cluster.get("enginepool", "kept", "-n", "team-a")["spec"]["pod"]["sharedMemory"]
+        return size
+
+    cluster.helm("install", *release, str(PROSERVE))
+    cluster.kubectl(*ESTABLISHED)
+    try:
+        pool = json.dumps(engine_pool("kept", pod={"sharedMemory": "8Gi"}))
+        cluster.kubectl("apply", "-n", "team-a", "-f", "-", stdin=pool)
+        cluster.helm("upgrade", *release, str(older), "--set=crds.install=false")
+        cluster.kubectl("label", "enginepool", "kept", "-n", "team-a", "written=again")
+        assert shared_memory() == "8Gi"
+        cluster.helm("upgrade", *release, str(PROSERVE))
+        assert shared_memory() == "8Gi"
+    finally:
+        cluster.run("kubectl", "delete", "enginepool", "kept", "-n", "team-a")
+        cluster.helm("uninstall", *release)
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def test_other_replica_takes_over(
 
 
 def test_lease_is_given_back_at_a_good_end(api_server: ApiServer, namespace: str, tmp_path: Path) -> None:
-    only = OperatorProcess(api_server, tmp_path, "only", namespace)
+    only = OperatorProcess(api_server, tmp_path, "only", namespace, "--log-format=json")
     with running(only):
         wait("it leads", lambda: holder(api_server, namespace) == "only", START_LIMIT_S)
         first_version = lease_version(api_server, namespace)
@@ -86,3 +86,4 @@ def test_lease_is_given_back_at_a_good_end(api_server: ApiServer, namespace: str
         assert only.process.wait(30) == 0, only.log
         assert holder(api_server, namespace) is None
         assert "not given back" not in only.log
+        assert "only leads" in [json.loads(line)["message"] for line in only.log.splitlines()]
