@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from proserve_cli.engine_tls_options import CertOption, KeyOption, tls_pair
 from proserve_cli.failures import failed, needs_extra, wrong_usage
 
 
@@ -30,6 +31,8 @@ def emulate(
     key_file: Annotated[
         Path | None, typer.Option(help="Answer only who knows a key of this file, one a line.", metavar="FILE")
     ] = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
     speed: Annotated[float, typer.Option(help="How many times as fast as calibrated the engine is.")] = 1.0,
 ) -> None:
     """Serve an emulated engine: OpenAI HTTP and /capacity on one port, with a calibration's timing and no model."""
@@ -38,13 +41,14 @@ def emulate(
 
     from proserve_core.access_keys import AccessKeysError
     from proserve_core.blocks.settings import kv_offload as read_kv_offload
+    from proserve_engine.tls import TlsError
 
     try:
         options = EmulatorOptions(
             calibration=calibration, policy=policy, host=host, port=port, model=model, kv_blocks=kv_blocks,
             max_sequences=max_sequences, speed=speed,
             kv_offload=None if kv_offload is None else read_kv_offload(kv_offload),
-            key_file=None if key_file is None else str(key_file),
+            key_file=None if key_file is None else str(key_file), tls=tls_pair(tls_cert, tls_key),
         )  # fmt: skip
         replica = build_replica(options)
     except KeyError as error:
@@ -57,4 +61,6 @@ def emulate(
         raise failed(f"cannot serve on {host}:{port}: {error}") from error
     except AccessKeysError as error:
         raise wrong_usage(f"--key-file {error}") from error
+    except TlsError as error:
+        raise wrong_usage(f"--tls-cert, --tls-key: {error}") from error
     raise typer.Exit(code)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from proserve_cli.engine_tls_options import CertOption, KeyOption, tls_pair
 from proserve_cli.failures import failed, wrong_usage
 from proserve_cli.timeouts import parse_grace
 from proserve_core.pools import DEFAULT_BATCHING_POLICY
@@ -35,6 +36,8 @@ def serve(
         Path | None,
         typer.Option(help="Both ports answer only who knows a key of this file, one a line.", metavar="FILE"),
     ] = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
     step_log: Annotated[
         Path | None, typer.Option(help="Append each step to this file: its work, its time and the prediction.")
     ] = None,
@@ -46,19 +49,21 @@ def serve(
     from proserve_core.blocks.settings import kv_offload as read_kv_offload
     from proserve_engine.serve import ServeError, run, serve_command
     from proserve_engine.tiny_model import ModelError
+    from proserve_engine.tls import TlsError
     from proserve_engine.vllm.settings import EngineSettings
 
     settings = EngineSettings(
         policy=policy, calibration=calibration, capacity_host=capacity_host, capacity_port=capacity_port,
         step_log=None if step_log is None else str(step_log.resolve()),
-        key_file=None if key_file is None else str(key_file.resolve()),
+        # Not resolved: a mounted Secret is another file after each change, under the same name.
+        key_file=None if key_file is None else str(key_file.absolute()), tls=tls_pair(tls_cert, tls_key),
     )  # fmt: skip
     try:
         command = serve_command(
             model, context.args, settings=settings,
             kv_offload=None if kv_offload is None else read_kv_offload(kv_offload),
         )  # fmt: skip
-    except (ServeError, ModelError, PolicyError, KvOffloadError, AccessKeysError) as error:
+    except (ServeError, ModelError, PolicyError, KvOffloadError, AccessKeysError, TlsError) as error:
         raise wrong_usage(error) from error
     run(command)
 
@@ -70,6 +75,7 @@ def drain(
     host: Annotated[str, typer.Option(help="Where the engine is.")] = "127.0.0.1",
     grace: Annotated[str, typer.Option(help="How long running requests get to end.", metavar="DURATION")] = "60s",
     key_file: Annotated[Path | None, typer.Option(help="The engine's own; its first key is sent.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="The engine speaks TLS; here only.")] = False,
 ) -> None:
     """Tell an engine that it is to go, and wait for its running requests. What `preStop` of its pod runs."""
     from proserve_core.access_keys import AccessKeysError, parse_keys
@@ -77,12 +83,14 @@ def drain(
     from proserve_engine.drain import drain as drain_engine
 
     grace_s = parse_grace(grace)
+    if tls and host not in ("127.0.0.1", "localhost"):
+        raise wrong_usage(f"--tls checks no certificate, so it is for this machine only: leave --host {host} away")
     try:
         key = None if key_file is None else parse_keys(key_file.read_text())[0]
     except (OSError, UnicodeDecodeError, AccessKeysError) as error:
         raise wrong_usage(f"--key-file: {key_file}: {error}") from error
     try:
-        left = drain_engine(f"http://{host}:{capacity_port}", grace_s=grace_s, key=key)
+        left = drain_engine(f"{'https' if tls else 'http'}://{host}:{capacity_port}", grace_s=grace_s, key=key)
     except DrainError as error:
         raise failed(error) from error
     typer.echo(f"drained; {left} requests are left", err=True)

@@ -82,6 +82,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     keys: SecretKeyRef | None = None
     """Secret entry with the keys of which an engine's clients must know one (`proserve_core.access_keys`); None: it
     answers whoever reaches it."""
+    tls_secret: str | None = None
+    """Secret of type `kubernetes.io/tls` with which engines serve; None: they speak plain text."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

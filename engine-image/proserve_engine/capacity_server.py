@@ -7,6 +7,7 @@ and the metrics.
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
@@ -159,7 +160,8 @@ class CapacityServer:
         CapacityServerError: the address is in use or not ours.
     """
 
-    def __init__(self, app: App, *, host: str, port: int) -> None:
+    def __init__(self, app: App, *, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        """`tls`: what it serves with; None: plain text."""
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
@@ -173,6 +175,9 @@ class CapacityServer:
             timeout_keep_alive=60,
             timeout_graceful_shutdown=1,
         )
+        config.load()
+        # uvicorn makes contexts of its own from files that it reads once.
+        config.ssl = tls
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="proserve-capacity", daemon=True)
 

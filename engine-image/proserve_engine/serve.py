@@ -22,6 +22,7 @@ from proserve_core.blocks.settings import KvOffload
 from proserve_engine.access import EngineKeyMiddleware, keys_from
 from proserve_engine.cpu_features import has_bf16
 from proserve_engine.tiny_model import MODELS, URI_SCHEME, ModelError
+from proserve_engine.tls import serving_tls
 from proserve_engine.vllm.settings import EngineSettings
 
 ENGINE_PYTHON = "PROSERVE_ENGINE_PYTHON"
@@ -83,6 +84,7 @@ def serve_command(
         ServeError: an argument that ProServe must set itself, an unknown model or interpreter.
         PolicyError: no such policy or option.
         AccessKeysError: the key file can't be used.
+        TlsError: the certificate can't be used.
     """
     environment = dict(os.environ if environment is None else environment)
     _check(model, vllm_arguments)
@@ -124,12 +126,21 @@ def serve_command(
         keys_from(settings.key_file)
         added.extend(("--middleware", f"{EngineKeyMiddleware.__module__}.{EngineKeyMiddleware.__name__}"))
 
+    variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if settings.tls is not None:
+        serving_tls(settings.tls)
+        add("--ssl-certfile", settings.tls.certificate)
+        add("--ssl-keyfile", settings.tls.key)
+        add("--enable-ssl-refresh")
+        # Otherwise vLLM follows a file and not its name: a mounted Secret is another file after each renewal, and the
+        # second one would not be seen.
+        variables["WATCHFILES_FORCE_POLLING"] = "true"
+
     if kv_offload is not None:
         if not given.isdisjoint(KV_TRANSFER):
             raise ServeError("--kv-offload is a --kv-transfer-config of its own: give one of the two")
         added.extend((KV_TRANSFER[0], msgspec.json.encode(kv_transfer_config(kv_offload)).decode()))
 
-    variables = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if model.startswith(URI_SCHEME) or Path(model).is_dir():
         variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if device is Device.CPU:

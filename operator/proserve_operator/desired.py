@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from proserve_core.pools import EnginePool, EngineRuntime, Rollout
-from proserve_operator.engine_container import CAPACITY_PORT, HTTP_PORT
-from proserve_operator.names import HASH_ANNOTATION, child_name, labels, selector_labels
+from proserve_operator.engine_container import CAPACITY_PORT, ENCRYPTED, HTTP_PORT, PLAIN
+from proserve_operator.names import HASH_ANNOTATION, child_name, labels, selector_labels, server_name
 from proserve_operator.pod_template import pod_template
 from proserve_operator.settings import OperatorSettings
 
@@ -73,17 +73,21 @@ def start_deadline_s(pool: EnginePool) -> int:
 
 
 def _service(pool: EnginePool) -> Object:
-    capacity = HTTP_PORT if pool.engine.runtime is EngineRuntime.EMULATED else CAPACITY_PORT
+    ports = []
+    for shift, (http, capacity) in enumerate((PLAIN, ENCRYPTED)):
+        # By name: those that a pod lacks are not in its slice, so both kinds are found while a rollout replaces one.
+        served = http if pool.engine.runtime is EngineRuntime.EMULATED else capacity
+        ports += [
+            {"name": http, "port": HTTP_PORT + shift, "targetPort": http, "protocol": "TCP"},
+            {"name": capacity, "port": CAPACITY_PORT + shift, "targetPort": served, "protocol": "TCP"},
+        ]
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "spec": {
             "clusterIP": "None",
             "selector": selector_labels(pool.name),
-            "ports": [
-                {"name": "http", "port": HTTP_PORT, "targetPort": HTTP_PORT, "protocol": "TCP"},
-                {"name": "capacity", "port": CAPACITY_PORT, "targetPort": capacity, "protocol": "TCP"},
-            ],
+            "ports": ports,
         },
     }
 
@@ -127,11 +131,17 @@ def _namespace(name: str) -> Object:
 
 
 def _service_monitor(pool: EnginePool, settings: OperatorSettings) -> Object:
-    endpoints: list[Object] = [{"port": "capacity", "path": "/metrics"}]
+    http, capacity = PLAIN if pool.engine.tls_secret is None else ENCRYPTED
+    endpoints: list[Object] = [{"port": capacity, "path": "/metrics"}]
     if pool.engine.runtime is EngineRuntime.VLLM:
-        endpoints.append({"port": "http", "path": "/metrics"})
+        endpoints.append({"port": http, "path": "/metrics"})
     if settings.monitor_interval is not None:
         endpoints = [{**each, "interval": settings.monitor_interval} for each in endpoints]
+    if (secret := pool.engine.tls_secret) is not None:
+        authority = {"secret": {"name": secret, "key": "ca.crt"}}
+        name = server_name(pool.name, pool.namespace)
+        encrypted = {"scheme": "https", "tlsConfig": {"ca": authority, "serverName": name}}
+        endpoints = [{**each, **encrypted} for each in endpoints]
     if (keys := pool.engine.keys) is not None:
         authorization = {"credentials": {"name": keys.name, "key": keys.key}}
         endpoints = [{**each, "authorization": authorization} for each in endpoints]

@@ -19,9 +19,15 @@ HTTP_PORT = 8000
 CAPACITY_PORT = 9400
 CACHE = "/cache"
 USER = 65532
+PLAIN = ("http", "capacity")
+ENCRYPTED = ("https", "capacity-https")
+"""Names of the two ports tell gateways whether a pod speaks TLS: while a pool gets it, or loses it, some do."""
 START_PERIOD_S = 5
 KEYS_FOLDER = "/etc/proserve/keys"
 KEY_FILE = f"{KEYS_FOLDER}/keys"
+TLS_FOLDER = "/etc/proserve/tls"
+TLS_ENTRIES = ("tls.crt", "tls.key")
+"""Of a Secret of type `kubernetes.io/tls`."""
 PRE_STOP_MARGIN_S = 30
 """After draining: for the engine to end by itself."""
 
@@ -44,22 +50,22 @@ def container(pool: EnginePool, settings: OperatorSettings) -> dict[str, Any]:
         "image": pool.engine.image or (settings.emulator_image if emulated else settings.engine_image),
         "command": emulator_command(pool) if emulated else vllm_command(pool),
         "env": _environment(pool),
-        "ports": _ports(emulated=emulated),
+        "ports": _ports(pool),
         "startupProbe": {
-            "httpGet": {"path": "/health", "port": HTTP_PORT},
+            "httpGet": _probe(pool, "/health", HTTP_PORT),
             "periodSeconds": START_PERIOD_S,
             "timeoutSeconds": 5,
             "failureThreshold": math.ceil(pool.engine.start_limit_s / START_PERIOD_S),
         },
         "readinessProbe": {
             # A probe knows no key.
-            "httpGet": {"path": "/capacity" if pool.engine.keys is None else "/readyz", "port": capacity_port},
+            "httpGet": _probe(pool, "/capacity" if pool.engine.keys is None else "/readyz", capacity_port),
             "periodSeconds": 2,
             "timeoutSeconds": 5,
             "failureThreshold": 3,
         },
         "livenessProbe": {
-            "httpGet": {"path": "/health", "port": HTTP_PORT},
+            "httpGet": _probe(pool, "/health", HTTP_PORT),
             "periodSeconds": 10,
             "timeoutSeconds": 10,
             "failureThreshold": 6,
@@ -78,6 +84,8 @@ def container(pool: EnginePool, settings: OperatorSettings) -> dict[str, Any]:
     }
     if pool.engine.keys is not None:
         made["volumeMounts"].append({"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True})
+    if pool.engine.tls_secret is not None:
+        made["volumeMounts"].append({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True})
     if pool.pod.image_pull_policy is not None:
         made["imagePullPolicy"] = pool.pod.image_pull_policy
     resources = {
@@ -99,7 +107,7 @@ def vllm_command(pool: EnginePool) -> list[str]:
     ]  # fmt: skip
     if pool.engine.kv_offload is not None:
         command += ["--kv-offload", _json(pool.engine.kv_offload.to_mapping())]
-    command += _key_file(pool)
+    command += [*_key_file(pool), *_certificate(pool)]
     command += ["--host", "0.0.0.0", "--port", str(HTTP_PORT), "--served-model-name", pool.model.name]
     if pool.model.max_model_length is not None:
         command += ["--max-model-len", str(pool.model.max_model_length)]
@@ -114,12 +122,14 @@ def emulator_command(pool: EnginePool) -> list[str]:
     ]  # fmt: skip
     if pool.engine.kv_offload is not None:
         command += ["--kv-offload", _json(pool.engine.kv_offload.to_mapping())]
-    return [*command, *_key_file(pool), *pool.engine.args]
+    return [*command, *_key_file(pool), *_certificate(pool), *pool.engine.args]
 
 
 def drain_command(pool: EnginePool, capacity_port: int) -> list[str]:
     """What `preStop` runs."""
     command = ["proserve", "engine", "drain", "--capacity-port", str(capacity_port), "--grace", f"{pool.drain_s:g}s"]
+    if pool.engine.tls_secret is not None:
+        command.append("--tls")
     return [*command, *_key_file(pool)]
 
 
@@ -127,9 +137,24 @@ def _key_file(pool: EnginePool) -> list[str]:
     return [] if pool.engine.keys is None else ["--key-file", KEY_FILE]
 
 
-def _ports(*, emulated: bool) -> list[dict[str, Any]]:
-    http = {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}
-    return [http] if emulated else [http, {"name": "capacity", "containerPort": CAPACITY_PORT, "protocol": "TCP"}]
+def _certificate(pool: EnginePool) -> list[str]:
+    if pool.engine.tls_secret is None:
+        return []
+    certificate, key = (f"{TLS_FOLDER}/{entry}" for entry in TLS_ENTRIES)
+    return ["--tls-cert", certificate, "--tls-key", key]
+
+
+def _probe(pool: EnginePool, path: str, port: int) -> dict[str, Any]:
+    asked = {"path": path, "port": port}
+    return asked if pool.engine.tls_secret is None else {**asked, "scheme": "HTTPS"}
+
+
+def _ports(pool: EnginePool) -> list[dict[str, Any]]:
+    http, capacity = PLAIN if pool.engine.tls_secret is None else ENCRYPTED
+    numbers = {http: HTTP_PORT}
+    if pool.engine.runtime is EngineRuntime.VLLM:
+        numbers[capacity] = CAPACITY_PORT
+    return [{"name": name, "containerPort": number, "protocol": "TCP"} for name, number in numbers.items()]
 
 
 def _model(pool: EnginePool) -> str:

@@ -29,6 +29,11 @@ def child_name(pool: str) -> str:
     return f"{name[: _NAME_LENGTH - 9]}-{hashlib.sha256(pool.encode()).hexdigest()[:8]}"
 
 
+def server_name(pool: str, namespace: str) -> str:
+    """For which engines' certificates are: that of the pool's Service."""
+    return f"{child_name(pool)}.{namespace}.svc"
+
+
 def selector_labels(pool: str) -> dict[str, str]:
     """Labels that tell a pool's pods from all others; never change."""
     return {NAME_LABEL: ENGINE_APP, POOL_LABEL: pool}

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from proserve_core.pools import EnginePool
-from proserve_operator.engine_container import PRE_STOP_MARGIN_S, USER, container
+from proserve_operator.engine_container import PRE_STOP_MARGIN_S, TLS_ENTRIES, USER, container
 from proserve_operator.names import CONTAINER, labels, selector_labels
 from proserve_operator.overlay import overlaid
 from proserve_operator.settings import OperatorSettings
@@ -59,6 +59,7 @@ def _spec(pool: EnginePool, settings: OperatorSettings) -> dict[str, Any]:
             {"name": "tmp", "emptyDir": {}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pod.shared_memory}},
             *_keys_volume(pool),
+            *_tls_volume(pool),
         ],
     }
     optional: dict[str, Any] = {
@@ -78,6 +79,13 @@ def _keys_volume(pool: EnginePool) -> list[dict[str, Any]]:
         return []
     # Mounted whole, not by subPath: so the kubelet replaces the file when the Secret changes.
     return [{"name": "keys", "secret": {"secretName": keys.name, "items": [{"key": keys.key, "path": "keys"}]}}]
+
+
+def _tls_volume(pool: EnginePool) -> list[dict[str, Any]]:
+    if pool.engine.tls_secret is None:
+        return []
+    items = [{"key": entry, "path": entry} for entry in TLS_ENTRIES]
+    return [{"name": "tls", "secret": {"secretName": pool.engine.tls_secret, "items": items}}]
 
 
 def _cache_volume(pool: EnginePool) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """`proserve gateway --kubernetes` on a real API server: what changes there is in force here, and what breaks is not."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from api_server import ApiServer
 from cluster_gateway import ANY, Front, gateway_of, until
 from cluster_objects import Namespace, install_definitions
 from fake_openai_engine import fake_engine
+from kubernetes_keys import make_authority, make_certificate
 from proserve_core.resources import Resources
 from proserve_gateway.configuration import kube_targets
 from proserve_gateway.configuration.kube_watch import connect
@@ -58,6 +61,11 @@ def slice_of(pool: str, *pods: str, ready: bool = True) -> Data:
             for number, pod in enumerate(pods, 1)
         ],
     }
+
+
+def at_loopback(scheme: str, _: str, port: int) -> str:
+    """The API server takes no address of loopback."""
+    return f"{scheme}://127.0.0.1:{port}"
 
 
 async def test_resources_of_the_cluster_are_served(front: Front, namespace: Namespace) -> None:
@@ -137,8 +145,7 @@ async def test_class_that_is_deleted_serves_while_it_is_named(front: Front, name
 async def test_engines_get_the_first_key_of_their_pools_secret(
     front: Front, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The API server takes no address of loopback.
-    monkeypatch.setattr(kube_targets, "_url", lambda _, port: f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(kube_targets, "_url", at_loopback)
     old, new = "first-key-of-engines", "second-key-of-engines"
     keys = {"secretKeyRef": {"name": "engine-keys", "key": "keys"}}
     async with fake_engine() as engine:
@@ -169,6 +176,44 @@ async def test_engines_get_the_first_key_of_their_pools_secret(
         (problem,) = await until(problems_now, bool)
         assert "there is no Secret 'engine-keys'" in problem
         assert await key_sent() == f"Bearer {new}"
+
+
+async def test_engines_with_tls_are_trusted_by_the_authority_in_their_pools_secret(
+    front: Front, namespace: Namespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(kube_targets, "_url", at_loopback)
+    make_authority(tmp_path)
+    make_certificate(tmp_path, "tls", subject="/CN=engine", addresses=[f"DNS:engine-tiny.{namespace.name}.svc"])
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    certificate = secret("engine-tls", **{name: (tmp_path / name).read_text() for name in ("tls.crt", "tls.key")})
+    certificate["type"] = "kubernetes.io/tls"
+
+    async def problems_now() -> list[str]:
+        return (await front.report()).problems.get(f"EnginePool/{namespace.name}/tiny", [])
+
+    async def answer() -> int:
+        return (await front.completion("tiny", "sk-alice")).status_code
+
+    async with fake_engine(tls=context) as engine:
+        addresses = slice_of("tiny", "engine-tiny-0")
+        addresses["metadata"]["labels"]["kubernetes.io/service-name"] = "engine-tiny"
+        addresses["ports"] = [{"name": "https", "port": engine.port}]
+        await namespace.apply(
+            priority_class(named(namespace)),
+            keyed_tenant("alice", priorityClassName=named(namespace)),
+            secret(alice="sk-alice"),
+            certificate,
+            engine_pool("tiny", engine={"tls": {"secretName": "engine-tls"}}),
+            addresses,
+        )
+        (problem,) = await until(problems_now, bool)
+        assert "Secret 'engine-tls' has no entry 'ca.crt'" in problem
+        await until(answer, lambda said: said == 503)
+        certificate["stringData"]["ca.crt"] = (tmp_path / "ca.crt").read_text()
+        await namespace.apply(certificate)
+        await until(answer, lambda said: said == 200)
+        assert await problems_now() == []
 
 
 async def test_engines_are_the_pods_behind_the_pools_service(front: Front, namespace: Namespace) -> None:

@@ -1,14 +1,17 @@
-"""A pool whose engines ask for a key, and that sleeps when nobody asks: nothing that a client could notice but time."""
+"""A pool whose engines ask for a key, get a certificate, and sleep when nobody asks: nothing that a client could notice
+but time."""
 
 import json
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import NotFoundError, OpenAI
 
 from installation import Installation
+from kubernetes_keys import make_authority, make_certificate
 
 TOKEN_LIMIT = 4
 PROBE = """
@@ -18,6 +21,16 @@ for path in ("/v1/models", "/capacity", "/metrics", "/readyz"):
         print(urllib.request.urlopen("http://127.0.0.1:8000" + path).status)
     except urllib.error.HTTPError as error:
         print(error.code)
+"""
+TLS_PROBE = """
+import http.client, ssl
+try:
+    connection = http.client.HTTPConnection("127.0.0.1", 8000)
+    connection.request("GET", "/health")
+    print(connection.getresponse().status)
+except ConnectionError:
+    print("closed")
+print(ssl.get_server_certificate(("127.0.0.1", 8000)))
 """
 
 
@@ -52,7 +65,7 @@ def keyed(installation: Installation) -> Iterator[Installation]:
         installation.wait_ready("keyed")
         yield installation
     finally:
-        cluster.kubectl("delete", "enginepool/keyed", "secret/keyed-engines", "--ignore-not-found")
+        cluster.kubectl("delete", "enginepool/keyed", "secret/keyed-engines", "secret/keyed-tls", "--ignore-not-found")
         installation.wait_pods("keyed", 0)
 
 
@@ -73,13 +86,45 @@ def test_engines_answer_gateways_and_nobody_else(keyed: Installation) -> None:
     assert said == ["401", "401", "401", "200"]
 
 
+def certificate(folder: Path) -> dict[str, Any]:
+    """As cert-manager writes it."""
+    make_authority(folder)
+    make_certificate(folder, "tls", subject="/CN=engine", addresses=["DNS:engine-keyed.default.svc"])
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "keyed-tls", "namespace": "default"},
+        "type": "kubernetes.io/tls",
+        "stringData": {name: (folder / name).read_text() for name in ("tls.crt", "tls.key", "ca.crt")},
+    }
+
+
+def test_pool_gets_tls_while_it_serves(keyed: Installation, tmp_path: Path) -> None:
+    (old,) = keyed.pods("keyed")
+    keyed.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(certificate(tmp_path)))
+    keyed.patch("keyed", {"engine": {"tls": {"secretName": "keyed-tls"}}})
+    answers = []
+
+    def replaced() -> bool:
+        answers.append(tokens(keyed, limit_s=60))
+        return old not in keyed.pods("keyed")
+
+    keyed.cluster.wait_for(replaced, limit_s=180, what="an engine with TLS")
+    answers += [tokens(keyed, limit_s=60) for _ in range(5)]
+    assert set(answers) == {TOKEN_LIMIT}
+    (new,) = keyed.pods("keyed")
+    plain, served = keyed.cluster.kubectl("exec", new, "--", "python3", "-c", TLS_PROBE).split("\n", 1)
+    assert plain == "closed"
+    assert served.strip() == (tmp_path / "tls.crt").read_text().strip()
+
+
 def test_idle_pool_sleeps_and_the_next_request_waits_for_its_engine(keyed: Installation) -> None:
     keyed.patch("keyed", {"scaling": {"min": 0, "max": 1, "idleDelay": "10s"}})
     keyed.wait_pods("keyed", 0, limit_s=180)
     shown = keyed.cluster.get("enginepool", "keyed")["status"]["conditions"]
     assert "ScaledToZero" in {each["reason"] for each in shown}
     assert tokens(keyed, limit_s=180) == TOKEN_LIMIT
-    # The way out knows the key, too.
+    # The way out knows the key and speaks TLS, too.
     events = keyed.cluster.get("events")["items"]
     reasons = {each["reason"] for each in events if each["involvedObject"]["name"].startswith("engine-keyed")}
     assert "Killing" in reasons

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,15 +16,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from mounted_secret import MountedSecret
 from proserve_cli.addresses import free_port
 from proserve_core.blocks.settings import KvOffload
 from proserve_core.capacity import CapacitySnapshot, decode_snapshot
 from proserve_core.facts import encode_facts
 from proserve_core.objectives import ServiceObjectives, ServiceTerms
 from proserve_engine.serve import serve_command
+from proserve_engine.tls import TlsPair
 from proserve_engine.vllm.settings import EngineSettings
+from tls_files import client_context, server_entries
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -41,16 +46,24 @@ HIGH = ServiceTerms(
 class ServedEngine:
     """A running engine and how to talk to it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int, capacity_port: int) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], secret: MountedSecret, log: Path, port: int, capacity_port: int
+    ) -> None:
         self.process = process
+        self.secret = secret
+        """With the certificate that it serves with."""
         self.log = log
         self.port = port
         self.capacity_port = capacity_port
 
+    def connection(self, port: int, *, trusts: str = "first") -> http.client.HTTPSConnection:
+        """To a port whose certificate is of this authority."""
+        return http.client.HTTPSConnection("localhost", port, timeout=120, context=client_context(trusts))
+
     def call(
         self, method: str, path: str, body: Any = None, *, port: int | None = None, key: str | None = KEY
     ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=120)
+        connection = self.connection(port or self.port)
         try:
             headers = {"content-type": "application/json"} if body is not None else {}
             if key is not None:
@@ -86,6 +99,11 @@ class ServedEngine:
 
 def start(tmp_path: Path, python: str, settings: EngineSettings, *arguments: str) -> ServedEngine:
     port = free_port()
+    mount = tmp_path / "tls"
+    mount.mkdir()
+    secret = MountedSecret(mount, server_entries("first"))
+    pair = TlsPair(certificate=str(mount / "tls.crt"), key=str(mount / "tls.key"))
+    settings = msgspec.structs.replace(settings, tls=pair)
     command = serve_command(
         "generated://tiny",
         arguments,
@@ -100,7 +118,7 @@ def start(tmp_path: Path, python: str, settings: EngineSettings, *arguments: str
     environment = command.environment | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     with log.open("wb") as out:
         process = subprocess.Popen(command.argv, env=environment, stdout=out, stderr=out, start_new_session=True)
-    return ServedEngine(process, log, port, settings.capacity_port or 0)
+    return ServedEngine(process, secret, log, port, settings.capacity_port or 0)
 
 
 def wait_until_ready(engine: ServedEngine, limit_s: float = 240) -> None:
@@ -142,6 +160,29 @@ def test_both_ports_refuse_who_does_not_know_the_key(engine: ServedEngine) -> No
         assert engine.call("GET", path, port=engine.capacity_port, key=None)[0] == 401
     assert engine.call("POST", "/drain", port=engine.capacity_port, key=None)[0] == 401
     assert engine.call("GET", "/healthz", port=engine.capacity_port, key=None)[0] == 200
+
+
+def test_both_ports_serve_each_certificate_that_a_mounted_secret_brings(engine: ServedEngine) -> None:
+    for authority in ("second", "first"):
+        engine.secret.replace(server_entries(authority))
+        for port, path in ((engine.port, "/health"), (engine.capacity_port, "/healthz")):
+            assert answer_of(engine, port, path, trusts=authority) == 200
+
+
+def answer_of(engine: ServedEngine, port: int, path: str, *, trusts: str, limit_s: float = 60) -> int:
+    """As soon as the port has a certificate of that authority."""
+    end_s = time.monotonic() + limit_s
+    while True:
+        connection = engine.connection(port, trusts=trusts)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except ssl.SSLCertVerificationError:
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(0.1)
+        finally:
+            connection.close()
 
 
 def test_idle_engine_publishes_its_limits(engine: ServedEngine) -> None:
@@ -235,7 +276,7 @@ def test_capacity_answers_while_the_engine_is_busy(
     senders = [threading.Thread(target=engine.complete, args=([n] * 300, 150, facts)) for n in range(16)]
     for sender in senders:
         sender.start()
-    connection = http.client.HTTPConnection("127.0.0.1", engine.capacity_port, timeout=30)
+    connection = engine.connection(engine.capacity_port)
     round_trips_s, busy = [], 0
     while any(sender.is_alive() for sender in senders):
         start_s = time.perf_counter()
@@ -269,7 +310,7 @@ def test_copies_of_kv_blocks_are_counted(engine: ServedEngine) -> None:
 
 
 def test_aborted_request_leaves_the_engine(engine: ServedEngine) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=60)
+    connection = engine.connection(engine.port)
     body = {
         "model": "tiny", "prompt": [3] * 20, "max_tokens": 3000, "ignore_eos": True, "stream": True,
         "vllm_xargs": encode_facts(HIGH, 0.0),

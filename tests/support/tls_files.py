@@ -43,6 +43,12 @@ def client_pem(authority: str) -> tuple[bytes, bytes]:
     return certificate.read_bytes(), key.read_bytes()
 
 
+def server_entries(authority: str) -> dict[str, bytes]:
+    """Of a server's Secret of type kubernetes.io/tls."""
+    files = {"tls.crt": f"{authority}-server.pem", "tls.key": f"{authority}-server.key"}
+    return {entry: (DATA / file).read_bytes() for entry, file in files.items()}
+
+
 def client_context(trusts: str, shows: str | None = None) -> ssl.SSLContext:
     """Of a client that trusts one authority and shows another's certificate."""
     context = ssl.create_default_context(cadata=ca(trusts).decode())

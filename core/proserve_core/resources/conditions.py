@@ -59,11 +59,12 @@ _ACCEPTED = ConditionType(
 )
 _KEYS = ConditionType(
     name="KeysResolved",
-    description="All Secret entries that the resource names are there. The gateways say so, who alone read Secrets.",
+    description="All Secrets that the resource names are there and right. The gateways say so, who alone read them.",
     reasons={
         Reason.KEYS_FOUND: "All are there.",
         Reason.KEYS_MISSING: "Some are not, are empty or belong to another tenant, too; the message says which. "
-        "Requests with them are refused; to engines the last right key is sent on.",
+        "Requests with them are refused; to engines the last right key is sent on, and the last right `ca.crt` is "
+        "trusted.",
         Reason.GATEWAY_SILENT: "No gateway answers, so nobody knows. Are gateways there, and does the operator reach "
         "their admin port (NetworkPolicies, the admin key)? Its log has the error.",
     },

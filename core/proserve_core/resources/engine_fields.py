@@ -14,7 +14,17 @@ from proserve_core.pools import (
     EnvironmentVariable,
 )
 from proserve_core.resources.errors import show
-from proserve_core.resources.fields import Duration, Effect, Field, ListOf, Object, Rule, Text, secret_key_ref
+from proserve_core.resources.fields import (
+    SUBDOMAIN_NAME,
+    Duration,
+    Effect,
+    Field,
+    ListOf,
+    Object,
+    Rule,
+    Text,
+    secret_key_ref,
+)
 from proserve_core.resources.kinds import Reading
 from proserve_core.resources.kv_offload import KV_OFFLOAD, KV_OFFLOAD_PATH, check_kv_offload
 from proserve_core.resources.pod_fields import ENVIRONMENT_VARIABLE
@@ -28,12 +38,17 @@ _OWN_ARGUMENTS: Mapping[str, str] = {
     "--port": "the engine's port is chosen for it",
     "--kv-offload": "set spec.engine.kvOffload instead",
     "--key-file": "set spec.engine.keys instead; proserve up makes a key for each run",
+    **dict.fromkeys(("--tls-cert", "--tls-key", "--ssl-certfile", "--ssl-keyfile"), "set spec.engine.tls instead"),
 }
 """Arguments of `proserve engine serve` that are derived from other fields or not a pool's to choose."""
 
-_KEY_VARIABLE = "PROSERVE_ENGINE_KEY_FILE"
-_KEY_FIX = "set spec.engine.keys instead: probes, draining and gateways know it then"
-"""An engine with a key that they don't know would never be ready."""
+_KNOWN_THEN = "probes, draining and gateways know it then"
+_OWN_VARIABLES: Mapping[str, str] = {
+    "PROSERVE_ENGINE_KEY_FILE": f"set spec.engine.keys instead: {_KNOWN_THEN}",
+    "PROSERVE_ENGINE_TLS_CERT": f"set spec.engine.tls instead: {_KNOWN_THEN}",
+    "PROSERVE_ENGINE_TLS_KEY": f"set spec.engine.tls instead: {_KNOWN_THEN}",
+}
+"""An engine that asks for what they don't know would never be ready."""
 _KV_TRANSFER = ("--kv-transfer-config", "-kvt")
 
 
@@ -101,16 +116,36 @@ ENGINE = Object(
             description="Engines answer only who knows one of these keys, one a line, of 16 characters or more. "
             "Gateways send the first. Without it a network policy alone keeps others away.",
         ),
+        Field(
+            name="tls",
+            type=Object(
+                fields=(
+                    Field(
+                        name="secretName",
+                        type=SUBDOMAIN_NAME,
+                        required=True,
+                        description="Secret of type kubernetes.io/tls in the pool's namespace. Its certificate is for "
+                        "the name `SERVICE.NAMESPACE.svc`, where the Service is `engine-` and the pool's name; an "
+                        "entry `ca.crt` says who signed it.",
+                    ),
+                )
+            ),
+            effect=Effect.CLUSTER_ONLY,
+            description="Engines speak TLS on both ports. Without it what gateways send them is plain text.",
+        ),
     ),
     rules=(
         *(
             Rule(expression=_none_of((option,)), message=f"{option} is set by ProServe; {fix}", field=".args")
             for option, fix in _OWN_ARGUMENTS.items()
         ),
-        Rule(
-            expression=f"!has(self.env) || self.env.all(e, e.name != '{_KEY_VARIABLE}')",
-            message=f"{_KEY_VARIABLE} is set by ProServe; {_KEY_FIX}",
-            field=".env",
+        *(
+            Rule(
+                expression=f"!has(self.env) || self.env.all(e, e.name != '{variable}')",
+                message=f"{variable} is set by ProServe; {fix}",
+                field=".env",
+            )
+            for variable, fix in _OWN_VARIABLES.items()
         ),
         Rule(
             expression=f"!has(self.kvOffload) || {_none_of(_KV_TRANSFER)}",
@@ -135,8 +170,8 @@ def check_engine(reading: Reading) -> None:
     seen: set[str] = set()
     for index, variable in enumerate(engine.get("env", ())):
         name = (variable or {}).get("name")
-        if name == _KEY_VARIABLE:
-            reading.error(f"spec.engine.env[{index}].name", f"{show(name)} is set by ProServe", _KEY_FIX)
+        if (fix := _OWN_VARIABLES.get(name or "")) is not None:
+            reading.error(f"spec.engine.env[{index}].name", f"{show(name)} is set by ProServe", fix)
         if name in seen:
             reading.error(f"spec.engine.env[{index}].name", f"{show(name)} is there twice", "remove one of the two")
         if name is not None:
@@ -162,4 +197,5 @@ def build_engine(fields: Mapping[str, Any]) -> EngineSettings:
         batching_policy=fields.get("scheduler", {}).get("policy", DEFAULT_BATCHING_POLICY),
         kv_offload=kv_offload(fields["kvOffload"]) if "kvOffload" in fields else None,
         keys=SecretKeyRef(**fields["keys"]["secretKeyRef"]) if "keys" in fields else None,
+        tls_secret=fields["tls"]["secretName"] if "tls" in fields else None,
     )

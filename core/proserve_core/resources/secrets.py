@@ -12,6 +12,8 @@ from proserve_core.resources.kinds import Kind, Reading
 
 OPAQUE = "Opaque"
 """The type of those that people make. Tokens, certificates and Helm's releases have others, and are never keys."""
+TLS = "kubernetes.io/tls"
+"""The type of certificates with their keys."""
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True):

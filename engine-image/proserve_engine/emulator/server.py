@@ -6,6 +6,7 @@ import logging
 import math
 import signal
 import socket
+import ssl
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from proserve_core.replica import Replica
 from proserve_engine.access import EngineAccess, keys_from
 from proserve_engine.emulator.app import EmulatorApp
 from proserve_engine.emulator.clockwork import Clockwork
+from proserve_engine.tls import TlsPair, serving_tls
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class EmulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of preempted requests; None: nothing."""
     key_file: str | None = None
     """File with the engine's keys (see `access`); None: everybody is let in."""
+    tls: TlsPair | None = None
+    """None: it speaks plain text."""
     speed: float = 1.0
     """How many times as fast as calibrated. Deadlines stay as they are: it is a faster engine, not a faster clock."""
 
@@ -109,7 +113,9 @@ def run_emulator(replica: Replica, options: EmulatorOptions) -> int:
     Raises:
         OSError: the port can't be had.
         AccessKeysError: the key file can't be used.
+        TlsError: the certificate can't be used.
     """
+    tls: ssl.SSLContext | None = serving_tls(options.tls)
     model = served_model(options, load_calibration(options.calibration))
     listener = socket.create_server((options.host, options.port), backlog=2048)
     clockwork = Clockwork(replica, time.monotonic)
@@ -122,8 +128,11 @@ def run_emulator(replica: Replica, options: EmulatorOptions) -> int:
         timeout_graceful_shutdown=STOP_GRACE_S,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
+    config.load()
+    config.ssl = tls
+    scheme = "http" if tls is None else "https"
     host, port = listener.getsockname()[:2]
-    logger.info("%s under %s as %s on http://%s:%d", options.calibration, options.policy, model, host, port)
+    logger.info("%s under %s as %s on %s://%s:%d", options.calibration, options.policy, model, scheme, host, port)
     with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         return runner.run(_serve(clockwork, _Server(config), listener))
 

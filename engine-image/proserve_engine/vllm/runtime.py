@@ -17,6 +17,7 @@ from proserve_engine.capacity_server import CapacityApp, CapacityServer
 from proserve_engine.kv.counters import CopyCounters
 from proserve_engine.length_file import LengthFile
 from proserve_engine.metrics import EngineMetrics
+from proserve_engine.tls import serving_tls
 from proserve_engine.vllm.adapter import Adapter
 from proserve_engine.vllm.kv_scheduling import KvScheduling
 from proserve_engine.vllm.publisher import Publisher
@@ -202,7 +203,9 @@ class EngineRuntime:
             ),
             host=host,
             port=port,
+            tls=serving_tls(self._settings.tls),
         )
         server.start()
-        _logger.info("capacity at http://%s:%d/capacity, policy %s", host, server.port, self._settings.policy)
+        scheme = "http" if self._settings.tls is None else "https"
+        _logger.info("capacity at %s://%s:%d/capacity, policy %s", scheme, host, server.port, self._settings.policy)
         return server

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from proserve_engine.access import KEY_FILE
+from proserve_engine.tls import TlsPair
 
 POLICY = "PROSERVE_POLICY"
 POLICY_OPTIONS = "PROSERVE_POLICY_OPTIONS"
@@ -14,6 +15,8 @@ CAPACITY_PORT = "PROSERVE_CAPACITY_PORT"
 CALIBRATION = "PROSERVE_CALIBRATION"
 STEP_LOG = "PROSERVE_STEP_LOG"
 LENGTHS_FILE = "PROSERVE_LENGTHS_FILE"
+TLS_CERT = "PROSERVE_ENGINE_TLS_CERT"
+TLS_KEY = "PROSERVE_ENGINE_TLS_KEY"
 
 DEFAULT_POLICY = "fcfs"
 DEFAULT_HOST = "127.0.0.1"
@@ -40,13 +43,15 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     n above 0 adds `.n` to the name."""
     key_file: str | None = None
     """File with the keys of both ports (see `access`); None: everybody is let in."""
+    tls: TlsPair | None = None
+    """With which both ports serve; None: they speak plain text."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "EngineSettings":
         """Read the variables of this module.
 
         Raises:
-            SettingsError: options that are no JSON object, a port that is no port.
+            SettingsError: options that are no JSON object, a port that is no port, a certificate without a key.
         """
         return cls(
             policy=environment.get(POLICY) or DEFAULT_POLICY,
@@ -57,6 +62,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
             step_log=environment.get(STEP_LOG) or None,
             lengths_file=environment.get(LENGTHS_FILE) or None,
             key_file=environment.get(KEY_FILE) or None,
+            tls=_tls(environment.get(TLS_CERT, ""), environment.get(TLS_KEY, "")),
         )
 
     def to_environment(self) -> dict[str, str]:
@@ -74,6 +80,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
             environment[LENGTHS_FILE] = self.lengths_file
         if self.key_file is not None:
             environment[KEY_FILE] = self.key_file
+        if self.tls is not None:
+            environment |= {TLS_CERT: self.tls.certificate, TLS_KEY: self.tls.key}
         return environment
 
 
@@ -84,6 +92,12 @@ def _options(text: str) -> dict[str, Any]:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.MsgspecError as error:
         raise SettingsError(f'{POLICY_OPTIONS}: expected a JSON object such as {{"alpha": 0.5}}: {error}') from error
+
+
+def _tls(certificate: str, key: str) -> TlsPair | None:
+    if bool(certificate) != bool(key):
+        raise SettingsError(f"{TLS_CERT} and {TLS_KEY} need each other: set both, or none")
+    return TlsPair(certificate=certificate, key=key) if certificate else None
 
 
 def _port(text: str) -> int | None:

@@ -3,17 +3,22 @@
 The operator makes one headless Service per pool; its slices carry the pool's label. Whoever is `serving` is an engine,
 also while it terminates: until its snapshot says that it drains, and while its streams end. What is not ready yet has
 no model. Health beyond that is the poller's to find out.
+
+The name of a port says whether a pod speaks TLS, and its slice has only those ports that it has. So while a rollout
+gives TLS to a pool, or takes it, both kinds are reached. Certificates are for the Service's name: pods' addresses are
+known to nobody before they are there.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from proserve_gateway.configuration.catalog import qualified_name
-from proserve_gateway.fleet.target import EngineTarget
+from proserve_gateway.fleet.target import EngineTarget, TlsPeer
 
 POOL_LABEL = "proserve.dev/pool"
-HTTP, CAPACITY = "http", "capacity"
-"""Names of the Service's ports."""
+SERVICE_LABEL = "kubernetes.io/service-name"
+_PORTS = {"http": ("http", "capacity"), "https": ("https", "capacity-https")}
+"""Names of the Service's ports by scheme."""
 
 
 def engine_targets(slices: Iterable[Mapping[str, Any]]) -> list[EngineTarget]:
@@ -28,11 +33,14 @@ def engine_targets(slices: Iterable[Mapping[str, Any]]) -> list[EngineTarget]:
 def _targets(each: Mapping[str, Any]) -> Iterator[EngineTarget]:
     metadata = each["metadata"]
     namespace = metadata["namespace"]
-    pool = metadata.get("labels", {}).get(POOL_LABEL)
+    labels = metadata.get("labels", {})
+    pool = labels.get(POOL_LABEL)
     ports = {port.get("name"): port.get("port") for port in each.get("ports") or ()}
-    http, capacity = ports.get(HTTP), ports.get(CAPACITY)
+    scheme = "http" if "http" in ports else "https"
+    http, capacity = (ports.get(name) for name in _PORTS[scheme])
     if pool is None or http is None:
         return
+    peer = TlsPeer(server_name=f"{labels.get(SERVICE_LABEL)}.{namespace}.svc") if scheme == "https" else None
     for endpoint in each.get("endpoints") or ():
         address = endpoint["addresses"][0]
         if not _serves(endpoint.get("conditions") or {}):
@@ -41,8 +49,9 @@ def _targets(each: Mapping[str, Any]) -> Iterator[EngineTarget]:
         yield EngineTarget(
             name=qualified_name(namespace, pod),
             pool=qualified_name(namespace, pool),
-            base_url=_url(address, http),
-            capacity_url=None if capacity is None else _url(address, capacity),
+            base_url=_url(scheme, address, http),
+            capacity_url=None if capacity is None else _url(scheme, address, capacity),
+            peer=peer,
         )
 
 
@@ -53,5 +62,5 @@ def _serves(conditions: Mapping[str, Any]) -> bool:
     return bool(ready is not False if serving is None else serving)
 
 
-def _url(address: str, port: int) -> str:
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+def _url(scheme: str, address: str, port: int) -> str:
+    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"

@@ -3,7 +3,8 @@
 
 Changes are taken within a fraction of a second. Each resource stands for itself (`proserve_core.resources.live`): one
 that is wrong keeps its last right version and hinders no other. While the API server is away the last known
-configuration serves on. Of all Secrets of a namespace only those that are named are kept.
+configuration serves on. Of all Secrets of a namespace only those that are named are kept, and of certificates only who
+signed them.
 """
 
 import asyncio
@@ -13,10 +14,12 @@ from typing import Any
 
 from kubernetes.aio.client import ApiClient
 
+from proserve_core.pools import EnginePool
 from proserve_core.resources import CUSTOM_KINDS, without_waiting
 from proserve_core.resources.live import Data, DocumentKey, Settled, settle
-from proserve_core.resources.secrets import OPAQUE
+from proserve_core.resources.secrets import OPAQUE, TLS
 from proserve_gateway.configuration.configuration import ConfigurationTaker
+from proserve_gateway.configuration.engine_authorities import ENTRY, OVERLAP_S, EngineAuthorities
 from proserve_gateway.configuration.engine_keys import EngineKeys
 from proserve_gateway.configuration.kube_targets import POOL_LABEL, engine_targets
 from proserve_gateway.configuration.kube_watch import ClusterError, KubeWatch, Object, connect, get
@@ -30,6 +33,10 @@ SECRET_RETRY_S = 1.0
 _GROUP = "/apis/proserve.dev/v1alpha1"
 _PLURALS = {kind.name: kind.definition.plural for kind in CUSTOM_KINDS if kind.definition is not None}
 _CLUSTER_KINDS = frozenset(kind.name for kind in CUSTOM_KINDS if not kind.namespaced)
+_SECRET_TYPES = {"Secret": OPAQUE, "Certificate": TLS}
+"""Secrets of two types are followed, as if they were two kinds."""
+_NAMING = {"Secret": ("secretKeyRef", "name"), "Certificate": ("tls", "secretName")}
+"""By which fields resources name them."""
 
 
 class _Kind:
@@ -64,12 +71,13 @@ class KubernetesSource:
         self._namespaces = tuple(namespaces)
         self._api = api
         self._objects: dict[str, dict[tuple[str, str], Object]] = {}
-        self._named: set[tuple[str, str]] = set()
-        """Secrets that resources name."""
-        self._asked_for: tuple[str, str] | None = None
+        self._named: set[tuple[str, str, str]] = set()
+        """Kind, namespace and name of Secrets that resources name."""
+        self._asked_for: tuple[str, str, str] | None = None
         """The Secret that is being asked for, while nothing has been heard of it: what its list or watch says
         meanwhile counts, not the answer."""
         self._engine_keys = EngineKeys()
+        self._authorities = EngineAuthorities()
         self._changed = asyncio.Event()
         self._settled: Settled | None = None
 
@@ -100,26 +108,30 @@ class KubernetesSource:
                 yield kind, namespace, f"{_GROUP}{_within(namespace)}/{plural}", {}
         for namespace in scopes:
             path = f"/api/v1{_within(namespace)}/secrets"
-            yield "Secret", namespace, path, {"fieldSelector": f"type={OPAQUE}"}
+            for kind, secret_type in _SECRET_TYPES.items():
+                yield kind, namespace, path, {"fieldSelector": f"type={secret_type}"}
             path = f"/apis/discovery.k8s.io/v1{_within(namespace)}/endpointslices"
             yield "EndpointSlice", namespace, path, {"labelSelector": POOL_LABEL}
 
     def replace(self, kind: str, namespace: str | None, objects: Sequence[Object]) -> None:
         """All objects of a kind in a namespace."""
-        if kind == "Secret" and self._asked_for is not None and namespace in (None, self._asked_for[0]):
+        if self._asked_for is not None and self._asked_for[0] == kind and namespace in (None, self._asked_for[1]):
             self._asked_for = None
         kept = {
             key: body
             for key, body in self._objects.get(kind, {}).items()
-            if (namespace is not None and key[0] != namespace) or (kind == "Secret" and body["type"] != OPAQUE)
+            if (namespace is not None and key[0] != namespace) or body.get("type") != _SECRET_TYPES.get(kind)
         }
-        self._objects[kind] = kept | {_key(body): body for body in objects if self._wanted(kind, _key(body))}
+        self._objects[kind] = kept | {
+            _key(body): _needed(kind, body) for body in objects if self._wanted(kind, _key(body))
+        }
         self._changed.set()
 
     def change(self, kind: str, body: Object, *, gone: bool) -> None:
         """One object came, changed or went."""
         key, objects = _key(body), self._objects.setdefault(kind, {})
-        if kind == "Secret" and key == self._asked_for:
+        body = _needed(kind, body)
+        if (kind, *key) == self._asked_for:
             self._asked_for = None
         if gone:
             objects.pop(key, None)
@@ -130,7 +142,7 @@ class KubernetesSource:
         self._changed.set()
 
     def _wanted(self, kind: str, key: tuple[str, str]) -> bool:
-        return kind != "Secret" or key in self._named
+        return kind not in _SECRET_TYPES or (kind, *key) in self._named
 
     async def _take_changes(self, api: ApiClient, taker: ConfigurationTaker, kinds: Sequence[_Kind]) -> None:
         while True:
@@ -157,38 +169,49 @@ class KubernetesSource:
                 ]
                 for key, errors in self._settled.problems.items()
             }
-            missing = self._engine_keys.read(self._settled.resources.engine_pools, self._objects.get("Secret", {}))
-            for key, problem in missing.items():
+            for key, problem in self._read_secrets(self._settled.resources.engine_pools):
                 problems.setdefault("/".join(("EnginePool", *key)), []).append(problem)
             taker.left_out(problems)
+            engines = self._authorities.with_authorities(self._engine_keys.with_keys(engine_targets(slices)))
             try:
-                taker.configure(self._settled.resources, self._engine_keys.with_keys(engine_targets(slices)))
+                taker.configure(self._settled.resources, engines)
             except ValueError as error:
                 taker.refused(str(error))
+
+    def _read_secrets(self, pools: Sequence[EnginePool]) -> list[tuple[tuple[str, str], str]]:
+        """Take what pools say by Secrets; what is wrong, with namespace and name of the pool."""
+        loop = asyncio.get_running_loop()
+        keys = self._engine_keys.read(pools, self._objects.get("Secret", {}))
+        authorities = self._authorities.read(pools, self._objects.get("Certificate", {}), now_s=loop.time())
+        if self._authorities.overlap:
+            loop.call_later(OVERLAP_S, self._changed.set)
+        return [*keys.items(), *authorities.items()]
 
     async def _fetch_secrets(self, api: ApiClient) -> bool:
         """Get those that are named for the first time; False if some could not be asked for now."""
         named = {
-            (key[0], name)
+            (secret, key[0], name)
             for kind in _PLURALS
             for key, body in self._objects.get(kind, {}).items()
-            for name in _secret_names(body.get("spec"))
+            for secret, naming in _NAMING.items()
+            for name in _secret_names(body.get("spec"), *naming)
         }
         unknown, self._named = named - self._named, set(named)
-        secrets = self._objects.setdefault("Secret", {})
-        for key in secrets.keys() - named:
-            del secrets[key]
-        for key in sorted(unknown):
-            self._asked_for = key
+        for kind in _SECRET_TYPES:
+            kept = self._objects.get(kind, {})
+            self._objects[kind] = {key: body for key, body in kept.items() if (kind, *key) in named}
+        for asked in sorted(unknown):
+            kind, *key = self._asked_for = asked
             try:
-                body = await get(api, f"/api/v1/namespaces/{key[0]}/secrets/{key[1]}")
+                body = await get(api, "/api/v1/namespaces/{}/secrets/{}".format(*key))
             except ClusterError as error:
                 logger.warning("a Secret is not read: %s", error)
-                self._named.discard(key)
+                self._named.discard(asked)
                 continue
-            if self._asked_for == key and body is not None:
+            if self._asked_for == asked and body is not None:
+                right = body["type"] == _SECRET_TYPES[kind]
                 # A list that came meanwhile has made it another mapping.
-                self._objects["Secret"][key] = body if body["type"] == OPAQUE else _without_entries(body)
+                self._objects[kind][_key(body)] = _needed(kind, body) if right else _without_entries(kind, body)
         return self._named == named
 
     def _documents(self) -> Iterator[tuple[DocumentKey, Data]]:
@@ -222,12 +245,25 @@ def _key(body: Mapping[str, Any]) -> tuple[str, str]:
     return metadata.get("namespace", ""), metadata["name"]
 
 
-def _without_entries(body: Object) -> Object:
-    """A Secret of a type that is not watched: of its changes nothing would be heard, so that alone is kept of it."""
+def _needed(kind: str, body: Object) -> Object:
+    """Of a certificate not its key."""
+    if kind != "Certificate":
+        return body
+    data = body.get("data") or {}
+    return {
+        "metadata": body["metadata"],
+        "type": body["type"],
+        "data": {name: value for name, value in data.items() if name == ENTRY},
+    }
+
+
+def _without_entries(kind: str, body: Object) -> Object:
+    """A Secret of another type: of its changes nothing would be heard, so that alone is kept of it."""
+    wanted = _SECRET_TYPES[kind]
     logger.warning(
-        "Secret %s/%s has type %r and is not read: keys come from those of type %s; if it holds one, delete it and "
+        "Secret %s/%s has type %r and is not read: %s come from those of type %s; if it holds one, delete it and "
         "make it anew with type %s (a Secret's type can't be changed)",
-        *_key(body), body["type"], OPAQUE, OPAQUE,
+        *_key(body), body["type"], "keys" if kind == "Secret" else "certificates", wanted, wanted,
     )  # fmt: skip
     return {"metadata": body["metadata"], "type": body["type"]}
 
@@ -238,14 +274,14 @@ def _means(body: Mapping[str, Any]) -> list[Any]:
     return [annotations, *(body.get(field) for field in ("spec", "data", "endpoints", "ports"))]
 
 
-def _secret_names(data: Any) -> Iterator[str]:
-    """Names in every `secretKeyRef` below."""
+def _secret_names(data: Any, reference: str, field: str) -> Iterator[str]:
+    """What is in this field of every such reference below."""
     if isinstance(data, Mapping):
-        reference = data.get("secretKeyRef")
-        if isinstance(reference, Mapping) and isinstance(reference.get("name"), str):
-            yield reference["name"]
+        found = data.get(reference)
+        if isinstance(found, Mapping) and isinstance(found.get(field), str):
+            yield found[field]
         for value in data.values():
-            yield from _secret_names(value)
+            yield from _secret_names(value, reference, field)
     elif isinstance(data, list):
         for value in data:
-            yield from _secret_names(value)
+            yield from _secret_names(value, reference, field)

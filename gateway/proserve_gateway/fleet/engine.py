@@ -35,8 +35,8 @@ class Engine:
             view.revision += 1
 
     def retarget(self, target: EngineTarget) -> None:
-        """The same server, perhaps with another key."""
-        if target.api_key != self.target.api_key:
+        """The same server, perhaps with another key or authority."""
+        if target != self.target:
             self.target = target
             self.endpoint = target.endpoint(has_capacity=self.endpoint.has_capacity, is_vllm=self.endpoint.is_vllm)
 

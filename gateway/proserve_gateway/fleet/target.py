@@ -12,6 +12,14 @@ class TargetError(ValueError):
     """A target's address cannot be used; the message names the target, the value and the fix."""
 
 
+class TlsPeer(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a connection must reach where the address does not tell: pods have addresses, certificates have names."""
+
+    server_name: str
+    authority: str = ""
+    """Who signs the engine's certificates, PEM; empty: nobody is trusted to."""
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Address of one engine's OpenAI server."""
 
@@ -21,6 +29,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     base_path: str
     """Path in front of `/v1`, without a slash at its end; mostly empty."""
     tls: bool
+    peer: TlsPeer | None = None
+    """None: the certificate is for the address, and checked as the gateway is told for all engines."""
     api_key: str | None
     has_capacity: bool
     """The engine publishes capacity, so it is ours and understands class facts in `vllm_xargs`."""
@@ -45,14 +55,16 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Capacity server, e.g. `http://10.0.0.7:9400`; None: the engine has none (any OpenAI server)."""
     api_key: str | None = None
     """Key that both of its servers ask from us."""
+    peer: TlsPeer | None = None
+    """As in `Endpoint`."""
 
     def __repr__(self) -> str:
         """Without the key."""
         return f"EngineTarget({self.name} pool={self.pool} {self.base_url} capacity={self.capacity_url})"
 
     def same_server(self, other: "EngineTarget") -> bool:
-        """Whether nothing but the key differs."""
-        return msgspec.structs.replace(other, api_key=self.api_key) == self
+        """Whether nothing but the key and the authority differs."""
+        return msgspec.structs.replace(other, api_key=self.api_key, peer=self.peer) == self
 
     def endpoint(self, *, has_capacity: bool, is_vllm: bool = False) -> Endpoint:
         """Address of the OpenAI server.
@@ -92,6 +104,7 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
             port=port or (443 if tls else 80),
             base_path=parts.path.rstrip("/").removesuffix(without),
             tls=tls,
+            peer=self.peer,
             api_key=self.api_key,
             has_capacity=has_capacity,
             is_vllm=is_vllm,

@@ -7,9 +7,13 @@ together. Files that can't be used are reported once and change nothing.
 
 import ssl
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
+
+AUTHORITIES = 256
+"""Contexts that are kept for engines with authorities of their own."""
 
 
 class TlsError(ValueError):
@@ -98,8 +102,19 @@ class EngineTls:
         if (self._files.certificate is None) != (self._files.key is None):
             raise TlsError("a certificate for engines needs its key, and a key its certificate: give both files")
         self._seen = _read(self._files)
-        self.context = _engine_context(self._files)
-        """For the next connection."""
+        self._context = _engine_context(self._files)
+        self._of_authority = lru_cache(AUTHORITIES)(self._trusting)
+
+    def context(self, authority: str | None = None) -> ssl.SSLContext:
+        """For the next connection, to an engine whose certificate `authority` (PEM) signed; None: to any other.
+
+        Raises:
+            TlsError: none can be made for this authority.
+        """
+        return self._context if authority is None else self._of_authority(authority)
+
+    def _trusting(self, authority: str) -> ssl.SSLContext:
+        return _engine_context(self._files, authority)
 
     def renew(self) -> bool:
         """As `ServerTls.renew`."""
@@ -107,7 +122,8 @@ class EngineTls:
         if seen == self._seen:
             return False
         self._seen = seen
-        self.context = _engine_context(self._files)
+        self._context = _engine_context(self._files)
+        self._of_authority.cache_clear()
         return True
 
 
@@ -136,8 +152,19 @@ def _server_context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-def _engine_context(files: EngineTlsFiles) -> ssl.SSLContext:
-    if files.ca is None:
+def check_authority(text: str) -> None:
+    """
+    Raises:
+        TlsError: it is not one or more certificates in PEM form.
+    """
+    _engine_context(EngineTlsFiles(), text)
+
+
+def _engine_context(files: EngineTlsFiles, authority: str | None = None) -> ssl.SSLContext:
+    if authority is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        _trust(context, authority)
+    elif files.ca is None:
         context = ssl.create_default_context()
     else:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -158,6 +185,13 @@ def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
     _load(lambda: context.load_verify_locations(ca), (ca,), "certificates in PEM form")
+
+
+def _trust(context: ssl.SSLContext, authority: str) -> None:
+    try:
+        context.load_verify_locations(cadata=authority)
+    except (ssl.SSLError, ValueError) as error:
+        raise TlsError("who signs the engine's certificate is not known: expected certificates in PEM form") from error
 
 
 def _load(load: Callable[[], None], paths: tuple[Path, ...], wanted: str) -> None:

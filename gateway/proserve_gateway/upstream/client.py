@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Callable
 from functools import lru_cache
 
-from proserve_gateway.fleet.target import Endpoint
-from proserve_gateway.security.tls import EngineTls
+from proserve_gateway.fleet.target import Endpoint, TlsPeer
+from proserve_gateway.security.tls import EngineTls, TlsError
 from proserve_gateway.upstream.connection import Connection
 from proserve_gateway.upstream.exchange import Exchange, FailureKind, UpstreamError, UpstreamLimits
 
-_Key = tuple[str, int, bool]
+_Key = tuple[str, int, bool, TlsPeer | None]
 
 
 class UpstreamClient:
@@ -112,7 +112,7 @@ class UpstreamClient:
         return exchange
 
     def _take_idle(self, endpoint: Endpoint) -> Connection | None:
-        idle = self._idle.get((endpoint.host, endpoint.port, endpoint.tls))
+        idle = self._idle.get(_key(endpoint))
         while idle:
             connection = idle.pop()
             if connection.usable:
@@ -120,22 +120,24 @@ class UpstreamClient:
         return None
 
     async def _connect(self, endpoint: Endpoint) -> Connection:
-        loop = self._loop
+        loop, peer = self._loop, endpoint.peer
         try:
+            tls = self._tls.context(None if peer is None else peer.authority) if endpoint.tls else None
             async with asyncio.timeout(self._limits.connect_s):
                 _, connection = await loop.create_connection(
                     lambda: Connection(loop=loop, limits=self._limits, on_free=self._free, on_lost=self._lost),
                     endpoint.host,
                     endpoint.port,
-                    ssl=self._tls.context if endpoint.tls else None,
+                    ssl=tls,
+                    server_hostname=peer.server_name if tls and peer else None,
                 )
         except TimeoutError as error:
             message = f"no connection to {endpoint.host}:{endpoint.port} within {self._limits.connect_s:g} s"
             raise UpstreamError(FailureKind.CONNECT_TIMEOUT, message) from error
-        except OSError as error:
+        except (OSError, TlsError) as error:
             message = f"no connection to {endpoint.host}:{endpoint.port}: {error}"
             raise UpstreamError(FailureKind.CONNECT, message) from error
-        self._keys[connection] = (endpoint.host, endpoint.port, endpoint.tls)
+        self._keys[connection] = _key(endpoint)
         return connection
 
     def _free(self, connection: Connection, exchange: Exchange) -> None:
@@ -182,6 +184,11 @@ class UpstreamClient:
 
 def _message(head: bytes, body: bytes) -> bytes:
     return b"%scontent-length: %d\r\n\r\n%s" % (head, len(body), body)
+
+
+def _key(endpoint: Endpoint) -> _Key:
+    """Whose connections are as good as each other's."""
+    return endpoint.host, endpoint.port, endpoint.tls, endpoint.peer
 
 
 @lru_cache(maxsize=1024)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,11 @@ import pytest
 from proserve_cli.addresses import free_port
 from proserve_engine import drain as drain_module
 from proserve_engine.drain import DrainError, drain
+from tls_files import server_context
 
 
 @contextmanager
-def engine(*running: int, keys: list[str | None]) -> Iterator[tuple[str, list[str]]]:
+def engine(*running: int, keys: list[str | None], tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, list[str]]]:
     """An engine that says, one look after the other, how many requests run; the last number stays. `keys` are those
     that it was sent."""
     asked: list[str] = []
@@ -41,10 +43,12 @@ def engine(*running: int, keys: list[str | None]) -> Iterator[tuple[str, list[st
             """Nothing: pytest shows what matters."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}", asked
     finally:
         server.shutdown()
         server.server_close()
@@ -76,6 +80,12 @@ def test_engine_that_asks_for_its_key_gets_it(key: str | None) -> None:
     with engine(0, keys=keys) as (root, _):
         drain(root, grace_s=60.0, key=key)
     assert set(keys) == {None if key is None else f"Bearer {key}"}
+
+
+def test_engine_with_a_certificate_that_is_for_its_gateways_is_drained_all_the_same() -> None:
+    with engine(1, 0, keys=[], tls=server_context("first")) as (root, asked):
+        assert drain(root, grace_s=60.0) == 0
+    assert asked[0] == "POST /drain"
 
 
 def test_engine_that_does_not_answer_is_an_error() -> None:

@@ -4,13 +4,16 @@ import json
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from proserve_core.batching.registry import PolicyError
 from proserve_core.blocks.settings import CopyBudget, KvOffload, kv_offload
 from proserve_engine.serve import ASYNC_CLASS, SYNC_CLASS, Device, ServeError, detect_device, serve_command
 from proserve_engine.tiny_model import ModelError
+from proserve_engine.tls import TlsError, TlsPair
 from proserve_engine.vllm.settings import EngineSettings, SettingsError
+from tls_files import DATA
 
 SETTINGS = EngineSettings(policy="slide-batching", capacity_port=9400)
 
@@ -53,6 +56,22 @@ def test_the_users_arguments_and_environment_win() -> None:
     assert "--enforce-eager" not in argv
     assert argv[-2:] == ["--block-size=64", "--no-enforce-eager"]
     assert environment(device=Device.CPU, OMP_NUM_THREADS="4")["OMP_NUM_THREADS"] == "4"
+
+
+def test_certificate_is_given_to_vllm_and_to_the_capacity_server_and_followed_by_both() -> None:
+    pair = TlsPair(certificate=str(DATA / "first-server.pem"), key=str(DATA / "first-server.key"))
+    settings = msgspec.structs.replace(SETTINGS, tls=pair)
+    made = serve_command("m", settings=settings, device=Device.GPU, python="python", environment={})
+    assert (after(made.argv, "--ssl-certfile"), after(made.argv, "--ssl-keyfile")) == (pair.certificate, pair.key)
+    assert "--enable-ssl-refresh" in made.argv
+    # Or vLLM would see the first renewal of a mounted Secret only.
+    assert made.environment["WATCHFILES_FORCE_POLLING"] == "true"
+    assert EngineSettings.from_environment(made.environment).tls == pair
+    wrong = msgspec.structs.replace(SETTINGS, tls=TlsPair(certificate="/nowhere.pem", key=pair.key))
+    with pytest.raises(TlsError, match=r"/nowhere\.pem and .* cannot be read"):
+        serve_command("m", settings=wrong, device=Device.GPU, python="python", environment={})
+    with pytest.raises(SettingsError, match="PROSERVE_ENGINE_TLS_CERT and PROSERVE_ENGINE_TLS_KEY need each other"):
+        EngineSettings.from_environment({"PROSERVE_ENGINE_TLS_CERT": "/tls.crt"})
 
 
 def test_policy_and_capacity_reach_the_engine_through_its_environment() -> None:

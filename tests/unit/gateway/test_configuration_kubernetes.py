@@ -126,6 +126,30 @@ async def test_secret_that_could_not_be_asked_for_is_asked_for_again(bench: Benc
     assert bench.kept == {"alice": "b2xk"}
 
 
+async def test_of_a_certificate_only_who_signed_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = stored(kind="kubernetes.io/tls")
+    body["data"] = {"tls.crt": "YQ==", "tls.key": "Yg==", "ca.crt": "Yw=="}
+
+    async def get(*_: object) -> Data:
+        return body
+
+    monkeypatch.setattr(configuration_kubernetes, "get", get)
+    source = KubernetesSource(namespaces=("team",))
+    pool = in_namespace(engine_pool(engine={"tls": {"secretName": "keys"}}))
+    source.replace("EnginePool", "team", [pool])
+    assert await source._fetch_secrets(cast(Any, None))
+    kept = source._objects["Certificate"]
+    assert kept[KEY]["data"] == {"ca.crt": "Yw=="}
+    body["data"]["ca.crt"] = "ZA=="
+    source.change("Certificate", body, gone=False)
+    assert kept[KEY]["data"] == {"ca.crt": "ZA=="}
+    source.replace("Certificate", "team", [body])
+    assert source._objects["Certificate"][KEY]["data"] == {"ca.crt": "ZA=="}
+    source.replace("EnginePool", "team", [])
+    assert await source._fetch_secrets(cast(Any, None))
+    assert source._objects["Certificate"] == {}
+
+
 class Taker:
     """A gateway without pools, as a source sees it."""
 

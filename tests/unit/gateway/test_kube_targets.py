@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from proserve_gateway.configuration.kube_targets import engine_targets
+from proserve_gateway.fleet.target import TlsPeer
 
 
 def endpoint(address: str, pod: str | None = None, **conditions: bool) -> dict[str, Any]:
@@ -29,6 +30,18 @@ def test_each_pod_is_an_engine_with_both_addresses() -> None:
     (target,) = engine_targets([endpoint_slice(endpoint("10.0.0.7", "a"), namespace="team")])
     assert (target.name, target.pool) == ("team/a", "team/tiny")
     assert (target.base_url, target.capacity_url) == ("http://10.0.0.7:8000", "http://10.0.0.7:9400")
+
+
+def test_pods_with_tls_are_reached_with_it_beside_those_without() -> None:
+    """As they are while a rollout gives TLS to a pool."""
+    ports = [{"name": "https", "port": 8000}, {"name": "capacity-https", "port": 9400}]
+    with_tls = endpoint_slice(endpoint("10.0.0.8", "b"), namespace="team", ports=ports)
+    with_tls["metadata"]["labels"]["kubernetes.io/service-name"] = "engine-tiny"
+    old, new = engine_targets([endpoint_slice(endpoint("10.0.0.7", "a"), namespace="team"), with_tls])
+    assert (old.base_url, old.peer) == ("http://10.0.0.7:8000", None)
+    assert (new.base_url, new.capacity_url) == ("https://10.0.0.8:8000", "https://10.0.0.8:9400")
+    # Nobody is trusted yet to have signed it.
+    assert new.peer == TlsPeer(server_name="engine-tiny.team.svc", authority="")
 
 
 def test_ipv6_addresses_are_bracketed() -> None:

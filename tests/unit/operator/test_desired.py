@@ -87,7 +87,9 @@ def test_emulated_engine_serves_everything_on_one_port() -> None:
     assert engine["command"][-2:] == ["--speed", "4"]
     assert engine["image"] == "emulator:1"
     ports = {port["name"]: (port["port"], port["targetPort"]) for port in made["Service"]["spec"]["ports"]}
-    assert ports == {"http": (8000, 8000), "capacity": (9400, 8000)}
+    assert ports["http"] == (8000, "http")
+    assert ports["capacity"] == (9400, "http")
+    assert ports["capacity-https"][1] == "https"
     assert engine["readinessProbe"]["httpGet"]["port"] == 8000
 
 
@@ -114,6 +116,48 @@ def test_engines_that_ask_for_a_key_have_it_mounted_and_are_probed_and_drained_a
     for command in (engine["command"], drain):
         assert command[command.index("--key-file") + 1] == file
     assert engine["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+TLS = {"tls": {"secretName": "engine-tls"}}
+
+
+@pytest.mark.parametrize(("runtime", "ports"), [("VLLM", {"https", "capacity-https"}), ("Emulated", {"https"})])
+def test_engines_with_a_certificate_serve_probe_and_drain_with_it(runtime: str, ports: set[str]) -> None:
+    made = template(pool(engine={"runtime": runtime, **TLS}))["spec"]
+    (engine,) = made["containers"]
+    (volume,) = (each for each in made["volumes"] if each["name"] == "tls")
+    assert volume["secret"]["secretName"] == "engine-tls"
+    (mount,) = (each for each in engine["volumeMounts"] if each["name"] == "tls")
+    files = {f"{mount['mountPath']}/{item['path']}": item["key"] for item in volume["secret"]["items"]}
+    command = engine["command"]
+    given = [files[command[command.index(option) + 1]] for option in ("--tls-cert", "--tls-key")]
+    assert given == ["tls.crt", "tls.key"]
+    assert "--tls" in engine["lifecycle"]["preStop"]["exec"]["command"]
+    probes = [engine[name]["httpGet"]["scheme"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert probes == ["HTTPS"] * 3
+    assert {port["name"] for port in engine["ports"]} == ports
+
+
+@pytest.mark.parametrize("engine", [{}, TLS, {"runtime": "Emulated"}, {"runtime": "Emulated", **TLS}])
+def test_service_finds_pods_with_and_without_a_certificate(engine: dict[str, Any]) -> None:
+    """While a rollout gives TLS to a pool there are both; a port is in the slice of the pods that have its target."""
+    ports = objects(pool(engine=engine))["Service"]["spec"]["ports"]
+    targets = {port["name"]: port["targetPort"] for port in ports}
+    for serves in ({}, TLS):
+        (made,) = template(pool(engine={**engine, **serves}))["spec"]["containers"]
+        there = {port["name"] for port in made["ports"]}
+        found = {name for name, target in targets.items() if target in there}
+        assert found == ({"https", "capacity-https"} if "https" in there else {"http", "capacity"})
+    assert len({port["port"] for port in ports}) == len(ports)
+
+
+def test_prometheus_checks_the_certificate_of_engines() -> None:
+    monitor = objects(pool(engine=TLS), with_monitor=True)["ServiceMonitor"]
+    for endpoint in monitor["spec"]["endpoints"]:
+        assert endpoint["scheme"] == "https"
+        authority = {"secret": {"name": "engine-tls", "key": "ca.crt"}}
+        assert endpoint["tlsConfig"] == {"ca": authority, "serverName": "engine-tiny.default.svc"}
+    assert [each["port"] for each in monitor["spec"]["endpoints"]] == ["capacity-https", "https"]
 
 
 def test_prometheus_is_told_the_key_of_engines() -> None:

@@ -12,7 +12,18 @@ from resource_builders import Data, endpoint_pool, engine_pool, keyed_tenant, te
 REFERENCE = {"secretKeyRef": {"name": "keys", "key": "x"}}
 KEYED_ENDPOINT = endpoint_pool()
 KEYED_ENDPOINT["spec"]["endpoints"][0]["apiKey"] = REFERENCE
-KEYED = [keyed_tenant("a"), engine_pool("a", engine={"keys": REFERENCE}), KEYED_ENDPOINT]
+KEYED = [
+    keyed_tenant("a"),
+    engine_pool("a", engine={"keys": REFERENCE}),
+    KEYED_ENDPOINT,
+    engine_pool("a", engine={"tls": {"secretName": "engine-tls"}}),
+]
+FIELDS = [
+    "spec.apiKeys[0].secretKeyRef",
+    "spec.engine.keys.secretKeyRef",
+    "spec.endpoints[0].apiKey.secretKeyRef",
+    "spec.engine.tls.secretName",
+]
 
 
 def reports(**problems: list[str]) -> Reports:
@@ -40,12 +51,9 @@ def test_nobody_knows_while_no_gateway_reports(body: Data) -> None:
     assert status(Reports(None), body) == ("Unknown", "GatewaySilent")
 
 
-@pytest.mark.parametrize(
-    ("body", "path"),
-    list(zip(KEYED, ["spec.apiKeys[0]", "spec.engine.keys", "spec.endpoints[0].apiKey"], strict=True)),
-)
-def test_keys_that_are_missing_are_named(body: Data, path: str) -> None:
-    line = f"{path}.secretKeyRef: is gone; add it"
+@pytest.mark.parametrize(("body", "field"), list(zip(KEYED, FIELDS, strict=True)))
+def test_keys_that_are_missing_are_named(body: Data, field: str) -> None:
+    line = f"{field}: is gone; add it"
     made = reports(**{body["kind"]: [line, "spec.model.name: is taken; rename"]})
     assert status(made, body) == ("False", "KeysMissing")
     assert keys_condition(made, body["kind"], ("default", "a"), body).message == line

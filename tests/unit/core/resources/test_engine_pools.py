@@ -133,16 +133,37 @@ def test_key_that_probes_and_gateways_do_not_know_is_refused(argument: str) -> N
     assert "set spec.engine.keys instead; proserve up makes a key for each run" in error
 
 
-def test_key_file_that_is_set_by_hand_is_refused() -> None:
-    (error,) = errors_of(engine_pool(engine={"env": [{"name": "PROSERVE_ENGINE_KEY_FILE", "value": "/keys"}]}))
-    assert "spec.engine.env[0].name: 'PROSERVE_ENGINE_KEY_FILE' is set by ProServe" in error
-    assert "set spec.engine.keys instead" in error
+@pytest.mark.parametrize(
+    ("variable", "field"),
+    [
+        ("PROSERVE_ENGINE_KEY_FILE", "keys"),
+        ("PROSERVE_ENGINE_TLS_CERT", "tls"),
+        ("PROSERVE_ENGINE_TLS_KEY", "tls"),
+    ],
+)
+def test_file_of_keys_or_certificates_that_is_set_by_hand_is_refused(variable: str, field: str) -> None:
+    (error,) = errors_of(engine_pool(engine={"env": [{"name": variable, "value": "/file"}]}))
+    assert f"spec.engine.env[0].name: '{variable}' is set by ProServe" in error
+    assert f"set spec.engine.{field} instead" in error
 
 
 def test_engines_may_ask_for_keys_of_a_secret() -> None:
     keys = {"secretKeyRef": {"name": "engine-keys", "key": "keys"}}
     (pool,) = parse(engine_pool(engine={"keys": keys})).engine_pools
     assert pool.engine.keys == SecretKeyRef(name="engine-keys", key="keys")
+
+
+@pytest.mark.parametrize("argument", ["--tls-cert=/tls.crt", "--tls_key", "--ssl-certfile", "--ssl-keyfile=/tls.key"])
+def test_certificate_that_probes_and_gateways_do_not_know_is_refused(argument: str) -> None:
+    (error,) = errors_of(engine_pool(engine={"args": [argument]}))
+    assert f"spec.engine.args[0]: '{argument}' is set by ProServe; set spec.engine.tls instead" in error
+
+
+def test_engines_may_serve_with_the_certificate_of_a_secret() -> None:
+    (pool,) = parse(engine_pool(engine={"tls": {"secretName": "engine-tls"}})).engine_pools
+    assert pool.engine.tls_secret == "engine-tls"
+    (error,) = errors_of(engine_pool(engine={"tls": {}}))
+    assert "spec.engine.tls.secretName" in error
 
 
 @pytest.mark.parametrize("quantity", ["-1", "1.5.1", "4GiB", "", -1, 1.5, True, None, "1" * 100])
