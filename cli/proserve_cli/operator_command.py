@@ -64,6 +64,7 @@ def operator(
     with needs_extra("operator"):
         from proserve_operator.kube_client import KubeError
         from proserve_operator.leader import LeadershipLostError
+        from proserve_operator.operator_run import KindsChangedError
         from proserve_operator.server import own_namespace, serve
         from proserve_operator.settings import OperatorSettings, SettingsError, parse_interval, parse_labels
 
@@ -90,7 +91,7 @@ def operator(
     )
     try:
         asyncio.run(serve(settings, host=address.host, port=address.port))
-    except (KubeError, LeadershipLostError) as error:
+    except (KubeError, LeadershipLostError, KindsChangedError) as error:
         raise failed(error) from error
     except OSError as error:
         raise failed(f"the operator on {admin}: {error}") from error

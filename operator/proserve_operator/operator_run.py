@@ -36,6 +36,10 @@ JUDGE_AFTER_S = 0.05
 Work = tuple[str, Key]
 
 
+class KindsChangedError(Exception):
+    """The cluster got or lost a kind of which objects are made for pools: what is watched is settled at the start."""
+
+
 class OperatorRun:
     """What a leader does."""
 
@@ -85,6 +89,7 @@ class OperatorRun:
             whole_cluster=not settings.namespaces,
         )
         self._audit: Audit | None = None
+        self._kinds_changed = asyncio.Event()
         self._edited: set[Work] = set()
         """Resources that ask for something else than at the last judgement."""
         self._judging_s = 0.0
@@ -105,6 +110,7 @@ class OperatorRun:
         Raises:
             KubeError: the API server could not even be asked what it serves, or does not serve our kinds for
                 `KINDS_LIMIT_S`: one that comes later would not be followed.
+            KindsChangedError: the process is to be started anew.
         """
         await self._kinds_served()
         self._with_monitor = await self._kube.serves("ServiceMonitor")
@@ -124,13 +130,17 @@ class OperatorRun:
             watch(registry(self.seen, children=children), namespaces=self._settings.namespaces, ready=ready)
         )
         acting = asyncio.ensure_future(self._act(ready, self._audit))
+        changed = asyncio.ensure_future(self._kinds_changed.wait())
         try:
-            await asyncio.wait({watching, acting}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watching, acting, changed}, return_when=asyncio.FIRST_COMPLETED)
+            if changed.done():
+                found = "no longer has" if self._with_monitor else "now has"
+                raise KindsChangedError(f"the cluster {found} the kind ServiceMonitor: to be started anew")
             (watching if watching.done() else acting).result()
         finally:
-            for task in (watching, acting):
+            for task in (watching, acting, changed):
                 task.cancel()
-            await asyncio.wait({watching, acting})
+            await asyncio.wait({watching, acting, changed})
 
     async def _kinds_served(self) -> None:
         """The API server needs a moment for kinds that were installed together with the operator."""
@@ -220,7 +230,9 @@ class OperatorRun:
         while True:
             await asyncio.sleep(self._settings.resync_s * (0.9 + 0.2 * random.random()))
             try:
-                self._with_monitor = await self._kube.serves("ServiceMonitor")
+                if await self._kube.serves("ServiceMonitor") != self._with_monitor:
+                    self._kinds_changed.set()
+                    return
                 if await audit.look():
                     await asyncio.sleep(LAG_S)
                     await audit.settle()

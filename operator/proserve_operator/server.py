@@ -38,7 +38,7 @@ async def serve(settings: OperatorSettings, *, host: str, port: int) -> None:
 
     Raises:
         KubeError: there is no cluster.
-        LeadershipLostError: the process is to be started anew.
+        LeadershipLostError, KindsChangedError: the process is to be started anew.
         OSError: the address can't be had.
     """
     settings = msgspec.structs.replace(settings, identity=settings.identity or own_identity())

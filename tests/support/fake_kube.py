@@ -20,6 +20,7 @@ class FakeKube:
         self.refuse: Callable[[str, Object], KubeError | None] = lambda *_: None
         self.forbidden: set[str] = set()
         """Namespaces in which nothing may be listed."""
+        self.unknown_kinds = {"ServiceMonitor"}
         self._version = 0
 
     def put(self, body: Object) -> Object:
@@ -63,7 +64,7 @@ class FakeKube:
                 yield body["metadata"]
 
     async def serves(self, kind: str) -> bool:
-        return kind != "ServiceMonitor"
+        return kind not in self.unknown_kinds
 
     def _ask(self, verb: str, body: Object, subresource: str = "") -> None:
         metadata = body["metadata"]

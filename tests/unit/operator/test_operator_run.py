@@ -9,7 +9,7 @@ import pytest
 from fake_kube import FakeKube, Object
 from proserve_operator import operator_run
 from proserve_operator.kube_client import KubeError
-from proserve_operator.operator_run import OperatorRun
+from proserve_operator.operator_run import KindsChangedError, OperatorRun
 from proserve_operator.settings import OperatorSettings
 from resource_builders import priority_class
 
@@ -36,12 +36,16 @@ class Acting:
 
 
 @pytest.fixture
-async def acting(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Acting]:
+def without_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     async def watch(*_: object, ready: asyncio.Event, **__: object) -> None:
         ready.set()
         await asyncio.Event().wait()
 
     monkeypatch.setattr(operator_run, "watch", watch)
+
+
+@pytest.fixture
+async def acting(without_watches: None) -> AsyncIterator[Acting]:
     kube = FakeKube()
     run = OperatorRun(kube, OperatorSettings())
     task = asyncio.create_task(run.act())
@@ -107,3 +111,20 @@ async def test_operator_waits_for_kinds_that_are_being_installed(monkeypatch: py
     await asyncio.wait_for(watched.wait(), LIMIT_S)
     acting.cancel()
     await asyncio.wait({acting})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [({"ServiceMonitor"}, set(), "now has"), (set(), {"ServiceMonitor"}, "no longer has")],
+)
+async def test_operator_is_started_anew_when_the_prometheus_operator_comes_or_goes(
+    without_watches: None, before: set[str], after: set[str], said: str
+) -> None:
+    kube = FakeKube()
+    kube.unknown_kinds = before
+    task = asyncio.create_task(OperatorRun(kube, OperatorSettings(resync_s=0.05)).act())
+    await asyncio.sleep(0.2)
+    assert not task.done()
+    kube.unknown_kinds = after
+    with pytest.raises(KindsChangedError, match=f"the cluster {said} the kind ServiceMonitor"):
+        await asyncio.wait_for(task, LIMIT_S)

@@ -1,0 +1,53 @@
+"""The operator where Prometheus' own comes after it started, and goes again."""
+
+import asyncio
+
+import pytest
+
+from acting_operator import acting
+from api_server import ApiServer
+from cluster_objects import Namespace, condition, install_definitions
+from others_kinds import SERVICE_MONITOR, definition
+from proserve_operator.kube_client import connect
+from proserve_operator.operator_run import KindsChangedError, OperatorRun
+from proserve_operator.settings import OperatorSettings
+from resource_builders import engine_pool
+
+pytestmark = pytest.mark.timeout(240)
+
+MONITOR = "servicemonitors.monitoring.coreos.com"
+AUDITS_ONLY_BY_HAND_S = 3600.0
+
+
+async def test_monitors_come_with_their_kind_are_kept_and_hinder_nobody_when_it_goes(
+    own_api_server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_definitions(own_api_server)
+    namespace = Namespace(own_api_server)
+    monkeypatch.setenv("KUBECONFIG", str(own_api_server.kubeconfig))
+    await namespace.apply(engine_pool("tiny"))
+
+    async def act_until_kinds_change() -> None:
+        kube = await connect()
+        try:
+            with pytest.raises(KindsChangedError):
+                await OperatorRun(kube, OperatorSettings(namespaces=(namespace.name,), resync_s=0.5)).act()
+        finally:
+            await kube.close()
+
+    async with asyncio.timeout(120):
+        first = asyncio.create_task(act_until_kinds_change())
+        await namespace.until("epool", "tiny", lambda body: condition(body, "Ready"))
+        await asyncio.to_thread(own_api_server.kubectl, "apply", "-f", "-", stdin=definition(SERVICE_MONITOR))
+        await first
+        async with acting(own_api_server, namespace.name, monkeypatch, resync_s=AUDITS_ONLY_BY_HAND_S):
+            await namespace.until(MONITOR, "engine-tiny", bool)
+            # It is watched, too.
+            await namespace.kubectl("delete", MONITOR, "engine-tiny")
+            await namespace.until(MONITOR, "engine-tiny", bool)
+        second = asyncio.create_task(act_until_kinds_change())
+        await asyncio.to_thread(own_api_server.kubectl, "delete", "crd", MONITOR)
+        await second
+    async with acting(own_api_server, namespace.name, monkeypatch):
+        await namespace.apply(engine_pool("later", model={"name": "later", "uri": "generated://tiny"}))
+        await namespace.until("epool", "later", lambda body: condition(body, "Ready") == ("False", "EnginesStarting"))
