@@ -133,7 +133,9 @@ class OperatorRun:
         changed = asyncio.ensure_future(self._kinds_changed.wait())
         try:
             await asyncio.wait({watching, acting, changed}, return_when=asyncio.FIRST_COMPLETED)
-            if changed.done():
+            # The watch of a kind that is gone fails, mostly before an audit sees why.
+            failed = watching.done() and watching.exception() is not None
+            if changed.done() or (failed and await self._other_kinds()):
                 found = "no longer has" if self._with_monitor else "now has"
                 raise KindsChangedError(f"the cluster {found} the kind ServiceMonitor: to be started anew")
             (watching if watching.done() else acting).result()
@@ -226,11 +228,15 @@ class OperatorRun:
                 if self._resources.has_news(kind, key, body):
                     self._queue.add((kind, key))
 
+    async def _other_kinds(self) -> bool:
+        """Whether the cluster has got or lost a kind since the start."""
+        return await self._kube.serves("ServiceMonitor") != self._with_monitor
+
     async def _audit_now_and_then(self, audit: Audit) -> None:
         while True:
             await asyncio.sleep(self._settings.resync_s * (0.9 + 0.2 * random.random()))
             try:
-                if await self._kube.serves("ServiceMonitor") != self._with_monitor:
+                if await self._other_kinds():
                     self._kinds_changed.set()
                     return
                 if await audit.look():

@@ -45,6 +45,20 @@ def without_watches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def failing_watches(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set it, and they fail as that of a kind that is not served."""
+    broken = asyncio.Event()
+
+    async def watch(*_: object, ready: asyncio.Event, **__: object) -> None:
+        ready.set()
+        await broken.wait()
+        raise LookupError("404 page not found")
+
+    monkeypatch.setattr(operator_run, "watch", watch)
+    return broken
+
+
+@pytest.fixture
 async def acting(without_watches: None) -> AsyncIterator[Acting]:
     kube = FakeKube()
     run = OperatorRun(kube, OperatorSettings())
@@ -127,4 +141,18 @@ async def test_operator_is_started_anew_when_the_prometheus_operator_comes_or_go
     assert not task.done()
     kube.unknown_kinds = after
     with pytest.raises(KindsChangedError, match=f"the cluster {said} the kind ServiceMonitor"):
+        await asyncio.wait_for(task, LIMIT_S)
+
+
+@pytest.mark.parametrize(("unknown", "ends_with"), [({"ServiceMonitor"}, KindsChangedError), (set[str](), LookupError)])
+async def test_failing_watch_is_the_kinds_fault_if_that_is_gone(
+    failing_watches: asyncio.Event, unknown: set[str], ends_with: type[Exception]
+) -> None:
+    kube = FakeKube()
+    kube.unknown_kinds = set()
+    task = asyncio.create_task(OperatorRun(kube, OperatorSettings()).act())
+    await asyncio.sleep(0.1)
+    kube.unknown_kinds = unknown
+    failing_watches.set()
+    with pytest.raises(ends_with):
         await asyncio.wait_for(task, LIMIT_S)
