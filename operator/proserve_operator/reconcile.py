@@ -115,7 +115,7 @@ class PoolReconciler:
             return Observed(problems=problems, pool=None, keys=keys), None, None
         name, uid = (key[0], child_name(key[1])), body["metadata"]["uid"]
         if pool.scaling is not None and not pool.endpoints:
-            await self._find_deployment(name, uid)
+            await self._find_deployment(name, body)
         replicas, again_s = self._scaling.decide(key, pool, self._store.get("Deployment", name), body.get("status", {}))
         if replicas < _replicas(self._store.get("Deployment", name)):
             await price_pods(self._kube, self._reports, pool)
@@ -135,12 +135,20 @@ class PoolReconciler:
         )
         return observed, again_s, failed[0] if failed else None
 
-    async def _find_deployment(self, name: Key, uid: str) -> None:
+    async def _find_deployment(self, name: Key, body: Object) -> None:
         """How many engines a scaled pool has stands in its Deployment alone, and the list of pools may come before
-        that of Deployments: without it the pool would fall to its minimum."""
+        that of Deployments: without it the pool would fall to its minimum.
+
+        Raises:
+            KubeError: it can't be read, so there is neither anything to do nor anything to say.
+        """
         if self._store.get("Deployment", name) is None:
-            there = await self._kube.get("Deployment", *name)
-            if there is not None and _owner(there) == uid:
+            try:
+                there = await self._kube.get("Deployment", *name)
+            except KubeError as error:
+                await self._statuses.failed("EnginePool", body, error)
+                raise
+            if there is not None and _owner(there) == body["metadata"]["uid"]:
                 self._store.put("Deployment", there)
 
     async def _make(self, pool: EnginePool, uid: str, replicas: int) -> tuple[list[Refused], list[KubeError]]:

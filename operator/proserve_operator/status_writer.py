@@ -45,7 +45,7 @@ class StatusWriter:
         self._figures_s: dict[tuple[str, Key], float] = {}
         """When figures of an object were last written."""
         self._failures: dict[tuple[str, Key], int] = {}
-        """Writes in a row that failed."""
+        """Statuses in a row that could not be made or written."""
 
     def forget(self, kind: str, key: Key) -> None:
         """The object is gone."""
@@ -85,6 +85,7 @@ class StatusWriter:
         wait_s = self._figures_s.get((kind, key), float("-inf")) + self._status_s - self._clock()
         settled = {name: value for name, value in previous.items() if name not in old_figures}
         if fresh == settled and (dict(figures) == old_figures or wait_s > 0):
+            self._failures.pop((kind, key), None)
             return wait_s if dict(figures) != old_figures else None
         metadata = {"name": key[1]} | ({"namespace": key[0]} if key[0] else {})
         made = {"apiVersion": body["apiVersion"], "kind": kind, "metadata": metadata, "status": {**fresh, **figures}}
@@ -92,7 +93,7 @@ class StatusWriter:
         try:
             applied = await self._kube.apply(made, manager=STATUS_MANAGER, subresource="status")
         except KubeError as error:
-            await self._failed(kind, body, error)
+            await self.failed(kind, body, error)
             raise
         self._failures.pop((kind, key), None)
         self._figures_s[kind, key] = self._clock()
@@ -100,8 +101,8 @@ class StatusWriter:
         await self._events.changed_conditions(applied, previous)
         return None
 
-    async def _failed(self, kind: str, body: Object, error: KubeError) -> None:
-        """A status that cannot be written says what was so some time ago, so an event tells of it."""
+    async def failed(self, kind: str, body: Object, error: KubeError) -> None:
+        """A status that stays as it is says what was so some time ago, so an event tells of it if that lasts."""
         failures = self._failures[kind, key_of(body)] = self._failures.get((kind, key_of(body)), 0) + 1
         if failures >= FAILURES_TOLD and error.status != 404:
             await self._events.say(body, "StatusNotWritten", str(error), action="Status", warning=True)

@@ -20,6 +20,8 @@ class FakeKube:
         self.refuse: Callable[[str, Object], KubeError | None] = lambda *_: None
         self.forbidden: set[str] = set()
         """Namespaces in which nothing may be listed."""
+        self.unreadable: dict[str, KubeError] = {}
+        """Kinds of which no object can be read, and why."""
         self.unknown_kinds = {"ServiceMonitor"}
         self._version = 0
 
@@ -33,6 +35,8 @@ class FakeKube:
         return copy.deepcopy(stored)
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        if kind in self.unreadable:
+            raise self.unreadable[kind]
         return copy.deepcopy(self.objects.get((kind, namespace, name)))
 
     async def apply(self, made: Object, *, manager: str, subresource: str = "") -> Object:

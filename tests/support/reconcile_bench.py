@@ -78,6 +78,10 @@ class ReconcileBench:
             with pytest.raises(Retry):
                 await self.look()
 
+    def told(self, reason: str) -> list[str]:
+        """Texts of events."""
+        return [event["note"] for event in self.kube.events if event["reason"] == reason]
+
     @property
     def deployment(self) -> Any:
         return self.kube.objects["Deployment", "default", "engine-tiny"]

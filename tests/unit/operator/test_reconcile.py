@@ -274,6 +274,27 @@ async def test_new_leader_that_sees_the_pool_before_its_deployment_keeps_the_eng
     assert bench.deployment["spec"]["replicas"] == 8
 
 
+async def test_new_leader_that_cannot_read_a_deployment_leaves_it_and_says_so_if_it_lasts() -> None:
+    bench = ReconcileBench(scaling={"min": 1, "max": 8})
+    await bench.look()
+    bench.kube.put({**bench.deployment, "spec": {**bench.deployment["spec"], "replicas": 8}})
+    for _ in range(2):
+        # In a row only.
+        bench.store.remove("Deployment", ("default", "engine-tiny"))
+        bench.kube.unreadable = {"Deployment": KubeError(500, "no quorum")}
+        await bench.failing_looks(FAILURES_TOLD - 1)
+        bench.kube.unreadable = {}
+        await bench.look()
+    assert bench.told("StatusNotWritten") == []
+    before = bench.kube.objects["EnginePool", "default", "tiny"]["status"]
+    bench.store.remove("Deployment", ("default", "engine-tiny"))
+    bench.kube.unreadable = {"Deployment": KubeError(500, "no quorum")}
+    await bench.failing_looks(FAILURES_TOLD)
+    assert bench.told("StatusNotWritten") == ["no quorum"]
+    assert bench.deployment["spec"]["replicas"] == 8
+    assert bench.kube.objects["EnginePool", "default", "tiny"]["status"] == before
+
+
 async def test_figures_are_written_once_a_minute_and_conditions_at_once() -> None:
     bench = ReconcileBench()
     await bench.look()
