@@ -12,6 +12,7 @@ from cluster_objects import Namespace, condition, message
 from fake_gateway import fake_gateway
 from proserve_core.gain import GainTotals, LossCause
 from proserve_core.gain_report import EngineReport, GainReport
+from proserve_operator import desired
 from resource_builders import engine_pool
 
 pytestmark = pytest.mark.timeout(180)
@@ -56,6 +57,35 @@ async def test_pods_pass_pod_security_restricted_unless_the_pool_asks_for_more(n
 def has_pods(count: int) -> Callable[[Any], bool]:
     """Of a Deployment."""
     return lambda body: body is not None and body.get("status", {}).get("replicas") == count
+
+
+async def become_ready(namespace: Namespace, *names: str) -> None:
+    """These pods: no kubelet says it."""
+    status = json.dumps({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
+    await namespace.kubectl("patch", "pods", *names, "--subresource=status", "-p", status)
+
+
+async def test_rollout_whose_pods_never_become_ready_is_told_until_they_do(
+    controlled_api_server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desired, "ROLLOUT_MARGIN_S", 0)
+    namespace = Namespace(controlled_api_server)
+    engine = {"startLimit": "10s"}
+    async with acting(controlled_api_server, namespace.name, monkeypatch):
+        await namespace.apply(engine_pool("tiny", engine=engine))
+        await namespace.until("deployment", "engine-tiny", has_pods(1))
+        old = await pods(namespace)
+        await become_ready(namespace, *old)
+        await namespace.until("epool", "tiny", lambda body: condition(body, "Ready") == ("True", "EnginesReady"))
+        await namespace.apply(engine_pool("tiny", engine=engine | {"args": ["--not-an-option"]}))
+        # The engine of the version before serves on.
+        stuck = ("True", "RolloutStuck")
+        pool = await namespace.until("epool", "tiny", lambda body: condition(body, "Ready") == stuck, limit_s=120)
+        assert message(pool, "Ready").startswith("1 of 1 engines are ready; pods of the newest version do not become")
+        events = await namespace.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")
+        assert "RolloutStuck" in events.split()
+        await become_ready(namespace, *(await pods(namespace) - old))
+        await namespace.until("epool", "tiny", lambda body: condition(body, "Ready") == ("True", "EnginesReady"))
 
 
 class Clock:
@@ -114,10 +144,8 @@ async def test_engines_follow_the_gain_that_gateways_report(
     requests, lost = 100, 0.0
 
     async def ready(engines: int) -> None:
-        """No kubelet says it."""
         await namespace.until("deployment", "engine-tiny", has_pods(engines))
-        status = json.dumps({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
-        await namespace.kubectl("patch", "pods", *await pods(namespace), "--subresource=status", "-p", status)
+        await become_ready(namespace, *await pods(namespace))
         await namespace.until(
             "epool", "tiny", lambda body: body.get("status", {}).get("engines") == f"{engines}/{engines}"
         )
