@@ -91,6 +91,7 @@ class ApiServer(KubernetesAccess):
             "--kube-api-qps=300",
             "--kube-api-burst=600",
             "--secure-port=0",
+            "--horizontal-pod-autoscaler-sync-period=1s",
         ]
         return ServerProcess([self.programs / "kube-controller-manager", *flags], log=self._folder / "controllers.log")
 
