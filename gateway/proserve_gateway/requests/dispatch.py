@@ -83,14 +83,14 @@ class Dispatcher:
             choices=body.choices,
             generates=body.kind is not BodyKind.OTHER,
         )
-        routing = self._routes.of(request, entry)
-        trail = self._decisions.begin(request, entry, expected_prompt_tokens=routing.prompt_tokens)
+        prompt_tokens = self._routes.prompt_tokens(request)
+        trail = self._decisions.begin(request, entry, expected_prompt_tokens=prompt_tokens)
         try:
             if request.limits is not None:
                 request.ticket = entry.ticket = await self._quotas.admit(
                     request.tenant,
                     request.limits,
-                    prompt_tokens=routing.prompt_tokens,
+                    prompt_tokens=prompt_tokens,
                     least_prompt_tokens=body.prompt_tokens or least_tokens(body.prompt_bytes),
                     expected_output_tokens=entry.expected_tokens,
                 )
@@ -102,12 +102,14 @@ class Dispatcher:
                 clock=self._clock,
                 total_s=self._calls.total_s,
             )
+            routing = self._routes.of(request, entry, prompt_tokens=prompt_tokens)
             return await attempts.run(routing, lambda lease: self._start(request, lease, entry, attempts))
         except asyncio.CancelledError:
             entry.close(LossCause.CLIENT_CANCEL, late_s=self._clock())
             raise
         except QuotaError as error:
             trail.refused(error)
+            self._decisions.over_quota(trail)
             entry.refuse(error.status)
             raise
         except ApiError as error:

@@ -24,10 +24,14 @@ class RoutingRequests:
         self._lengths: dict[str, PoolLengths] = {}
         """Of pools whose requests wait."""
 
-    def of(self, request: InferenceRequest, entry: Entry) -> RoutingRequest:
-        """A new request."""
+    def prompt_tokens(self, request: InferenceRequest) -> int:
+        """How long a new request's prompt is."""
+        body = request.body
+        return body.prompt_tokens or self._prompts.estimate(request.pool, request.tenant, body.prompt_bytes)
+
+    def of(self, request: InferenceRequest, entry: Entry, *, prompt_tokens: int) -> RoutingRequest:
+        """A new request that was admitted."""
         body, pool = request.body, request.pool
-        prompt_tokens = body.prompt_tokens or self._prompts.estimate(pool, request.tenant, body.prompt_bytes)
         expected_tokens = entry.expected_tokens
         blocks = prefix_blocks(body, request.tenant) if self._fleet.reads_prefixes(pool) else ()
         if entry.generates and self._fleet.queue(pool) is not None:

@@ -9,13 +9,14 @@ import pytest
 from fake_openai_engine import FakeRequest, Reply, fake_engine
 from gateway_builders import FREE_KEY, gateway
 from proserve_core.gain import LossCause
-from proserve_core.objectives import ServiceObjectives, ServiceTerms
+from proserve_core.objectives import ServiceObjectives, ServiceTerms, TenantLimits
 from proserve_core.routing import FleetView, RouteDecision, RoutingRequest
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.requests.body import BodyKind, parse_body
 from proserve_gateway.requests.inference_request import InferenceRequest
-from proserve_gateway.seeing.accounting import Accounting, Entry
-from proserve_gateway.seeing.decisions import Decisions
+from proserve_gateway.seeing.accounting import Accounting
+from proserve_gateway.seeing.decisions import KEPT_REFUSED, Decisions
+from proserve_gateway.seeing.request_trail import RequestTrail
 
 TERMS = ServiceTerms(
     priority_class="high",
@@ -144,7 +145,7 @@ async def test_newest_come_first_and_can_be_filtered() -> None:
     assert [record.id for record in free] == [ids[1], ids[0]]
 
 
-def begun(decisions: Decisions, accounting: Accounting, name: str) -> Entry:
+def begun(decisions: Decisions, accounting: Accounting, name: str) -> RequestTrail:
     request = InferenceRequest(
         id=name,
         arrival_s=0.0,
@@ -155,16 +156,33 @@ def begun(decisions: Decisions, accounting: Accounting, name: str) -> Entry:
         body=parse_body(BodyKind.COMPLETION, b'{"model": "m", "prompt": "x"}'),
     )
     entry = accounting.open(terms=TERMS, tenant="t", model="m", arrival_s=0.0)
-    decisions.begin(request, entry, expected_prompt_tokens=1)
-    return entry
+    return decisions.begin(request, entry, expected_prompt_tokens=1)
 
 
 def test_oldest_is_forgotten_even_if_it_has_not_ended() -> None:
     decisions, accounting = Decisions(clock=lambda: 0.0, kept=2), Accounting(GatewayMetrics())
-    entries = [begun(decisions, accounting, name) for name in ("one", "two", "three")]
+    trails = [begun(decisions, accounting, name) for name in ("one", "two", "three")]
     assert [record.id for record in decisions.latest(9)] == ["three", "two"]
     assert decisions.get("one") is None
-    entries[0].close()
+    trails[0].entry.close()
+
+
+def test_flood_beyond_a_quota_makes_no_other_request_forgotten() -> None:
+    decisions, accounting = Decisions(clock=lambda: 0.0, kept=2), Accounting(GatewayMetrics())
+    begun(decisions, accounting, "important")
+    for number in range(KEPT_REFUSED + 1):
+        decisions.over_quota(begun(decisions, accounting, f"refused {number}"))
+    assert decisions.get("important") is not None
+    assert decisions.get("refused 0") is None
+    assert len(decisions.latest(9999)) == 1 + KEPT_REFUSED
+
+
+async def test_request_over_quota_is_told_with_the_others() -> None:
+    async with fake_engine("a") as engine, gateway(engine, tenant_limits=TenantLimits(requests_per_minute=1)) as gate:
+        ids = [request_id(await gate.chat()) for _ in range(2)] + [request_id(await gate.chat(key=FREE_KEY))]
+        latest = gate.decisions.latest(5)
+    assert [record.id for record in latest] == ids[::-1]
+    assert [record.status for record in latest] == [200, 429, 200]
 
 
 def test_forgotten_requests_wait_for_no_garbage_collector() -> None:
@@ -172,8 +190,8 @@ def test_forgotten_requests_wait_for_no_garbage_collector() -> None:
     gc.collect()
     gc.disable()
     try:
-        begun(decisions, accounting, "one").close()
-        begun(decisions, accounting, "two").close()
+        begun(decisions, accounting, "one").entry.close()
+        begun(decisions, accounting, "two").entry.close()
         assert gc.collect() == 0
     finally:
         gc.enable()
