@@ -135,6 +135,20 @@ def test_monitors_of_engines_are_as_those_of_the_others(cluster: ApiServer) -> N
     assert options() == {"--no-monitors"}
 
 
+def test_notes_lead_to_a_namespace_that_is_watched_and_a_certificate_for_another_name(cluster: ApiServer) -> None:
+    def notes(*values: str) -> str:
+        return cluster.helm("install", "a", str(PROSERVE), "-n", "serving", "--dry-run=client", *values)
+
+    there = notes("--set=watchNamespaces={team-b,team-a}", "--set=gateway.tls.secretName=tls")
+    assert "kubectl apply --namespace team-b -f examples/kubernetes.yaml" in there
+    assert "kubectl get proserve --namespace team-b" in there
+    assert "curl --insecure https://127.0.0.1:8000" in there
+    everywhere = notes()
+    assert "kubectl apply -f examples/kubernetes.yaml" in everywhere
+    assert "kubectl get proserve --all-namespaces" in everywhere
+    assert "curl http://127.0.0.1:8000" in everywhere
+
+
 def test_release_has_a_lease_of_its_own_and_may_change_no_other(cluster: ApiServer) -> None:
     objects = render(cluster, {}, release="second")
     (container,) = named(objects, "Deployment", "second-proserve-operator")["spec"]["template"]["spec"]["containers"]
