@@ -74,7 +74,8 @@ def prefill_row(tokens: int, *, due_s: float = 1.0, weight: float = 1.0, emitted
     )
 
 
-def decode_row(context: int, *, tpot_s: float = 0.05, weight: float = 1.0) -> RequestRow:
+def decode_row(context: int, *, tpot_s: float = 0.05, weight: float = 1.0, due_s: float | None = None) -> RequestRow:
+    """A request whose next token is due `due_s` after the snapshot, or in time for its TPOT."""
     return RequestRow(
         id=f"decodes-{context}",
         priority_class=f"weight-{weight:g}",
@@ -87,7 +88,7 @@ def decode_row(context: int, *, tpot_s: float = 0.05, weight: float = 1.0) -> Re
         prefill_tokens=0,
         context_tokens=context,
         emitted_tokens=1,
-        deadline_in_s=tpot_s,
+        deadline_in_s=tpot_s if due_s is None else due_s,
     )
 
 

@@ -18,10 +18,13 @@ from proserve_core.routing.outlook_of_view import add_sent, outlook_of_own_reque
 from proserve_core.routing.request_worth import Coefficients, Demand, Worth, WorthColumns, coefficients, demand
 from proserve_core.routing.state import Dispatched, EngineView, FleetView, RoutingRequest
 
-LOAD, RANKS, FREE_BLOCKS, BLOCKS, BLOCK_SIZE, FREE_SEQUENCES, AT, STEP_END, AGE_FROM, DECODES, BESIDE = range(8, 19)
+LOAD, RANKS, FREE_BLOCKS, BLOCKS, BLOCK_SIZE, FREE_SEQUENCES, AT, STEP_END, AGE_FROM = range(8, 17)
+DECODES, BESIDE, FREE_AT, NEXT_DUE = range(17, 21)
 """Rows that follow those of `request_worth`. `LOAD` is decodes' share of time, those of queued requests included;
-`DECODES` is the time of a token of each of them, `BESIDE` that of a step with those that run and no prompt."""
-_ROWS = 19
+`DECODES` is the time of a token of each of them, `BESIDE` that of a step with those that run and no prompt. `FREE_AT`
+is when an engine that does not rank has computed what is queued, `NEXT_DUE` the first deadline of a decode that prompts
+make wait."""
+_ROWS = 21
 _TIMES = [[AT], [STEP_END], [AGE_FROM]]
 _FIRST_QUEUE = 8
 
@@ -166,6 +169,8 @@ class FleetOutlook:
             outlook.age_from_s,
             outlook.decodes_s + sum([item.load * item.tpot_s for item in outlook.queue]),
             outlook.decodes_s + outlook.profile.latency.constant_s / STEP_SHARE,
+            outlook.free_at_s,
+            math.inf if outlook.decodes is None else outlook.decodes.due_s.min(),
         )
         count = len(outlook.queue)
         if count > self._keys.shape[1]:

@@ -22,6 +22,8 @@ RANKING_POLICIES = frozenset({"recoverable-gain"})
 """Engine policies that work off prefills in the order of their gain density."""
 LEAST_SHARE = 0.1
 """Least share of time left for prefills, however many decodes run."""
+LEAST_STEP_S = 1e-6
+"""A fitted latency model may have coefficients of 0."""
 STEP_SHARE = 0.8
 """Steps take this share of the tightest TPOT: how often their constant is paid."""
 
@@ -44,6 +46,17 @@ class Queued(msgspec.Struct, frozen=True, gc=False):
     """Share of engine time that its decode will take."""
 
 
+class Decodes(msgspec.Struct, frozen=True, gc=False):
+    """Requests that decode on an engine, an entry each."""
+
+    due_s: NDArray[np.float64]
+    """Deadline of the next token."""
+    token_gain: NDArray[np.float64]
+    rest: NDArray[np.float64]
+    """Expected tokens."""
+    tpot_s: NDArray[np.float64]
+
+
 class EngineOutlook:
     """State of one engine at `at_s`, on the gateway's clock."""
 
@@ -51,13 +64,17 @@ class EngineOutlook:
         "_behind",
         "age_from_s",
         "at_s",
+        "decode_step_s",
+        "decodes",
         "decodes_s",
         "free_blocks",
         "free_sequences",
+        "from_s",
         "keys",
         "load",
         "name",
         "profile",
+        "prompts_s",
         "queue",
         "queued_load",
         "ranks",
@@ -77,6 +94,7 @@ class EngineOutlook:
         snapshot_s: float,
         step_end_s: float,
         step_s: float,
+        decode_step_s: float,
         load: float,
         decodes_s: float,
         tightest_tpot_s: float,
@@ -99,6 +117,14 @@ class EngineOutlook:
         """Share of time that decodes take."""
         self.decodes_s = decodes_s
         """Time that a token of each of them takes."""
+        self.decodes: Decodes | None = None
+        """Each of them whose tokens are seen, where prompts make them wait: on an engine that does not rank."""
+        self.from_s = at_s
+        """When their next tokens were due as `decodes` says."""
+        self.prompts_s = 0.0
+        """Engine time of all prompts since then, done or not."""
+        self.decode_step_s = max(LEAST_STEP_S, decode_step_s)
+        """How long a step with all of them and no prompt takes."""
         self.queued_load = 0.0
         """Share that the decodes of what is queued will take."""
         self.share = max(LEAST_SHARE, 1 - load - profile.latency.constant_s / (STEP_SHARE * tightest_tpot_s))
@@ -122,6 +148,11 @@ class EngineOutlook:
         """Time that the whole queue takes."""
         return self.sums_s[-1]
 
+    @property
+    def free_at_s(self) -> float:
+        """When an engine that computes prompts as soon as it has them has done all of them."""
+        return self.at_s + self.queued_s * self.share
+
     def behind(self, place: int) -> NDArray[np.float64]:
         """Those that would be served later, as columns: finish, deadline, full gain, token gain, rest, TPOT."""
         if self._behind is None:
@@ -136,6 +167,7 @@ class EngineOutlook:
         """The queue of the snapshot, in order of arrival."""
         self.queue = sorted(queue, key=lambda item: -item.density) if self.ranks else queue
         self.queued_load = sum([item.load for item in queue])
+        self.prompts_s = sum([item.prefill_s for item in queue])
         self._index()
 
     def add(self, item: Queued, sent_s: float, blocks: int) -> None:
@@ -144,6 +176,7 @@ class EngineOutlook:
             self._drain(sent_s)
         place = self.place(item.density)
         self.queue.insert(place, item)
+        self.prompts_s += item.prefill_s
         self.queued_load += item.load
         self.free_blocks -= blocks
         self.free_sequences -= 1

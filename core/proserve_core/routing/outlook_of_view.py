@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from proserve_core.capacity import CapacitySnapshot, RequestRow
+from proserve_core.gain import deadline_s
 from proserve_core.routing.engine_profile import EngineProfile, snapshot_profile
-from proserve_core.routing.outlook import RANKING_POLICIES, EngineOutlook, Queued
+from proserve_core.routing.outlook import RANKING_POLICIES, Decodes, EngineOutlook, Queued
 from proserve_core.routing.output_lengths import FIRST_GUESS_TOKENS
 from proserve_core.routing.own_rows import own_request
 from proserve_core.routing.request_worth import WorthColumns, coefficients, demand, worth_of
@@ -21,6 +23,8 @@ def outlook_of_snapshot(snapshot: CapacitySnapshot, view: EngineView) -> EngineO
     latency = profile.latency
     decode_s, context_s = latency.linear_token_s + latency.sequence_s, latency.context_s
     queued: list[RequestRow] = []
+    decoding: list[RequestRow] = []
+    ranks = snapshot.policy in RANKING_POLICIES
     load, decodes_s, tightest_tpot_s = 0.0, 0.0, math.inf
     decodes = context = 0
     for row in snapshot.rows:
@@ -33,6 +37,8 @@ def outlook_of_snapshot(snapshot: CapacitySnapshot, view: EngineView) -> EngineO
             token_s = decode_s + context_s * row.context_tokens
             decodes_s += token_s
             load += token_s / tpot_s
+            if row.emitted_tokens and not ranks:
+                decoding.append(row)
         else:
             queued.append(row)
     if snapshot.rows_truncated and decodes:
@@ -41,20 +47,24 @@ def outlook_of_snapshot(snapshot: CapacitySnapshot, view: EngineView) -> EngineO
         decodes_s *= 1 + max(0, beyond) / decodes
     started_s = view.snapshot_s - (snapshot.step_age_s or 0.0)
     predicted_s = snapshot.step_predicted_s or 0.0
+    decode_step_s = latency.sums_s(decodes, 0.0, context, decodes)
     outlook = EngineOutlook(
         name=view.name,
         profile=profile,
-        ranks=snapshot.policy in RANKING_POLICIES,
+        ranks=ranks,
         at_s=started_s,
         snapshot_s=view.snapshot_s,
         step_end_s=started_s + predicted_s,
-        step_s=max(predicted_s, latency.sums_s(decodes, 0.0, context, decodes)),
+        step_s=max(predicted_s, decode_step_s),
+        decode_step_s=decode_step_s,
         load=load,
         decodes_s=decodes_s,
         tightest_tpot_s=tightest_tpot_s,
         free_blocks=snapshot.free_blocks - sum([profile.blocks_for(row.prefill_tokens) for row in queued]),
         free_sequences=snapshot.max_sequences - snapshot.running - snapshot.waiting,
     )
+    if decoding:
+        outlook.decodes = _decodes(decoding, view)
     queue = _queue(queued, view, outlook) if queued else []
     if snapshot.rows_truncated:
         queue.extend(_beyond_rows(snapshot, queued, queue, profile))
@@ -69,6 +79,7 @@ def outlook_of_own_requests(view: EngineView, profile: EngineProfile, now_s: flo
         profile = msgspec.structs.replace(profile, latency=view.latency)
     latency = profile.latency
     waiting: list[Dispatched] = []
+    decoding: list[tuple[float, float, float, float]] = []
     load, decodes_s, tightest_tpot_s = 0.0, 0.0, math.inf
     blocks = decodes = context = 0
     for entry in view.dispatched.values():
@@ -81,10 +92,15 @@ def outlook_of_own_requests(view: EngineView, profile: EngineProfile, now_s: flo
             token_s = latency.decode_s(tokens)
             decodes_s += token_s
             load += token_s / request.terms.objectives.tpot_s
+            if entry.emitted_tokens:
+                due_s = deadline_s(terms=request.terms, arrival_s=request.arrival_s, token=entry.emitted_tokens + 1)
+                worth = worth_of(request)
+                decoding.append((due_s, worth.token_gain, worth.rest, worth.tpot_s))
             output = max(entry.emitted_tokens, math.ceil(request.expected_output_tokens))
             blocks += profile.blocks_for(request.prompt_tokens + output)
         else:
             waiting.append(entry)
+    decode_step_s = latency.sums_s(decodes, 0.0, context, decodes)
     outlook = EngineOutlook(
         name=view.name,
         profile=profile,
@@ -92,13 +108,16 @@ def outlook_of_own_requests(view: EngineView, profile: EngineProfile, now_s: flo
         at_s=now_s,
         snapshot_s=now_s,
         step_end_s=now_s,
-        step_s=latency.sums_s(decodes, 0.0, context, decodes),
+        step_s=decode_step_s,
+        decode_step_s=decode_step_s,
         load=load,
         decodes_s=decodes_s,
         tightest_tpot_s=tightest_tpot_s,
         free_blocks=profile.blocks - blocks,
         free_sequences=profile.max_sequences - decodes,
     )
+    if decoding:
+        outlook.decodes = Decodes(*np.array(decoding).T)
     outlook.fill([])
     for entry in waiting:
         add_sent(outlook, entry, now_s)
@@ -132,15 +151,27 @@ def add_sent(outlook: EngineOutlook, entry: Dispatched, from_s: float) -> None:
     )
 
 
+def _decodes(rows: Sequence[RequestRow], view: EngineView) -> Decodes:
+    """Decodes of the snapshot."""
+    rest = _expected_tokens(rows, view)
+    columns = np.array([(row.deadline_in_s, row.weight * row.output_token_gain, row.tpot_s) for row in rows]).T
+    due_in_s, token_gain, tpot_s = columns
+    return Decodes(due_in_s + view.snapshot_s, token_gain, rest, tpot_s)
+
+
+def _expected_tokens(rows: Sequence[RequestRow], view: EngineView) -> NDArray[np.float64]:
+    """Output still to come of each; requests of others are taken to be like our own."""
+    own = [own_request(view.dispatched, row.id) for row in rows]
+    typical = FIRST_GUESS_TOKENS
+    if view.dispatched and None in own:
+        expected = [entry.request.expected_output_tokens for entry in view.dispatched.values()]
+        typical = sum(expected) / len(expected)
+    return np.array([typical if entry is None else entry.request.expected_output_tokens for entry in own])
+
+
 def _queue(rows: Sequence[RequestRow], view: EngineView, outlook: EngineOutlook) -> list[Queued]:
     """Prefills of the snapshot."""
-    dispatched = view.dispatched
-    own = [own_request(dispatched, row.id) for row in rows]
-    # Requests of others are taken to be like our own.
-    typical = FIRST_GUESS_TOKENS
-    if dispatched and None in own:
-        typical = sum([entry.request.expected_output_tokens for entry in dispatched.values()]) / len(dispatched)
-    rest = np.array([typical if entry is None else entry.request.expected_output_tokens for entry in own])
+    rest = _expected_tokens(rows, view)
     columns = np.array(
         [
             (

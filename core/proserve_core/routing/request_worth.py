@@ -46,6 +46,11 @@ class WorthColumns(msgspec.Struct, frozen=True, gc=False):
     tpot_s: Column
     deadline_s: Column
 
+    def of(self, requests: NDArray[np.intp]) -> "WorthColumns":
+        """Of some of them, by place."""
+        columns = (self.full, self.token_gain, self.rest, self.tpot_s, self.deadline_s)
+        return WorthColumns(*[column[requests] for column in columns])
+
 
 class Demand(msgspec.Struct, frozen=True, gc=False):
     """What it needs of engines and brings there: one entry per engine, or per request."""

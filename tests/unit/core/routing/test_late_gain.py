@@ -171,7 +171,7 @@ def test_pace_leaves_time_for_what_other_gateways_send_to_a_stock_engine() -> No
 
 def paced(*, own: int) -> list[int]:
     """Requests bound every 0.1 s to an engine with 25 decodes, of which so many came from here."""
-    rows = [decode_row(10 + row) for row in range(25)]
+    rows = [decode_row(10 + row, due_s=9.0) for row in range(25)]
     room = room_with(*((f"r{number}", 50, LOW) for number in range(20)))
     counts = []
     for number in range(5):
