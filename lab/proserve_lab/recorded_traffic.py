@@ -43,9 +43,10 @@ def read_records(paths: Iterable[Path]) -> list[RecordLine]:
     """All lines, in any order of the files.
 
     Raises:
-        RecordError: a file can't be read, or a line is none of a record.
+        RecordError: a file can't be read, a line is none of a record, or a request is there twice.
     """
     found = []
+    lines_of: dict[str, str] = {}
     for path in paths:
         try:
             lines = path.read_bytes().split(b"\n")
@@ -54,7 +55,16 @@ def read_records(paths: Iterable[Path]) -> list[RecordLine]:
         for number, line in enumerate(lines, start=1):
             # A gateway that was killed may leave half a line at the end.
             if line and (number < len(lines) or line.endswith(b"}")):
-                found.append(_line(f"{path}:{number}", line))
+                where = f"{path}:{number}"
+                read = _line(where, line)
+                if read.request is not None:
+                    first = lines_of.get(read.request.id)
+                    if first is not None:
+                        raise RecordError(
+                            f"{where}: request {read.request.id!r} is in {first} already; give each record once"
+                        )
+                    lines_of[read.request.id] = where
+                found.append(read)
     return found
 
 

@@ -69,6 +69,17 @@ def test_line_of_something_else_is_named(tmp_path: Path, text: str) -> None:
         read_records([path])
 
 
+def test_request_that_is_there_twice_is_named_with_both_places(tmp_path: Path) -> None:
+    record = write(tmp_path / "r.jsonl", *lines(request("a"), request("b")))
+    copy = write(tmp_path / "copy.jsonl", *lines(request("c"), request("b")))
+    with pytest.raises(
+        RecordError, match=r"copy\.jsonl:2: request 'b' is in .*r\.jsonl:2 already; give each record once"
+    ):
+        read_records([record, copy])
+    with pytest.raises(RecordError, match=r"r\.jsonl:1: request 'a' is in .*r\.jsonl:1 already"):
+        read_records([record, record])
+
+
 def test_requests_of_several_files_come_in_order_of_arrival_and_from_zero_on() -> None:
     traffic = pool_traffic(lines(request("b", 105.0), request("a", 100.0)), None)
     assert [(each.id, each.arrival_s) for each in workload(traffic.requests, {})] == [("a", 0.0), ("b", 5.0)]
