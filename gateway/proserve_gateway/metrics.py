@@ -5,10 +5,12 @@ in `seeing.accounting_metrics` and `fleet.metrics`. Label values come from the c
 pool, engine) or from closed lists, never from clients; `Bounded` caps what is left.
 """
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.metrics_core import Metric
 
 PREFIX = "proserve_gateway_"
 
@@ -44,6 +46,17 @@ class Bounded:
                 return OTHER
             self._seen.add(value)
         return value
+
+
+class _Collected(CollectorRegistry):
+    """What was collected already."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._families)
 
 
 class GatewayMetrics:
@@ -134,9 +147,14 @@ class GatewayMetrics:
         )
         return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
 
-    def render(self) -> bytes:
-        """Text exposition of all series."""
-        return generate_latest(self.registry)
+    async def render(self) -> bytes:
+        """Text exposition of all series. Streams go on meanwhile: with a thousand tenants it takes a tenth of a second.
+        What changes in the event loop is read there, a family at a time, and written out in a thread."""
+        families = []
+        for family in self.registry.collect():
+            families.append(family)
+            await asyncio.sleep(0)
+        return await asyncio.to_thread(generate_latest, _Collected(families))
 
 
 def table_markdown(rows: Iterable[MetricInfo]) -> str:

@@ -49,8 +49,9 @@ class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Readiness:
     """Whether a load balancer should send requests here: every pool can serve, and the gateway is not leaving.
 
-    In a cluster, where pools come and go by many hands, that is asked once, for a while: afterwards a pool without
-    engines costs its own clients a 503 that says so, and not everybody the gateway.
+    Once that was so, a pool without engines costs its own clients a 503 that says so, and not everybody the gateway:
+    then it is ready while any pool can serve. In a cluster, where pools come and go by many hands, it is asked for a
+    while only, and no more afterwards.
     """
 
     def __init__(self, fleet: Fleet, *, clock: Callable[[], float], in_cluster: bool = False) -> None:
@@ -59,6 +60,8 @@ class Readiness:
         self._in_cluster = in_cluster
         self._given_up_s: float | None = None if in_cluster else float("inf")
         """When pools without engines are no longer waited for; None: no configuration has come yet."""
+        self._was_complete = False
+        """Every pool had an engine at some time."""
         self.stopping = False
         """Set when shutdown begins: readiness goes first, then requests end."""
 
@@ -75,9 +78,14 @@ class Readiness:
             return ["the cluster's resources have not been read yet"]
         if self._clock() >= self._given_up_s:
             return []
-        missing = self._without_engines(pools)
-        if not missing and self._in_cluster:
-            self._given_up_s = float("-inf")
+        wanted = list(pools)
+        missing = self._without_engines(wanted)
+        if not missing:
+            self._was_complete = self._was_complete or bool(wanted)
+            if self._in_cluster:
+                self._given_up_s = float("-inf")
+        elif self._was_complete and len(missing) < len(wanted):
+            return []
         return missing
 
     def _without_engines(self, pools: Iterable[str]) -> list[str]:
@@ -119,7 +127,7 @@ def admin_app(
         return PlainTextResponse(body, status_code=503 if reasons else 200)
 
     async def metrics_(_: Request) -> Response:
-        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     async def status(_: Request) -> Response:
         reasons = missing()

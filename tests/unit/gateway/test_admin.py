@@ -1,8 +1,12 @@
 """The admin port says whether the gateway can serve, and if not, why."""
 
+import asyncio
+import threading
+
 import httpx
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from proserve_core.capacity import CapacitySnapshot
 from proserve_core.gain_report import GainReport
@@ -107,6 +111,22 @@ async def test_pool_without_engines_is_named(bench: Bench) -> None:
     assert "pool chat: no engine can take requests (it has no engines)" in (await bench.get("/readyz")).text
 
 
+def test_outage_of_a_pool_takes_no_gateway_from_the_clients_of_others() -> None:
+    fleet = Fleet(make_room=lambda _: make_room("round-robin"), clock=lambda: 0.0)
+    readiness = Readiness(fleet, clock=lambda: 0.0)
+    targets = [EngineTarget(name=pool, pool=pool, base_url="http://127.0.0.1:1") for pool in ("chat", "batch")]
+    fleet.set_targets(targets)
+    chat, batch = fleet.engines
+    fleet.probe_answered(chat)
+    assert len(readiness.missing(["chat", "batch"])) == 1
+    fleet.probe_answered(batch)
+    assert readiness.missing(["chat", "batch"]) == []
+    fleet.set_targets(targets[:1])
+    assert readiness.missing(["chat", "batch"]) == []
+    fleet.set_targets([])
+    assert len(readiness.missing(["chat", "batch"])) == 2
+
+
 async def test_not_ready_once_shutdown_begins(bench: Bench) -> None:
     bench.engine_answers()
     bench.readiness.stopping = True
@@ -139,6 +159,20 @@ async def test_metrics_show_the_engines(bench: Bench) -> None:
     text = (await bench.get("/metrics")).text
     assert 'proserve_gateway_engine_state{engine="chat-0",pool="chat",state="ready"} 1.0' in text
     assert 'proserve_gateway_engine_state{engine="chat-0",pool="chat",state="suspected"} 0.0' in text
+
+
+async def test_requests_go_on_while_metrics_are_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    other_answered = threading.Event()
+
+    def wait_and_write(registry: CollectorRegistry) -> bytes:
+        assert other_answered.wait(30)
+        return generate_latest(registry)
+
+    monkeypatch.setattr("proserve_gateway.metrics.generate_latest", wait_and_write)
+    scrape = asyncio.create_task(bench.get("/metrics"))
+    assert (await bench.get("/healthz")).status_code == 200
+    other_answered.set()
+    assert "proserve_gateway_engine_state" in (await scrape).text
 
 
 async def test_gain_is_told_for_windows_and_intervals(bench: Bench) -> None:

@@ -1,5 +1,6 @@
 """What is exposed is what is documented, and labels stay bounded."""
 
+import asyncio
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,7 +20,7 @@ def test_document_is_up_to_date() -> None:
 
 def test_every_exposed_family_is_declared_and_prefixed() -> None:
     metrics = all_metrics()
-    families = text_string_to_metric_families(metrics.render().decode())
+    families = text_string_to_metric_families(asyncio.run(metrics.render()).decode())
     exposed = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
     assert exposed == {row.name for row in metrics.table}
     assert all(name.startswith(PREFIX) for name in exposed)
@@ -43,11 +44,11 @@ async def test_nothing_that_a_client_writes_becomes_a_label() -> None:
         await running.chat(key=odd)
         await running.chat(max_tokens=odd)
         await running.client.get(f"/v1/{odd}")
-        text = running.metrics.render().decode()
+        text = (await running.metrics.render()).decode()
         before = len(text.splitlines())
         for number in range(20):
             await running.chat(model=f"{odd}-{number}", key=f"{odd}-{number}")
-        assert len(running.metrics.render().decode().splitlines()) == before
+        assert len((await running.metrics.render()).decode().splitlines()) == before
     assert odd not in text
     assert 'code="404"' in text
     assert 'code="401"' in text
