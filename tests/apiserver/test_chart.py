@@ -135,6 +135,12 @@ def test_monitors_of_engines_are_as_those_of_the_others(cluster: ApiServer) -> N
     assert options() == {"--no-monitors"}
 
 
+def test_quota_of_cpu_can_be_met_by_every_pod(cluster: ApiServer) -> None:
+    limits = {"resources": {"limits": {"cpu": "1"}}}
+    for spec in pod_specs(render(cluster, dict.fromkeys(("operator", "gateway", "test"), limits))):
+        assert [each["resources"]["limits"]["cpu"] for each in spec["containers"]] == ["1"]
+
+
 def test_notes_lead_to_a_namespace_that_is_watched_and_a_certificate_for_another_name(cluster: ApiServer) -> None:
     def notes(*values: str) -> str:
         return cluster.helm("install", "a", str(PROSERVE), "-n", "serving", "--dry-run=client", *values)

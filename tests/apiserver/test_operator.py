@@ -82,6 +82,15 @@ async def test_settings_that_change_are_applied(namespace: Namespace) -> None:
     await namespace.until("deployment", "engine-changing", changed)
 
 
+async def test_rollout_that_somebody_paused_waits_for_him(namespace: Namespace) -> None:
+    await namespace.apply(engine_pool("held"))
+    await namespace.until("deployment", "engine-held", lambda body: body)
+    await namespace.kubectl("rollout", "pause", "deployment/engine-held")
+    await namespace.apply(engine_pool("held", engine={"env": [{"name": "A", "value": "1"}]}))
+    changed = await namespace.until("deployment", "engine-held", lambda body: '"A"' in json.dumps(body["spec"]))
+    assert changed["spec"]["paused"] is True
+
+
 async def test_scaling_the_pool_scales_its_engines(namespace: Namespace) -> None:
     await namespace.apply(engine_pool("sized", replicas=1))
     await namespace.until("deployment", "engine-sized", lambda body: body)

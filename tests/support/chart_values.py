@@ -74,7 +74,11 @@ VALUES: dict[str, dict[str, Any]] = {
             "prometheusRule": {"enabled": True},
             "dashboards": {"enabled": True, "annotations": {"grafana_folder": "ProServe"}},
         },
-        "test": {"model": "tiny", "apiKeySecret": {"name": "keys", "key": "product"}},
+        "test": {
+            "model": "tiny",
+            "apiKeySecret": {"name": "keys", "key": "product"},
+            "resources": {"limits": {"cpu": "100m"}},
+        },
         "extraObjects": [
             {
                 "apiVersion": "v1",
