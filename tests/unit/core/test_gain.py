@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proserve_core.gain import (
@@ -268,6 +268,11 @@ def test_empty_ledger_lost_nothing() -> None:
 @given(
     steps=st.lists(st.tuples(st.sampled_from([0.0, 0.02, 0.05, 0.3]), st.booleans()), min_size=1, max_size=30),
     ttft_s=st.sampled_from([0.05, 0.5]),
+)
+@example(
+    # Late after a preemption, on time again, then late once more.
+    steps=[(0.0, False), (0.3, True), *[(0.0, False)] * 6, (0.3, False)],
+    ttft_s=0.05,
 )
 def test_tokens_judged_together_are_judged_as_one_by_one(steps: list[tuple[float, bool]], ttft_s: float) -> None:
     agreed = terms(ttft_s=ttft_s, tpot_s=0.05)

@@ -100,8 +100,8 @@ async def test_reflection_describes_the_service(bench: Bench) -> None:
     channel: Any = bench.channel
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     asked = reflection_pb2.ServerReflectionRequest(list_services="", file_containing_symbol=SERVICE)
-    async for answer in stub.ServerReflectionInfo(iter([asked])):
-        assert answer.file_descriptor_response.file_descriptor_proto
+    (answer,) = [each async for each in stub.ServerReflectionInfo(iter([asked]))]
+    assert answer.file_descriptor_response.file_descriptor_proto
 
 
 async def test_port_in_use_is_named(bench: Bench) -> None:

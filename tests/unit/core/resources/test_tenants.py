@@ -84,6 +84,12 @@ def test_references_are_not_judged_when_a_document_is_not_recognised() -> None:
     assert "did you mean 'PriorityClass'?" in error
 
 
+def test_tenant_that_names_one_key_twice_is_told() -> None:
+    twice = [{"secretKeyRef": {"name": "keys", "key": entry}} for entry in "ab"]
+    (error,) = errors_of(HIGH, tenant(anonymous=False, apiKeys=twice), secret(a="sk-a", b="sk-a"))
+    assert "spec.apiKeys[1].secretKeyRef: holds the same API key as" in error
+
+
 def test_model_of_tenant_is_served_by_some_pool() -> None:
     (error,) = errors_of(HIGH, engine_pool(), tenant(models=["tiny", "tinny"]))
     assert "spec.models[1]: no EnginePool serves 'tinny'; did you mean 'tiny'?" in error
