@@ -97,7 +97,7 @@ def test_gain_is_accounted_by_class(shared: RunningProserve) -> None:
         assert after[name]["requests"] == before[name]["requests"] + 1
         assert after[name]["earnable"] == before[name]["earnable"] + worth
     metrics = httpx.get(f"{shared.admin}/metrics", timeout=30).text
-    assert 'priority_class="interactive"' in metrics or 'class="interactive"' in metrics
+    assert 'proserve_gateway_gain_earned_total{class="interactive",tenant="chat"}' in metrics
 
 
 def test_a_client_that_leaves_is_aborted_at_its_engine(shared: RunningProserve) -> None:

@@ -1,6 +1,7 @@
 """What people see of a running `proserve up`: its commands, asked as they would."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -24,7 +25,7 @@ def test_a_request_is_explained_by_gateway_and_engine(shared: RunningProserve) -
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith(f"request {request_id} of tenant chat, class interactive")
     assert f"sent to {engine}" in told.stdout
-    assert f"{request_id} on {engine}" in told.stdout or f"-{request_id}-" in told.stdout
+    assert re.search(rf"^\S*{request_id}\S* on {engine}$", told.stdout, re.MULTILINE)
     assert "gain: 32 earned of 32" in told.stdout
 
 
