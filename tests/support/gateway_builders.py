@@ -23,6 +23,7 @@ from proserve_gateway.http.data_server import DataServer
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.quotas.metrics import QuotaCollector
 from proserve_gateway.quotas.quotas import Quotas
+from proserve_gateway.requests.body_budget import MOST_BYTES, BodyBudget
 from proserve_gateway.requests.dispatch import Dispatcher
 from proserve_gateway.requests.intake import Intake
 from proserve_gateway.seeing.accounting import Accounting
@@ -135,11 +136,12 @@ async def gateway(
     quotas: Quotas | None = None,
     overload: Overload | None = None,
     waiting_limits: WaitingLimits | None = None,
+    body_bytes: int = MOST_BYTES,
 ) -> AsyncIterator[Gateway]:
     """A gateway in front of `engines`; `ours` publish capacity, others may be stock vLLM; gold has `tenant_limits` and
     its class `overload`.
 
-    With a `room` instead of a `router` requests may wait.
+    With a `room` instead of a `router` requests may wait. `body_bytes` are the most of all bodies.
     """
     metrics = GatewayMetrics()
     accounting = Accounting(metrics)
@@ -167,7 +169,9 @@ async def gateway(
         quotas=quotas,
     )
     intake = Intake(
-        catalog=catalog(anonymous=anonymous, limits=tenant_limits, overload=overload), accounting=accounting
+        catalog=catalog(anonymous=anonymous, limits=tenant_limits, overload=overload),
+        accounting=accounting,
+        bodies=BodyBudget(body_bytes),
     )
     api = HttpApi(intake=intake, dispatcher=dispatcher, clock=clock, limits=limits)
     server = DataServer(

@@ -14,6 +14,7 @@ from proserve_gateway.http.openapi import openapi_json
 from proserve_gateway.http.request import BodyTooLargeError, BodyTooSlowError, HttpRequest
 from proserve_gateway.http.routes import MODELS, OPENAPI, ROUTES
 from proserve_gateway.requests.answer import Answer
+from proserve_gateway.requests.body_budget import HeldBody
 from proserve_gateway.requests.dispatch import Dispatcher
 from proserve_gateway.requests.inference_request import InferenceRequest
 from proserve_gateway.requests.intake import Intake, new_request_id
@@ -64,17 +65,18 @@ class HttpApi:
             if request.method != b"POST":
                 raise self._counted(method_not_allowed(request, "POST"))
             grant = self._intake.authenticate(headers.get(b"authorization"))
-            accepted = self._intake.accept(
-                grant,
-                request_id=request_id,
-                arrival_s=arrival_s,
-                control=_control(headers),
-                kind=kind,
-                path=request.path,
-                body=await self._body(request, grant),
-                trace=_trace(headers),
-            )
-            await self._answer(accepted, identity, request)
+            with self._intake.holds(grant.name, self._most_bytes(request)) as held:
+                accepted = self._intake.accept(
+                    grant,
+                    request_id=request_id,
+                    arrival_s=arrival_s,
+                    control=_control(headers),
+                    kind=kind,
+                    path=request.path,
+                    body=await self._body(request, grant, held),
+                    trace=_trace(headers),
+                )
+                await self._answer(accepted, identity, request)
         except ApiError as error:
             # Frames that it passed may hold it, and hold the body.
             error.__traceback__ = None
@@ -84,7 +86,12 @@ class HttpApi:
         """Count what was no proper request (`HttpHandler`)."""
         self._intake.refused(error)
 
-    async def _body(self, request: HttpRequest, grant: TenantGrant) -> bytes:
+    def _most_bytes(self, request: HttpRequest) -> int:
+        """What the body may take while it comes."""
+        announced, most = request.announced_bytes, self._limits.body_bytes
+        return most if announced is None else min(announced, most)
+
+    async def _body(self, request: HttpRequest, grant: TenantGrant, held: HeldBody) -> bytes:
         limits = self._limits
         try:
             body = await request.body(most_bytes=limits.body_bytes, most_s=limits.body_s)
@@ -94,6 +101,7 @@ class HttpApi:
             raise self._counted(too_slow(limits.body_s), grant) from None
         except ApiError as error:
             raise self._counted(error, grant) from None
+        held.shrink(len(body))
         if not body and b"upgrade" in request.headers:
             raise self._counted(no_upgrade(request.headers[b"upgrade"]), grant)
         return body

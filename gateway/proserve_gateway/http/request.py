@@ -91,6 +91,11 @@ class HttpRequest:
 
     # What comes
 
+    @property
+    def announced_bytes(self) -> int | None:
+        """How long the body will be; None where it comes in chunks."""
+        return None if b"transfer-encoding" in self.headers else int(self.headers.get(b"content-length", b"0"))
+
     async def body(self, *, most_bytes: int, most_s: float) -> bytes:
         """The whole body.
 

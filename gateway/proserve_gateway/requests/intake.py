@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from proserve_gateway.configuration.catalog import Catalog, TenantGrant
 from proserve_gateway.errors import ApiError, starting
 from proserve_gateway.requests.body import BodyKind, parse_body
+from proserve_gateway.requests.body_budget import BodyBudget, HeldBody
 from proserve_gateway.requests.inference_request import InferenceRequest
 from proserve_gateway.seeing.accounting import Accounting
 from proserve_gateway.seeing.trace_context import TraceContext
@@ -14,11 +15,14 @@ from proserve_gateway.seeing.trace_context import TraceContext
 class Intake:
     """Turns what arrives into `InferenceRequest`s. Every refusal is counted here, once."""
 
-    def __init__(self, *, catalog: Catalog, accounting: Accounting, starting: bool = False) -> None:
+    def __init__(
+        self, *, catalog: Catalog, accounting: Accounting, starting: bool = False, bodies: BodyBudget | None = None
+    ) -> None:
         """`starting`: the catalog is none yet; everything is refused until `take`."""
         self.catalog = catalog
         self._starting = starting
         self._accounting = accounting
+        self._bodies = bodies or BodyBudget()
 
     def take(self, catalog: Catalog) -> None:
         """Replace the configuration as a whole."""
@@ -37,6 +41,18 @@ class Intake:
             return self.catalog.authenticate(authorization)
         except ApiError as error:
             self._accounting.refused(error.status)
+            raise
+
+    def holds(self, tenant: str, body_bytes: int) -> HeldBody:
+        """Room for the body of a request, from its first byte to the request's end.
+
+        Raises:
+            ApiError: 429, the tenant has too much under way.
+        """
+        try:
+            return self._bodies.hold(tenant, body_bytes)
+        except ApiError as error:
+            self._accounting.refused(error.status, tenant=tenant)
             raise
 
     def accept(
