@@ -17,6 +17,7 @@ pytestmark = pytest.mark.timeout(240)
 
 MONITOR = "servicemonitors.monitoring.coreos.com"
 NO_AUDIT_S = 3600.0
+WATCHED = "proserve_operator_watch_events_total"
 
 
 async def test_monitors_come_with_their_kind_are_kept_and_hinder_nobody_when_it_goes(
@@ -39,9 +40,11 @@ async def test_monitors_come_with_their_kind_are_kept_and_hinder_nobody_when_it_
         await namespace.until("epool", "tiny", lambda body: condition(body, "Ready"))
         await asyncio.to_thread(own_api_server.kubectl, "apply", "-f", "-", stdin=definition(SERVICE_MONITOR))
         assert isinstance(await first, KindsChangedError)
-        async with acting(own_api_server, namespace.name, monkeypatch, resync_s=NO_AUDIT_S):
+        async with acting(own_api_server, namespace.name, monkeypatch, resync_s=NO_AUDIT_S) as run:
             await namespace.until(MONITOR, "engine-tiny", bool)
-            # It is watched, too.
+            # It is watched, too, as soon as the API server is ready for that.
+            while not run.metrics.registry.get_sample_value(WATCHED, {"kind": "ServiceMonitor"}):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
             await namespace.kubectl("delete", MONITOR, "engine-tiny")
             await namespace.until(MONITOR, "engine-tiny", bool)
         second = asyncio.create_task(end_of_acting())

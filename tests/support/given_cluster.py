@@ -21,18 +21,32 @@ class GivenCluster(KubernetesAccess):
 
     def address(self, service: str, port: str, *, namespace: str) -> str:
         """Where a port of a Service can be reached from here."""
-        forward = self._forwards.get((service, port))
+        return self._forwarded(f"service/{service}", port, namespace)
+
+    def pod_address(self, pod: str, port: int, *, namespace: str) -> str:
+        """Where a port of a pod can be reached from here."""
+        return self._forwarded(f"pod/{pod}", str(port), namespace)
+
+    def _forwarded(self, target: str, port: str, namespace: str) -> str:
+        forward = self._forwards.get((target, port))
         if forward is None or not forward.running:
-            log = self._folder / f"{service}-{port}.log"
+            log = self._folder / f"{target.replace('/', '-')}-{port}.log"
             log.unlink(missing_ok=True)
-            arguments = ["--namespace", namespace, "port-forward", f"service/{service}", f":{port}"]
+            arguments = ["--namespace", namespace, "port-forward", target, f":{port}"]
             command: list[str | Path] = [self.programs / "kubectl", f"--kubeconfig={self.kubeconfig}", *arguments]
-            forward = self._forwards[(service, port)] = ServerProcess(command, log=log)
+            forward = self._forwards[(target, port)] = ServerProcess(command, log=log)
             forward.wait_until(lambda: bool(_FORWARDED.search(log.read_text())), limit_s=30, what="forwarded port")
         found = _FORWARDED.search(forward.log.read_text())
         assert found is not None
         return found[1]
 
+    def helm(self, *arguments: str) -> str:
+        """As for any cluster. Other pods may be there then, and a forward ends with the pod that it goes to."""
+        printed = super().helm(*arguments)
+        self.end()
+        return printed
+
     def end(self) -> None:
         for forward in self._forwards.values():
             forward.kill()
+        self._forwards.clear()

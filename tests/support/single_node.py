@@ -175,6 +175,10 @@ class SingleNode(KubernetesAccess):
         (number,) = [each["port"] for each in found["ports"] if each["name"] == port]
         return f"{found['clusterIP']}:{number}"
 
+    def pod_address(self, pod: str, port: int, *, namespace: str) -> str:
+        """Where a port of a pod can be reached from here."""
+        return f"{self.get('pod', pod, '--namespace', namespace)['status']['podIP']}:{port}"
+
     def collect(self, folder: Path) -> None:
         """Logs of ended containers and of the node, too."""
         super().collect(folder)

@@ -8,6 +8,7 @@ that was replaced is trusted beside the new one. Without an authority no engine 
 import base64
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -93,9 +94,15 @@ def _authority(namespace: str, name: str, secrets: Secrets) -> str:
     if not encoded:
         raise TlsError(f"Secret {name!r} has no entry {ENTRY!r}; add the certificate of who signed its tls.crt, PEM")
     try:
-        # A line end, because two of them are put together.
-        authority = base64.b64decode(encoded, validate=True).decode("ascii").rstrip() + "\n"
-        check_authority(authority)
+        return _checked(encoded)
     except (binascii.Error, UnicodeDecodeError, TlsError) as error:
         raise TlsError(f"entry {ENTRY!r} of Secret {name!r} is no certificate in PEM form; replace it") from error
+
+
+@lru_cache(maxsize=1024)
+def _checked(encoded: str) -> str:
+    """Whatever changes in the cluster, all pools are read again."""
+    # A line end, because two of them are put together.
+    authority = base64.b64decode(encoded, validate=True).decode("ascii").rstrip() + "\n"
+    check_authority(authority)
     return authority
