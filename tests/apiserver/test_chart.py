@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+import typer.core
 import yaml
 
 from api_server import ApiServer
 from chart_values import VALUES, WRONG
-from charts import CRDS, PROSERVE, Refused, named, package_older, pod_specs, render
+from charts import CRDS, PROSERVE, Refused, container, named, package_older, pod_specs, render
 from others_kinds import OTHERS_KINDS, definition
+from proserve_cli.main import app
 from resource_builders import engine_pool
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -40,9 +43,13 @@ def test_helm_lint_has_nothing_to_say(cluster: ApiServer, chart: Path) -> None:
     assert "0 chart(s) failed" in cluster.helm("lint", "--strict", str(chart))
 
 
-@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
-def test_api_server_accepts_every_object(cluster: ApiServer, values: dict[str, Any]) -> None:
-    objects = render(cluster, values)
+@pytest.fixture(scope="module", params=list(VALUES.values()), ids=list(VALUES))
+def objects(cluster: ApiServer, request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """Of the chart with each of the values."""
+    return render(cluster, request.param)
+
+
+def test_api_server_accepts_every_object(cluster: ApiServer, objects: list[dict[str, Any]]) -> None:
     text = yaml.safe_dump_all(objects)
     reply = cluster.run("kubectl", "apply", "--server-side", "--dry-run=server", "-f", "-", stdin=text)
     assert reply.returncode == 0, reply.stderr
@@ -58,20 +65,19 @@ def test_wrong_values_are_refused_with_what_to_do(cluster: ApiServer, values: di
     assert message in str(refused.value)
 
 
-@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
-def test_pods_are_restricted(cluster: ApiServer, values: dict[str, Any]) -> None:
-    specs = pod_specs(render(cluster, values))
+def test_pods_are_restricted(objects: list[dict[str, Any]]) -> None:
+    specs = pod_specs(objects)
     assert len(specs) == 3
     for spec in specs:
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in spec["containers"]:
-            assert container["securityContext"] == {
+        for each in spec["containers"]:
+            assert each["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
-            assert "memory" in container["resources"]["limits"]
+            assert "memory" in each["resources"]["limits"]
 
 
 def test_user_of_pods_is_left_to_the_cluster_where_asked(cluster: ApiServer) -> None:
@@ -79,6 +85,15 @@ def test_user_of_pods_is_left_to_the_cluster_where_asked(cluster: ApiServer) -> 
         assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     for spec in pod_specs(render(cluster, {})):
         assert spec["securityContext"]["runAsUser"] == 65532
+
+
+def test_commands_take_what_the_pods_are_started_with(objects: list[dict[str, Any]]) -> None:
+    proserve = typer.main.get_command(app)
+    assert isinstance(proserve, typer.core.TyperGroup)
+    for component in ("operator", "gateway"):
+        assert container(objects, f"proserve-{component}")["command"] == ["proserve", component]
+        arguments = list(container(objects, f"proserve-{component}")["args"])
+        proserve.commands[component].make_context(component, arguments)
 
 
 def test_pods_refused_by_pod_security_would_be_noticed(cluster: ApiServer) -> None:
@@ -104,8 +119,7 @@ def test_watched_namespaces_limit_what_may_be_read(cluster: ApiServer) -> None:
             assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "watch"}
     assert named(objects, "Role", "serving:proserve-gateway")["metadata"]["namespace"] == "team-a"
     for component in ("operator", "gateway"):
-        (container,) = named(objects, "Deployment", f"proserve-{component}")["spec"]["template"]["spec"]["containers"]
-        assert "--namespace=team-a" in container["args"]
+        assert "--namespace=team-a" in container(objects, f"proserve-{component}")["args"]
 
 
 def test_releases_share_no_role_whatever_their_names_and_namespaces(cluster: ApiServer) -> None:
@@ -127,8 +141,8 @@ def test_monitors_of_engines_are_as_those_of_the_others(cluster: ApiServer) -> N
     def options(**monitors: Any) -> set[str]:
         values = {"monitoring": {"serviceMonitor": monitors}, "networkPolicy": {"scraperNamespace": "monitoring"}}
         objects = render(cluster, values)
-        (container,) = named(objects, "Deployment", "proserve-operator")["spec"]["template"]["spec"]["containers"]
-        return {each for each in container["args"] if "monitor" in each and "scraper" not in each}
+        given = container(objects, "proserve-operator")["args"]
+        return {each for each in given if "monitor" in each and "scraper" not in each}
 
     asked = options(enabled=True, interval="1m", labels={"release": "prometheus", "a": "b"})
     assert asked == {"--monitor-interval=1m", "--monitor-labels=a=b,release=prometheus"}
@@ -157,8 +171,7 @@ def test_notes_lead_to_a_namespace_that_is_watched_and_a_certificate_for_another
 
 def test_release_has_a_lease_of_its_own_and_may_change_no_other(cluster: ApiServer) -> None:
     objects = render(cluster, {}, release="second")
-    (container,) = named(objects, "Deployment", "second-proserve-operator")["spec"]["template"]["spec"]["containers"]
-    assert "--lease-name=second-proserve-operator" in container["args"]
+    assert "--lease-name=second-proserve-operator" in container(objects, "second-proserve-operator")["args"]
     rules = named(objects, "Role", "second-proserve-operator-lease")["rules"]
     assert [(rule["verbs"], rule.get("resourceNames")) for rule in rules] == [
         (["create"], None), (["get", "update"], ["second-proserve-operator"]),
@@ -168,9 +181,9 @@ def test_release_has_a_lease_of_its_own_and_may_change_no_other(cluster: ApiServ
 def test_files_for_the_gateway_are_mounted(cluster: ApiServer) -> None:
     values = VALUES["client certificates"]
     spec = named(render(cluster, values), "Deployment", "proserve-gateway")["spec"]["template"]["spec"]
-    (container,) = spec["containers"]
     assert values["gateway"]["extraVolumes"][0] in spec["volumes"]
-    assert values["gateway"]["extraVolumeMounts"][0] in container["volumeMounts"]
+    (mounted,) = [each["volumeMounts"] for each in spec["containers"]]
+    assert values["gateway"]["extraVolumeMounts"][0] in mounted
 
 
 def test_replicas_are_left_to_the_autoscaler(cluster: ApiServer) -> None:
@@ -189,7 +202,7 @@ def test_replicas_stand_on_different_nodes_where_that_is_possible(cluster: ApiSe
 
 def test_image_is_what_the_values_say(cluster: ApiServer) -> None:
     values = {"image": {"repository": "registry.example.com/proserve", "tag": "1.2", "digest": f"sha256:{'b' * 64}"}}
-    images = {container["image"] for spec in pod_specs(render(cluster, values)) for container in spec["containers"]}
+    images = {each["image"] for spec in pod_specs(render(cluster, values)) for each in spec["containers"]}
     assert images == {f"registry.example.com/proserve@sha256:{'b' * 64}"}
 
 

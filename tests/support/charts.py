@@ -59,6 +59,12 @@ def named(objects: Sequence[dict[str, Any]], kind: str, name: str) -> dict[str, 
     return found
 
 
+def container(objects: Sequence[dict[str, Any]], deployment: str) -> dict[str, Any]:
+    """The one container of that Deployment."""
+    (found,) = named(objects, "Deployment", deployment)["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
 def pod_specs(objects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of Deployments and Pods."""
     specs = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Deployment"]
