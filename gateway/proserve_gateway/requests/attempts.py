@@ -4,7 +4,8 @@ Another engine is tried at once, without a pause: what failed is that engine and
 one again, unless tokens have come since, and never more than `MOST` in a row, because a request may itself be what
 kills engines. For the same reason an error that an engine itself answers with (5xx, or nonsense before the first token)
 counts against it only once another engine has served the request: otherwise three bad requests of one tenant would
-close a pool to everybody.
+close a pool to everybody. So it is with an engine that does not find the model or the route (404): where another one
+does, it is the engine that lacks them, idle for that reason and chosen again and again.
 
 Where requests wait for an engine, they do so once. One that had its turn is placed at once when its engine fails, and
 so is the rest of a stream: its client was promised an answer, its deadlines have gone on, and what comes back from one
@@ -37,9 +38,12 @@ SURELY_LATE = 2.0
 expected is a prediction, and off by tens of percent where engines do not tell their speed."""
 TOO_BUSY = 429
 """An engine's answer that is about the engine and not about the request: another one may have room."""
+NOT_FOUND = 404
+"""An engine's answer that may be about either: the model is in the catalog and the route is served."""
 FINAL = frozenset({FailureKind.TOTAL_TIMEOUT, FailureKind.STALLED, FailureKind.STOPPED})
 """Failures that are not the engine's: another one would not do better."""
 BAD_STREAM, SERVER_ERROR, BUSY, CREDENTIALS = "bad_stream", "server_error", "busy", "credentials"
+MODEL_MISSING = "model_missing"
 """Reasons beside those of `FailureKind`; label values."""
 
 T = TypeVar("T")
@@ -125,11 +129,11 @@ class Attempts:
                 failure = failed_answer(lease.endpoint.name, error)
             except ApiError as error:
                 reason = _reason(error)
-                if reason == SERVER_ERROR and error.status >= 500:
+                if error.status == NOT_FOUND or (reason == SERVER_ERROR and error.status >= 500):
                     self.doubt(lease, plain(error))
                 else:
                     lease.close(Outcome.ANSWERED if error.status < 500 else Outcome.FAILED, plain(error))
-                if error.status < 500 and error.status != TOO_BUSY:
+                if error.status < 500 and error.status not in (TOO_BUSY, NOT_FOUND):
                     raise
                 self.failed(lease.endpoint.name, reason, plain(error))
                 failure = error
@@ -199,4 +203,6 @@ class Attempts:
 def _reason(error: ApiError) -> str:
     if error.status in (TOO_BUSY, 503):
         return BUSY
+    if error.status == NOT_FOUND:
+        return MODEL_MISSING
     return CREDENTIALS if error.code == "engine_credentials" else SERVER_ERROR

@@ -19,6 +19,26 @@ def refusing(status: int, body: bytes = b'{"error":{"message":"no"}}', headers: 
     return behave
 
 
+async def test_engine_without_the_model_gets_nothing_where_another_has_it() -> None:
+    async with fake_engine("a") as lacks, fake_engine("b") as has, gateway(lacks, has) as gate:
+        lacks.behave = refusing(404, b'{"error":{"message":"no model tiny","code":"model_not_found"}}')
+        statuses = [(await gate.chat()).status_code for _ in range(12)]
+        states = {row.name: (row.state, row.last_error) for row in gate.fleet.status()}
+    assert statuses == [200] * 12
+    assert states["a"] == ("circuit_open", "engine a answered HTTP 404")
+    assert states["b"][0] == "ready"
+    assert gate.sample("engine_failures_total", pool="tiny", reason="model_missing") == len(lacks.requests) == 3
+
+
+async def test_client_is_told_what_no_engine_has() -> None:
+    async with fake_engine("a") as a, fake_engine("b") as b, gateway(a, b) as gate:
+        a.behave = b.behave = refusing(404, b'{"error":{"message":"no model tiny","code":"model_not_found"}}')
+        for _ in range(5):
+            reply = await gate.chat()
+            assert (reply.status_code, reply.json()["error"]["message"]) == (404, "no model tiny")
+        assert {row.state for row in gate.fleet.status()} == {"ready"}
+
+
 async def refused_over_grpc(behave: Behaviour, *, stream: bool = False) -> grpc.aio.AioRpcError:
     async with fake_engine() as engine, running_bench(engine) as bench:
         engine.behave = behave
