@@ -7,6 +7,7 @@ left then ends with an explicit error.
 
 import asyncio
 import gc
+import itertools
 import logging
 import signal
 import time
@@ -152,10 +153,10 @@ class Gateway:
             quotas=self.quotas,
         )
         self._applied: tuple[Resources, Sequence[EngineTarget]] = config.resources, config.engines
+        self._polls: dict[tuple[str, PollResult], Counter] = {}
         self._set_targets(*self._applied)
         self._poller = Poller(self.fleet, tls=self._credentials.engine_tls, on_poll=self._count_poll)
         self._polling: asyncio.Task[None] | None = None
-        self._polls: dict[tuple[str, PollResult], Counter] = {}
         self._renewing: asyncio.Task[None] | None = None
         self._sharing: asyncio.Task[None] | None = None
         api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock)
@@ -264,6 +265,9 @@ class Gateway:
             if target.pool not in policies:
                 raise ValueError(f"engine {target.name} belongs to pool {target.pool!r}, which is not configured")
         self.fleet.set_targets(targets, policies)
+        for engine, result in self._polls.keys() - itertools.product({target.name for target in targets}, PollResult):
+            del self._polls[engine, result]
+            self.metrics.polls.remove(engine, result)
         if self._config.in_cluster:
             self.fleet.first_engines.use(
                 qualified_name(pool.namespace, pool.name)

@@ -120,6 +120,8 @@ class DataServer:
             self._all_gone.set()
 
     def _sweep(self) -> None:
+        # Whatever goes wrong with one connection, the time-outs of the others go on.
+        self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
         now_s = self.loop.time()
         self.date_line = b"date: %s\r\n" % formatdate(usegmt=True).encode()
         for connection in (*self.waiting.late_heads(self._head_s), *self.waiting.late_idle(self._keep_alive_s)):
@@ -128,7 +130,6 @@ class DataServer:
             if connection.active is not None and connection.active.body_until_s < now_s:
                 connection.too_slow()
             connection.look_for_end()
-        self._sweeper = self.loop.call_later(self._sweep_s, self._sweep)
 
     @property
     def _sweep_s(self) -> float:

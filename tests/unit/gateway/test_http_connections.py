@@ -6,6 +6,7 @@ import pytest
 
 from fake_openai_engine import fake_engine
 from gateway_builders import GOLD_KEY, gateway
+from proserve_gateway.http.connection import HttpConnection
 
 REQUEST = (
     f"POST /v1/completions HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {GOLD_KEY}\r\ncontent-length: 32\r\n\r\n"
@@ -71,6 +72,22 @@ async def test_head_that_comes_byte_by_byte_is_bounded_too() -> None:
             await asyncio.sleep(0.005)
         assert (await reading).startswith(b"HTTP/1.1 408 ")
         writer.close()
+
+
+async def test_mistake_with_one_connection_leaves_the_time_outs_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def fail_once(_: HttpConnection) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(HttpConnection, "look_for_end", fail_once)
+    async with gateway(head_s=0.5) as gate:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        assert (await rest(await connect(gate.server.port, b"POST /v1/comp")))[:13] == b"HTTP/1.1 408 "
+    assert looks >= 1
 
 
 async def test_second_head_on_a_connection_is_bounded_like_the_first() -> None:

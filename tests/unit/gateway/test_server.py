@@ -71,6 +71,18 @@ async def test_all_ports_serve_in_front_of_an_endpoint_pool() -> None:
             assert 'proserve_gateway_route_decisions_total{pool="outside"' in (await admin.get("/metrics")).text
 
 
+async def test_series_of_an_engine_end_with_it() -> None:
+    async with fake_engine() as engine, running(engine) as (gateway, _):
+
+        def engines() -> set[str]:
+            (family,) = gateway.metrics.polls.collect()
+            return {sample.labels["engine"] for sample in family.samples}
+
+        assert engines() == {"outside-0"}
+        gateway.configure(parse(priority_class("high")), ())
+        assert engines() == set()
+
+
 def test_gateway_without_a_grpc_port_serves_http_and_does_not_import_grpc() -> None:
     code = """
 import asyncio, socket, sys
