@@ -50,7 +50,8 @@ demo: .venv
 	fi; \
 	$(BIN)/proserve demo --engine $$engine
 
-# The engine environment has all that the other tests need, so that one run covers everything.
+# The engine environment has all that the other tests need, so that one run covers everything. Three workers keep two
+# cores busy, because tests of a cluster and of an API server mostly wait.
 test: .venv
 	@python=$(PROSERVE_ENGINE_PYTHON); \
 	$(ENVIRONMENTS) engine || { status=$$?; [ $$status = 69 ] && [ -z "$$PROSERVE_REQUIRE_ENGINE" ] || exit $$status; \
@@ -58,7 +59,7 @@ test: .venv
 	$(PYTHON) scripts/kubernetes_binaries.py >/dev/null || { status=$$?; \
 	  [ $$status = 69 ] && [ -z "$$PROSERVE_REQUIRE_ENGINE" ] || exit $$status; \
 	  echo "tests that need Kubernetes will be skipped" >&2; }; \
-	$$python -m pytest $(PYTEST_ARGS)
+	$$python -m pytest -n 3 $(PYTEST_ARGS)
 
 test-fast: .venv
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 tests/unit tests/conformance $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""What every test may use: the hypothesis profile and the real engine's interpreter."""
+"""What every test may use: the hypothesis profile and the real engine's interpreter. And who runs which test."""
 
 import os
 import subprocess
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import worker_groups
 from environments import EnvironmentSetupError
 from kubernetes_binaries import COMPLETE, binaries_folder
+from worker_groups import GroupScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(folder)
                 if item.get_closest_marker("timeout") is None:
                     item.add_marker(pytest.mark.timeout(timeout_s))
+    items.sort(key=lambda item: worker_groups.turn(item.nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> GroupScheduling:
+    """Of the workers of `-n`, whatever `--dist` says."""
+    return GroupScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Many pools on a real API server: what the operator asks of it until all is as it should be, and from then on.
 
 Counts, which do not depend on the machine. `PROSERVE_SCALE_POOLS=500 PROSERVE_SCALE_ENGINES=4` is the size that
-docs/operator.md has figures of; `-s` prints CPU and time as well. Deployments and pods are those of Kubernetes' own
+docs/operator.md has figures of; `-n0 -s` prints CPU and time as well. Deployments and pods are those of Kubernetes' own
 controllers; only the kubelet's part, saying that a pod is ready, is played.
 """
 
