@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from proserve_cli.main import app
-from proserve_gateway.server import GatewayConfig
+from proserve_gateway.server import GatewayConfig, endpoint_targets
 
 
 def proserve(*args: str) -> Result:
@@ -107,6 +108,19 @@ def test_the_gateway_opens_a_grpc_port_unless_it_is_off(
     assert result.exit_code == 0
     (config,) = started
     assert (None if config.grpc is None else config.grpc.port) == port
+
+
+@pytest.mark.parametrize("name", ["endpoints.yaml", "shares.yaml"])
+def test_engines_of_examples_can_run_beside_the_gateway(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[GatewayConfig] = []
+    monkeypatch.setattr("proserve_gateway.server.run_gateway", lambda config, **_: started.append(config))
+    assert proserve("gateway", "-f", str(Path(__file__).parents[3] / "examples" / name)).exit_code == 0
+    (config,) = started
+    ours = {listen.port for listen in (config.http, config.grpc, config.admin) if listen is not None}
+    engines = {urlsplit(target.base_url).port for target in endpoint_targets(config.resources)}
+    assert len(ours) == 3
+    assert engines
+    assert not engines & ours
 
 
 def test_open_requests_get_the_time_to_end_that_the_gateway_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
