@@ -18,6 +18,10 @@ from proserve_gateway.quotas.quotas import QuotaTicket
 CLIENT_CLOSED = 499
 """Status of a request whose client left; never sent, only counted."""
 
+MOST_TIMES_EXPECTED = 8.0
+"""What one answer counts for in the mean length of its class, at most: quotas and lost gain of all its tenants follow
+that mean, and an engine's count of tokens need not be true."""
+
 
 class Series:
     """What is counted of one class, tenant and model, beside the gain in the ledger."""
@@ -224,9 +228,8 @@ class Accounting:
             # It ended before its time, so at least one token is missing.
             account.give_up(cause, max(round(entry.expected_tokens), account.tokens + 1), late_s=late_s)
         elif account.tokens:
-            self._lengths.finished(
-                model=entry.model, priority_class=account.terms.priority_class, tokens=account.tokens / entry.choices
-            )
+            tokens = min(account.tokens, MOST_TIMES_EXPECTED * entry.expected_tokens) / entry.choices
+            self._lengths.finished(model=entry.model, priority_class=account.terms.priority_class, tokens=tokens)
         self.ledger.close(account, tenant=entry.tenant)
         self._of_model(entry.model, account.terms.priority_class).add(account)
         series.output_tokens += account.tokens

@@ -70,6 +70,14 @@ def test_late_tokens_are_lost_with_their_cause(books: Books) -> None:
     assert books.value("requests_slo_attained_total", **{"class": "high"}, tenant="acme") == 0
 
 
+def test_count_beyond_belief_does_not_decide_what_others_are_expected_to_bring(books: Books) -> None:
+    for tokens in [100] * 50 + [500_000]:
+        entry = books.open()
+        entry.tokens(10.5, tokens)
+        entry.close()
+    assert 100 < books.open().expected_tokens < 120
+
+
 def test_engine_failure_is_charged_for_the_tokens_that_will_not_come(books: Books) -> None:
     entry = books.open(max_tokens=11)
     entry.tokens(10.5)
