@@ -9,7 +9,7 @@ the client cancels or its deadline passes; that aborts the engine's work.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -17,19 +17,23 @@ from google.protobuf.message import Message
 
 from proserve_gateway.configuration.catalog_terms import CONTROL_HEADERS
 from proserve_gateway.errors import ApiError, client_stalled
-from proserve_gateway.grpc.convert import PATHS, chunk, parse_request, request_body, response
-from proserve_gateway.grpc.errors import message_too_slow, no_message
+from proserve_gateway.grpc.convert import PATHS, check_reply, chunk, parse_request, request_body, response
+from proserve_gateway.grpc.errors import message_too_slow, no_message, twice
 from proserve_gateway.grpc.limits import GrpcLimits
 from proserve_gateway.grpc.status import abort
 from proserve_gateway.relay.sse import payloads
 from proserve_gateway.requests.answer import Answer
 from proserve_gateway.requests.dispatch import Dispatcher
+from proserve_gateway.requests.dispatch_errors import gateway_fault
 from proserve_gateway.requests.inference_request import InferenceRequest
 from proserve_gateway.requests.intake import Intake, new_request_id
 from proserve_gateway.rpc import inference_pb2 as pb
 from proserve_gateway.seeing.trace_context import TraceContext, trace_context
 
 SERVICE = "proserve.v1.Inference"
+
+_ONCE = frozenset({"authorization", *CONTROL_HEADERS})
+"""Keys that say whose a call is and what it asks for: never twice."""
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, Message]
 
@@ -71,14 +75,13 @@ class GrpcApi:
         request_id = new_request_id()
         try:
             request = await self._accept(context, request_id, stream=False)
-            answer = await self._dispatcher.answer(request)
-            try:
+            with await self._dispatcher.answer(request) as answer:
                 served = await self._begin(request, answer, context)
                 return response(answer.first, served)
-            finally:
-                answer.close()
         except ApiError as error:
             await abort(context, error, request_id)
+        except Exception as error:  # noqa: BLE001 - logged, and the client is told
+            await self._fault(context, error, request_id)
 
     async def generate_stream(self, _: object, context: Context) -> None:
         """The answer as it comes: one message per piece that the engine sent, however many events it holds."""
@@ -89,15 +92,22 @@ class GrpcApi:
             if (task := asyncio.current_task()) is not None:
                 answer.on_stall(task.cancel)
             try:
-                await self._pass_on(request, answer, context)
+                with answer:
+                    await self._pass_on(request, answer, context)
             except asyncio.CancelledError:
                 if not answer.stalled:
                     raise
                 raise client_stalled() from None
-            finally:
-                answer.close()
         except ApiError as error:
             await abort(context, error, request_id)
+        except Exception as error:  # noqa: BLE001 - as above
+            await self._fault(context, error, request_id)
+
+    async def _fault(self, context: Context, error: Exception, request_id: str) -> NoReturn:
+        """Before there was an account; later ones are `Dispatcher`'s and `Answer`'s to book."""
+        fault = gateway_fault(request_id, error)
+        self._intake.refused(fault)
+        await abort(context, fault, request_id)
 
     async def _pass_on(self, request: InferenceRequest, answer: Answer, context: Context) -> None:
         served: pb.Served | None = await self._begin(request, answer, context)
@@ -109,14 +119,14 @@ class GrpcApi:
             before = answer.tokens
             if made is not None:
                 served = None
-                await context.write(made)
+                await _write(context, made)
             events = await answer.read()
         if answer.failure is not None:
             raise answer.failure
 
     async def _accept(self, context: Context, request_id: str, *, stream: bool) -> InferenceRequest:
         arrival_s, waits_s = self._clock(), context.time_remaining()
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        metadata = self._metadata(context)
         authorization = metadata.get("authorization")
         grant = self._intake.authenticate(None if authorization is None else authorization.encode(errors="replace"))
         try:
@@ -134,7 +144,19 @@ class GrpcApi:
             body=body,
             trace=_trace(metadata),
             waits_s=waits_s,
+            check_reply=check_reply,
         )
+
+    def _metadata(self, context: Context) -> dict[str, str]:
+        metadata: dict[str, str] = {}
+        for key, value in context.invocation_metadata() or ():
+            if key in metadata and key in _ONCE:
+                error = twice(key)
+                self._intake.refused(error)
+                raise error
+            if isinstance(value, str):
+                metadata[key] = value
+        return metadata
 
     async def _message(self, context: Context) -> bytes:
         try:
@@ -157,6 +179,14 @@ class GrpcApi:
             )
         )
         return served
+
+
+async def _write(context: Context, message: Message) -> None:
+    try:
+        await context.write(message)
+    except grpc.aio.BaseError as error:
+        # The call is over, and grpc will cancel its task in a moment.
+        raise asyncio.CancelledError from error
 
 
 def _trace(metadata: Mapping[str, str]) -> TraceContext | None:

@@ -156,9 +156,18 @@ def chunk(data: list[bytes], *, tokens: int, served: pb.Served | None) -> pb.Gen
     return made if made.ByteSize() else None
 
 
+def check_reply(payload: bytes) -> _Reply:
+    """A whole reply or the data of an event, as far as messages tell it.
+
+    Raises:
+        SseError: they can't.
+    """
+    return decoded(_reply, payload, "the engine's answer")
+
+
 def _decode(payload: bytes) -> _Reply:
     try:
-        return decoded(_reply, payload, "the engine's answer")
+        return check_reply(payload)
     except SseError as error:
         raise engine_failure(str(error)) from error
 

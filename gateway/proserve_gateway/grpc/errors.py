@@ -7,6 +7,10 @@ def no_message() -> ApiError:
     return invalid_request("the call ended without a message: send one GenerateRequest", code="invalid_message")
 
 
+def twice(key: str) -> ApiError:
+    return invalid_request(f"the metadata has {key} twice: send it once", param=key)
+
+
 def message_too_slow(message_s: float) -> ApiError:
     return ApiError(
         status=408,

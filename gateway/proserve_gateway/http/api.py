@@ -16,6 +16,7 @@ from proserve_gateway.http.routes import MODELS, OPENAPI, ROUTES
 from proserve_gateway.requests.answer import Answer
 from proserve_gateway.requests.body_budget import HeldBody
 from proserve_gateway.requests.dispatch import Dispatcher
+from proserve_gateway.requests.dispatch_errors import gateway_fault
 from proserve_gateway.requests.inference_request import InferenceRequest
 from proserve_gateway.requests.intake import Intake, new_request_id
 from proserve_gateway.seeing.trace_context import TraceContext, trace_context
@@ -80,7 +81,14 @@ class HttpApi:
         except ApiError as error:
             # Frames that it passed may hold it, and hold the body.
             error.__traceback__ = None
-            _send_error(error, identity, request)
+            if not request.answered:
+                _send_error(error, identity, request)
+            # Else nobody can be told any more: the connection is cut.
+        except Exception as error:  # noqa: BLE001 - logged, and the client is told
+            fault = gateway_fault(request_id, error)
+            self._intake.refused(fault)
+            if not request.answered:
+                _send_error(fault, identity, request)
 
     def refused(self, error: ApiError) -> None:
         """Count what was no proper request (`HttpHandler`)."""
@@ -108,8 +116,7 @@ class HttpApi:
 
     async def _answer(self, accepted: InferenceRequest, identity: Headers, request: HttpRequest) -> None:
         """Pass the engine's answer on; the client's leaving cancels whatever is awaited, the engine's work included."""
-        answer = await self._dispatcher.answer(accepted)
-        try:
+        with await self._dispatcher.answer(accepted) as answer:
             headers = self._headers(accepted, answer, identity)
             if not answer.streams:
                 request.reply(answer.status, headers, answer.first)
@@ -119,8 +126,6 @@ class HttpApi:
                 await request.drained()
                 await answer.pass_on(request.write)
             request.end()
-        finally:
-            answer.close()
 
     def _headers(self, request: InferenceRequest, answer: Answer, identity: Headers) -> Headers:
         overhead_s = answer.sent_s - request.arrival_s + self._clock() - answer.answered_s

@@ -1,12 +1,14 @@
 """An engine's answer on its way to the client: every token judged as it passes, every end accounted for.
 
+It is a context manager, because whoever passes it on may fail too: the end is booked as what it was.
+
 Tokens are judged on the clock that stamped the arrival. A stream whose engine fails after it has begun is continued on
 another engine where that is possible; where it is not, it ends with an explicit error event.
 """
 
-import logging
 from collections.abc import Callable
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from proserve_core.gain import LossCause
 from proserve_gateway.errors import ApiError
@@ -15,12 +17,10 @@ from proserve_gateway.relay.continuation import CannotContinueError, Continuatio
 from proserve_gateway.relay.relay import Relay
 from proserve_gateway.relay.sse import FaultError, SseError
 from proserve_gateway.requests.attempts import BAD_STREAM, Attempts
-from proserve_gateway.requests.dispatch_errors import failed_answer, plain
+from proserve_gateway.requests.dispatch_errors import failed_answer, gateway_fault, plain
 from proserve_gateway.requests.inference_request import InferenceRequest
 from proserve_gateway.seeing.accounting import Entry
 from proserve_gateway.upstream.exchange import FailureKind, UpstreamError
-
-logger = logging.getLogger(__name__)
 
 _ENDED_BY = {
     FailureKind.TOTAL_TIMEOUT: Result.TOTAL_TIMEOUT,
@@ -41,11 +41,11 @@ class Books(Protocol):
 
 
 class Answer:
-    """What the engine answers, as it comes. Read it to the end or `close()` it."""
+    """What the engine answers, as it comes. Enter it, and read it to the end."""
 
     __slots__ = (
-        "_books", "_clock", "_continuation", "_entry", "_leg", "_relay", "_request", "answered_s", "content_type",
-        "ended", "engine", "failure", "first", "sent_s", "status",
+        "_attempts", "_books", "_clock", "_continuation", "_entry", "_leg", "_prompt_tokens", "_relay", "_request",
+        "answered_s", "content_type", "ended", "engine", "failure", "first", "sent_s", "status",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,7 @@ class Answer:
         continuation: Continuation | None,
         sent_s: float,
         request: InferenceRequest,
+        attempts: Attempts,
         books: Books,
     ) -> None:
         """`relay` and `continuation` are a stream's."""
@@ -67,6 +68,7 @@ class Answer:
         self._relay = relay
         self._continuation = continuation
         self._request = request
+        self._attempts = attempts
         self._books = books
         self.engine = leg.lease.endpoint.name
         """Where it began."""
@@ -79,6 +81,7 @@ class Answer:
         self.answered_s = 0.0
         """When the first of the answer was here."""
         self.ended = False
+        self._prompt_tokens: int | None = None
         self.failure: ApiError | None = None
         """Why the stream broke off, once it has: for protocols that end with a status instead of an event."""
 
@@ -158,17 +161,47 @@ class Answer:
         failure = self._leg.exchange.failure
         return failure is not None and failure.kind is FailureKind.STALLED
 
-    def close(self) -> None:
-        """The client is gone; nothing happens when the answer has ended. What was late by then is not its fault,
-        unless it did not take what there was."""
-        if not self.ended:
-            self.ended = True
-            held_up = self.stalled or self._leg.exchange.paused
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """It was passed on, or it was not: booked as that.
+
+        Raises:
+            ApiError: 500, whoever passed it on made a mistake.
+        """
+        held_up = self.stalled or self._leg.exchange.paused
+        self._leg.exchange.abort()
+        if self.failure is None and isinstance(error, ApiError):
+            self._unreadable(error)
+        elif self.failure is None and isinstance(error, Exception):
+            raise self._not_passed_on(error) from error
+        elif self.ended:
+            self._entry.close(prompt_tokens=self._prompt_tokens)
+        else:
             if self.stalled:
                 self._books.stream_broke(self._request, Result.CLIENT_STALLED, "the client took nothing for too long")
-            self._leg.exchange.abort()
             self._leg.lease.close(Outcome.CANCELLED)
+            # The client is gone. What was late by then is not its fault, unless it did not take what there was.
             self._entry.close(LossCause.CLIENT_CANCEL, late_s=None if held_up else self._clock())
+        self.ended = True
+
+    def _unreadable(self, error: ApiError) -> None:
+        """The client's protocol can't tell what the engine sent."""
+        self._attempts.failed(self._leg.lease.endpoint.name, BAD_STREAM, plain(error))
+        self._attempts.gave_up(error)
+        self._leg.lease.close(Outcome.FAILED, plain(error))
+        self._entry.close(LossCause.ENGINE_FAILURE, status=error.status)
+
+    def _not_passed_on(self, error: Exception) -> ApiError:
+        fault = gateway_fault(self._request.id, error)
+        self._books.stream_broke(self._request, Result.FAULT, str(fault))
+        self._attempts.gave_up(fault)
+        self._leg.lease.close(Outcome.CANCELLED)
+        self._entry.close(LossCause.ENGINE_FAILURE, status=fault.status)
+        return fault
 
     def whole(self, body: bytes, *, tokens: int, prompt_tokens: int | None) -> None:
         """The answer does not stream, and this is all of it."""
@@ -207,20 +240,21 @@ class Answer:
         return events
 
     def _end(self, prompt_tokens: int | None) -> None:
-        self.ended = True
+        self.ended, self._prompt_tokens = True, prompt_tokens
         if prompt_tokens:
             self._books.prompt_counted(self._request, prompt_tokens)
         self._leg.lease.close(Outcome.ANSWERED)
-        self._entry.close(prompt_tokens=prompt_tokens)
+        if self._relay is None:
+            # Before its headers are written: they tell what is left of the tenant's quotas.
+            self._entry.close(prompt_tokens=prompt_tokens)
 
     async def _go_on(self, relay: Relay, error: UpstreamError | SseError) -> bytes:
         """Let another engine take over, or end the stream; returns what the client gets of that."""
-        leg, engine = self._leg, self._leg.lease.endpoint.name
+        leg, engine, attempts = self._leg, self._leg.lease.endpoint.name, self._attempts
         leg.exchange.abort()
         continuation = self._continuation
         if continuation is None:
             raise AssertionError("a stream can be continued or says why not")
-        attempts = continuation.attempts
         try:
             if (ended_by := _ended_by(error)) is not None:
                 raise CannotContinueError(ended_by, plain(error))
@@ -240,11 +274,11 @@ class Answer:
             self._leg = await continuation.next_leg(relay, self.first)
         except CannotContinueError as ending:
             self._books.stream_broke(self._request, ending.result, f"{engine}: {plain(error)}; {ending}")
-            return self._break_off(relay, engine, error, attempts)
+            return self._break_off(relay, engine, error)
         except Exception as mistake:  # noqa: BLE001 - as above
             fault = self._fault(mistake)
             self._books.stream_broke(self._request, Result.FAULT, f"{engine}: {plain(error)}; {fault}")
-            return self._break_off(relay, engine, fault, attempts)
+            return self._break_off(relay, engine, fault)
         self._leg.exchange.on_stall = leg.exchange.on_stall
         where = f"{engine} -> {self._leg.lease.endpoint.name} after {relay.tokens} tokens"
         self._books.stream_broke(self._request, Result.CONTINUED, where)
@@ -253,19 +287,13 @@ class Answer:
     def _fault(self, error: Exception) -> FaultError:
         """The client gets an error and no other engine is asked: what was noted of the stream may be wrong. Before its
         first event nothing was, and another engine can take the request."""
-        logger.error(
-            "request %s: a fault of the gateway with its answer",
-            self._request.id,
-            exc_info=error,
-            extra={"request_id": self._request.id, "engine": self._leg.lease.endpoint.name},
-        )
-        return FaultError(f"the gateway made a mistake with request {self._request.id}; its log says which")
+        return FaultError(str(gateway_fault(self._request.id, error)))
 
-    def _break_off(self, relay: Relay, engine: str, error: UpstreamError | SseError, attempts: Attempts) -> bytes:
+    def _break_off(self, relay: Relay, engine: str, error: UpstreamError | SseError) -> bytes:
         """End the stream with an error that nobody can take for its natural end."""
         self.ended = True
         failure = self.failure = failed_answer(engine, error)
-        attempts.gave_up(failure)
+        self._attempts.gave_up(failure)
         prompt_tokens = relay.prompt_tokens or (relay.trail.prompt_tokens if relay.trail is not None else 0)
         failure.usage = {
             "prompt_tokens": prompt_tokens,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from proserve_core.facts import encode_facts
 from proserve_core.gain import LossCause
 from proserve_core.routing.state import boosted
-from proserve_gateway.errors import ApiError, internal_error
+from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.lease import Lease
 from proserve_gateway.metrics import GatewayMetrics
@@ -29,6 +29,7 @@ from proserve_gateway.relay.token_trail import TokenTrail
 from proserve_gateway.requests.answer import Answer
 from proserve_gateway.requests.attempts import TOO_BUSY, Attempts
 from proserve_gateway.requests.body import BodyKind, RequestBody
+from proserve_gateway.requests.dispatch_errors import gateway_fault
 from proserve_gateway.requests.engine_calls import MAX_REPLY_BYTES, EngineCalls, is_stream
 from proserve_gateway.requests.inference_request import InferenceRequest
 from proserve_gateway.requests.prompt_estimate import least_tokens
@@ -68,7 +69,7 @@ class Dispatcher:
     async def answer(self, request: InferenceRequest) -> Answer:
         """Run the request until the first of its answer is here: the whole reply, or the first events of a stream.
 
-        Cancel the caller when the client leaves; after the return that is `Answer.close()`.
+        Cancel the caller when the client leaves; after the return that is `Answer`'s to notice.
 
         Raises:
             ApiError: no engine took it, or the engine refused it.
@@ -122,8 +123,7 @@ class Dispatcher:
                 entry.close(LossCause.ENGINE_FAILURE, status=error.status)
             raise
         except Exception as error:
-            logger.exception("request %s: a fault of the gateway", request.id, extra={"request_id": request.id})
-            fault = internal_error(f"the gateway made a mistake with request {request.id}; its log says which")
+            fault = gateway_fault(request.id, error)
             trail.refused(fault)
             entry.close(LossCause.ENGINE_FAILURE, status=500)
             raise fault from error
@@ -171,20 +171,24 @@ class Dispatcher:
                 continuation=continuation,
                 sent_s=sent_s,
                 request=request,
+                attempts=attempts,
                 books=self,
             )
             if relay is not None:
                 await answer.begin()
             else:
-                await self._take_whole(answer, exchange, body)
+                await self._take_whole(answer, exchange, request)
         except BaseException:
             exchange.abort()
             raise
         return answer
 
-    async def _take_whole(self, answer: Answer, exchange: Exchange, request: RequestBody) -> None:
+    async def _take_whole(self, answer: Answer, exchange: Exchange, accepted: InferenceRequest) -> None:
         """All tokens of a reply that is not streamed are judged when it is here: that is when the client gets them."""
+        request = accepted.body
         kind, body = request.kind, await exchange.read_all(MAX_REPLY_BYTES)
+        if accepted.check_reply is not None:
+            accepted.check_reply(body)
         if kind is BodyKind.RESPONSES:
             counts = decode_response(body).usage or ResponseUsage()
             tokens = believed(counts.output_tokens or 0, request.most_output_tokens)
@@ -193,6 +197,8 @@ class Dispatcher:
         reply = decode_reply(body)
         if any(choice.finish_reason in BROKEN_OFF for choice in reply.choices or ()):
             raise SseError("it gave the request up")
+        if not reply.choices and kind is not BodyKind.OTHER:
+            raise SseError("its reply has no choices")
         usage = reply.usage
         tokens = (usage.completion_tokens or 0) if usage is not None and kind is not BodyKind.OTHER else 0
         believed(tokens, request.most_output_tokens)

@@ -1,12 +1,15 @@
 """What engines' failures and refusals become for the client."""
 
+import logging
 from http import HTTPStatus
 
 import msgspec
 
-from proserve_gateway.errors import ApiError, engine_failure
+from proserve_gateway.errors import ApiError, engine_failure, internal_error
 from proserve_gateway.relay.sse import SseError, decoded
 from proserve_gateway.upstream.exchange import FailureKind, UpstreamError
+
+logger = logging.getLogger(__name__)
 
 _EXCERPT = 500
 _REGISTERED = frozenset(HTTPStatus)
@@ -88,6 +91,12 @@ def refusal(engine: str, status: int, headers: list[tuple[bytes, bytes]], body: 
     failure.retry_after_s = _retry_after_s(headers)
     failure.plain = f"engine {engine} answered HTTP {status}"
     return failure
+
+
+def gateway_fault(request_id: str, error: Exception) -> ApiError:
+    """A mistake of our own: the log says which, the client where to look."""
+    logger.error("request %s: a fault of the gateway", request_id, exc_info=error, extra={"request_id": request_id})
+    return internal_error(f"the gateway made a mistake with request {request_id}; its log says which")
 
 
 def plain(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """One request that may be served: what intake makes and dispatch serves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from proserve_core.objectives import PriorityClass, ServiceTerms, TenantLimits
 from proserve_gateway.quotas.quotas import QuotaTicket
@@ -12,7 +12,8 @@ class InferenceRequest:
     """A request that passed authentication and checks."""
 
     __slots__ = (
-        "arrival_s", "body", "classes", "id", "limits", "path", "pool", "tenant", "terms", "ticket", "trace", "waits_s",
+        "arrival_s", "body", "check_reply", "classes", "id", "limits", "path", "pool", "tenant", "terms", "ticket",
+        "trace", "waits_s",
     )  # fmt: skip
 
     def __init__(
@@ -29,6 +30,7 @@ class InferenceRequest:
         classes: Mapping[str, PriorityClass] | None = None,
         trace: TraceContext | None = None,
         waits_s: float | None = None,
+        check_reply: Callable[[bytes], object] | None = None,
     ) -> None:
         self.id = id
         """Of the gateway's own making; the engine gets it as `x-request-id`."""
@@ -51,6 +53,8 @@ class InferenceRequest:
         """What engines are told of the trace: the client's, or our span where we trace."""
         self.waits_s = waits_s
         """How long its client waits for all of the answer, from the arrival; None: it does not say."""
+        self.check_reply = check_reply
+        """Raises `SseError` for a whole reply that its protocol can't tell; None: any can be told."""
 
     def quota_headers(self) -> Sequence[tuple[bytes, bytes]]:
         """How the tenant's quotas stand, for the answer."""

@@ -1,7 +1,7 @@
 """From bytes to a request that may be served: whose it is, what it asks for, what it is worth. For HTTP and gRPC."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from proserve_gateway.configuration.catalog import Catalog, TenantGrant
 from proserve_gateway.errors import ApiError, starting
@@ -67,11 +67,12 @@ class Intake:
         body: bytes,
         trace: TraceContext | None = None,
         waits_s: float | None = None,
+        check_reply: Callable[[bytes], object] | None = None,
     ) -> InferenceRequest:
         """Check everything else.
 
         `control` are the request's headers among `catalog_terms.CONTROL_HEADERS`, `waits_s` is how long its client
-        waits from `arrival_s` on, if it says so.
+        waits from `arrival_s` on, if it says so; `check_reply`: see `InferenceRequest`.
 
         Raises:
             ApiError: 400 for the body or a header, 403 for a class above the tenant's, 404 for the model.
@@ -95,6 +96,7 @@ class Intake:
             classes=self.catalog.priority_classes,
             trace=trace,
             waits_s=waits_s,
+            check_reply=check_reply,
         )
 
     def refused(self, error: ApiError, grant: TenantGrant | None = None) -> None:

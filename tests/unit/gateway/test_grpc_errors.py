@@ -8,7 +8,10 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from grpc_bench import KEY, PROMPT, Bench
+from fake_openai_engine import FakeRequest, Reply, fake_engine
+from grpc_bench import KEY, PROMPT, Bench, running_bench
+from proserve_core.gain import LossCause
+from proserve_gateway.grpc import api
 from proserve_gateway.grpc.api import SERVICE
 from proserve_gateway.rpc import inference_pb2 as pb
 
@@ -127,6 +130,77 @@ async def test_stream_that_breaks_off_never_ends_well(bench: Bench) -> None:
     info = error_details_pb2.ErrorInfo()
     details(error).details[0].Unpack(info)
     assert info.metadata["completion_tokens"] == "2"
+
+
+def streaming(*choices: dict[str, Any], usage: Any = None) -> Any:
+    """An engine whose last event is unlike OpenAI's, or as far from it as that is allowed."""
+
+    async def behave(request: FakeRequest, reply: Reply) -> None:
+        if not request.body.get("stream"):
+            await reply.json(200, {"choices": list(choices), "usage": usage})
+            return
+        await reply.start_stream()
+        await reply.event({"choices": [{"index": 0, "text": "a"}]})
+        await asyncio.sleep(0.02)
+        await reply.event({"choices": list(choices)})
+        await reply.event({"choices": [], "usage": usage})
+        await reply.event("[DONE]")
+        await reply.end()
+
+    return behave
+
+
+NUMBER_FOR_TEXT = {"index": 0, "text": 5, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
+async def test_answer_that_messages_cannot_tell_is_the_engines_failure(method: str) -> None:
+    async with fake_engine() as engine, running_bench(engine) as bench:
+        engine.behave = streaming(NUMBER_FOR_TEXT)
+        error = await failure(getattr(bench.stub, method)(PROMPT, metadata=KEY))
+        assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_FAILURE")
+        await settled(bench)
+        assert (bench.requests("502"), bench.requests("499"), bench.requests("200")) == (1, 0, 0)
+        assert set(bench.accounting.ledger.total().lost) == {LossCause.ENGINE_FAILURE}
+
+
+@pytest.mark.parametrize("choices", [[NUMBER_FOR_TEXT], []])
+async def test_whole_answer_that_messages_cannot_tell_is_asked_for_elsewhere(choices: list[dict[str, Any]]) -> None:
+    async with fake_engine("a") as a, fake_engine("b") as b, running_bench(a, b) as bench:
+        a.behave = streaming(*choices)
+        for _ in range(2):
+            assert (await bench.stub.Generate(PROMPT, metadata=KEY)).served.engine == "b"
+
+
+async def test_engine_need_not_know_how_long_the_prompt_is() -> None:
+    async with fake_engine() as engine, running_bench(engine) as bench:
+        said = {"index": 0, "text": "b", "finish_reason": "stop"}
+        engine.behave = streaming(said, usage={"prompt_tokens": None, "completion_tokens": 2})
+        chunks = [chunk async for chunk in bench.stub.GenerateStream(PROMPT, metadata=KEY)]
+        assert "".join(chunk.text for chunk in chunks) == "ab"
+        assert chunks[-1].usage.output_tokens == 2
+
+
+@pytest.mark.parametrize(("faulty", "booked"), [("chunk", True), ("parse_request", False)])
+async def test_fault_of_the_gateway_is_told_and_booked_as_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, faulty: str, booked: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(api, faulty, fail)
+    error = await failure(bench.stub.GenerateStream(PROMPT, metadata=KEY))
+    assert (error.code(), reason(error)) == (grpc.StatusCode.INTERNAL, "INTERNAL_ERROR")
+    assert (bench.requests("500"), bench.requests("499")) == (1, 0)
+    assert bool(bench.accounting.ledger.total().lost) is booked
+
+
+@pytest.mark.parametrize("key", ["authorization", "x-proserve-class"])
+async def test_what_says_whose_a_call_is_may_not_come_twice(bench: Bench, key: str) -> None:
+    metadata = (*KEY, (key, "Bearer no"), (key, "low"))
+    error = await failure(bench.stub.Generate(PROMPT, metadata=metadata))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "twice" in (error.details() or "")
 
 
 async def test_cancelled_call_aborts_the_engines_work(bench: Bench) -> None:

@@ -3,12 +3,16 @@
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
 from fake_openai_engine import FakeRequest, Reply, fake_engine
 from gateway_builders import gateway
 from openai_replies import events, text_of
+from proserve_core.gain import LossCause
+from proserve_gateway.http.request import HttpRequest
 from proserve_gateway.requests.body import RequestBody
+from proserve_gateway.requests.intake import Intake
 from proserve_gateway.upstream.exchange import UpstreamLimits
 
 
@@ -125,6 +129,31 @@ async def test_fault_of_the_gateway_is_an_error_and_leaves_the_books_right(
         monkeypatch.setattr(RequestBody, "encode", fail)
         error = (await gate.chat(stream=stream)).json()["error"]
         assert error["code"] == "internal_error"
+        assert gate.sample("requests_in_flight", cls="high", tenant="gold", model="tiny") == 0
+        assert gate.fleet.status()[0].in_flight == 0
+
+
+@pytest.mark.parametrize(("faulty", "name"), [(HttpRequest, "start"), (HttpRequest, "write"), (Intake, "accept")])
+async def test_fault_while_an_answer_is_passed_on_is_booked_as_one(
+    monkeypatch: pytest.MonkeyPatch, faulty: type, name: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async with fake_engine("a") as a, gateway(a) as gate:
+        monkeypatch.setattr(faulty, name, fail)
+        if name == "write":
+            # It has begun, so that nobody can be told: the connection is cut, which is no end of a stream.
+            a.token_gate = asyncio.Event()
+            asking = asyncio.create_task(gate.chat(stream=True))
+            await gate.tokens(2)
+            a.token_gate.set()
+            with pytest.raises(httpx.RemoteProtocolError):
+                await asking
+        else:
+            assert (await gate.chat(stream=True)).json()["error"]["code"] == "internal_error"
+        assert LossCause.CLIENT_CANCEL not in gate.accounting.ledger.total().lost
+        assert sum(gate.accounting.refusals.values()) == (faulty is Intake)
         assert gate.sample("requests_in_flight", cls="high", tenant="gold", model="tiny") == 0
         assert gate.fleet.status()[0].in_flight == 0
 
