@@ -30,9 +30,10 @@ _FAILURES = _info(
     "counter",
     "quota_store_failures_total",
     ("reason",),
-    "Calls of the quota store that failed (connection, timeout, refused) and requests that it kept waiting (slow).",
+    "Calls of the quota store that failed (connection, timeout, refused), found its data lost (lost_data) or kept a "
+    "request waiting (slow).",
 )
-_REASONS = ("connection", "refused", "slow", "timeout")
+_REASONS = ("connection", "lost_data", "refused", "slow", "timeout")
 
 
 class QuotaCollector(Collector):

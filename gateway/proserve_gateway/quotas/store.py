@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from limits.aio.storage import RedisStorage
 from valkey.asyncio import ConnectionPool
-from valkey.exceptions import ValkeyError
 
 from proserve_core.admission.presence import Presence
 from proserve_core.admission.shared_count import SharedCount
@@ -29,6 +28,8 @@ logger = logging.getLogger(__name__)
 CALL_S = 1.0
 """After this a call has failed."""
 BEAT_S = 1.0
+STEADY_S = 60.0
+"""A store that loses its data again within this, such as two behind one address, is one trouble and one line."""
 FIRST_REPLICAS = 2
 """A gateway that has never reached its store counts on one more of its kind: nobody sets up a store for one."""
 _KEY_PREFIX = "proserve"
@@ -67,6 +68,8 @@ class QuotaStore:
         """Gateways that share it, as last known."""
         self.losses = 0
         """How often it lost its data: what was contributed before is not there any more."""
+        self._lost_data_s = -float("inf")
+        """When it did so last."""
         self.failures: Counter[str] = Counter()
         """Calls that failed and requests that it kept waiting, by reason."""
 
@@ -100,18 +103,27 @@ class QuotaStore:
         sent = count.pending
         try:
             total = await self._storage.incr(count.name, round(count.life_s), sent)
-        except (ValkeyError, OSError) as error:
+            if not isinstance(total, int):
+                raise TypeError("it answers a counter with something else than a number")
+        except Exception as error:  # noqa: BLE001 - whatever answers there, this gateway goes on
             count.unanswered(sent)
             self._lost(_reason(error), f"{type(error).__name__}: {error}")
             return False
         if not count.stored(sent, total, self._wall_clock()):
-            logger.warning("the quota store has lost its data: it gets what this gateway knows again")
-            self.losses += 1
+            self._lost_data()
             self._beats.forgotten()
             self._presence.forgotten()
             # This call did arrive.
             count.contributed = sent
         return True
+
+    def _lost_data(self) -> None:
+        wall_s = self._wall_clock()
+        if wall_s - self._lost_data_s > STEADY_S:
+            logger.warning("the quota store has lost its data: it gets what this gateway knows again")
+        self._lost_data_s = wall_s
+        self.losses += 1
+        self.failures["lost_data"] += 1
 
     def _lost(self, reason: str, message: str) -> None:
         self.failures[reason] += 1

@@ -80,8 +80,11 @@ class QuotaTenant:
         finally:
             self._exchanging = None
 
-    async def _exchange(self, store: "QuotaStore", batch: list[tuple[Reservation, Decision]], wall_s: float) -> bool:
-        """Whether any of the batch was refused."""
+    async def _exchange(
+        self, store: "QuotaStore", batch: list[tuple[Reservation, Decision]], wall_s: float, *, again: bool = True
+    ) -> bool:
+        """Whether any of the batch was refused. A store that has lost its data is asked `again`, once: one that loses
+        it at every call is none."""
         counts = self.usage.counts(self.limits, wall_s)
         if self._losses != store.losses:
             self._losses = store.losses
@@ -91,7 +94,9 @@ class QuotaTenant:
         asked += [count for count in before if count.pending or (batch and count.read_s <= wall_s - FRESH_S)]
         through = await store.exchange(asked)
         if through and self._losses != store.losses:
-            return await self._exchange(store, batch, wall_s)
+            if again:
+                return await self._exchange(store, batch, wall_s, again=False)
+            through = False
         share = 1 if through else store.replicas
         refused = False
         for reservation, decision in batch:
