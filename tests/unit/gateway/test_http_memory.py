@@ -131,7 +131,12 @@ async def test_body_is_freed_with_its_request(ending: Callable[[Gateway, FakeEng
         for _ in range(REQUESTS):
             await ending(gate, engine)
             await settled(gate, engine)
-        left = tracemalloc.get_traced_memory()[0] - before
+        # On a busy machine the fake engine hears a moment later that its clients have left; what is leaked stays.
+        for _ in range(500):
+            left = tracemalloc.get_traced_memory()[0] - before
+            if left < BODY_BYTES:
+                break
+            await asyncio.sleep(0.02)
         assert left < BODY_BYTES, f"{left / 2**20 / REQUESTS:.2f} MiB a request"
 
 
