@@ -41,6 +41,7 @@ class GatewayReply(msgspec.Struct, frozen=True, kw_only=True):
 
     ready: bool
     missing: list[str]
+    configuration_error: str = ""
     engines: list[EngineRow]
     classes: dict[str, GainStatus]
     headroom: dict[str, list[HeadroomRow]] = {}
@@ -49,9 +50,11 @@ class GatewayReply(msgspec.Struct, frozen=True, kw_only=True):
 def gateway_table(reply: GatewayReply) -> RenderableType:
     """Readiness, engines, classes."""
     head = Text("ready", style="green") if reply.ready else Text(f"not ready: {'; '.join(reply.missing)}", style="red")
+    refused = f"the newest configuration is refused, an older one is in force: {reply.configuration_error}"
+    configuration = [Text(refused, style="red")] if reply.configuration_error else []
     errors = [Text(f"{row.name}: {row.last_error}", style="red") for row in reply.engines if row.last_error]
     headroom: list[RenderableType] = [Text(), _headroom(reply.headroom)] if reply.headroom else []
-    return Group(head, _engines(reply.engines), *errors, Text(), _classes(reply.classes), *headroom)
+    return Group(head, *configuration, _engines(reply.engines), *errors, Text(), _classes(reply.classes), *headroom)
 
 
 def _engines(rows: list[EngineRow]) -> Table:

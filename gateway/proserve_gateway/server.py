@@ -306,6 +306,7 @@ class Gateway:
             readiness=self.readiness,
             seeing=self._seeing,
             problems=lambda: self._problems,
+            configuration_error=lambda: self.configuration.error,
             of_engine=engine_decisions(self.fleet, self._upstream),
         )
         return HttpServer(guarded(app, self._credentials.admin_keys), host=listen.host, port=listen.port)

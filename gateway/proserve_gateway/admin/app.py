@@ -37,6 +37,8 @@ class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     missing: list[str]
     """Why it is not ready."""
+    configuration_error: str
+    """Why the newest configuration was refused; empty while it is in force."""
     engines: list[EngineStatus]
     classes: dict[str, GainStatus]
     """Every configured class and whatever else has been served, by name."""
@@ -111,9 +113,11 @@ def admin_app(
     readiness: Readiness,
     seeing: Seeing,
     problems: Callable[[], Problems],
+    configuration_error: Callable[[], str],
     of_engine: EngineDecisions,
 ) -> Starlette:
-    """`catalog()` is the configuration in force, `problems()` what is wrong with resources that are not in it."""
+    """`catalog()` is the configuration in force, `problems()` what is wrong with resources that are not in it, and
+    `configuration_error()` why a newer one is not in force."""
 
     def missing() -> list[str]:
         return readiness.missing(pool.name for pool in catalog().pools.values())
@@ -134,6 +138,7 @@ def admin_app(
         body = GatewayStatus(
             ready=not reasons,
             missing=reasons,
+            configuration_error=configuration_error(),
             engines=fleet.status(),
             classes=_by_class(catalog(), accounting),
             tenants=_by_tenant(accounting),

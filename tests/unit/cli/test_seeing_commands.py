@@ -33,6 +33,7 @@ GAIN = GainReply(
 STATUS = {
     "ready": False,
     "missing": ["pool chat: no engine can take requests"],
+    "configuration_error": "res.yaml: PriorityClass high: weight must be at least 1",
     "engines": [
         {
             "name": "chat-0", "pool": "chat", "state": "suspected", "in_flight": 3, "poll_age_s": 4.2, "running": 2,
@@ -78,6 +79,7 @@ def test_status_table_shows_why_it_is_not_ready_and_each_engine() -> None:
         result = proserve("status", "--admin", page.address)
     assert result.exit_code == 0
     assert result.stdout.startswith("not ready: pool chat: no engine can take requests")
+    assert "an older one is in force: res.yaml: PriorityClass high: weight must be at least 1" in result.stdout
     assert row(result, "chat-0")[1:8] == ["suspected", "fcfs", "3", "2", "1", "75%", "4.2"]
     assert "chat-0: [Errno 111] refused" in result.stdout
     assert row(result, "chat-1")[1:7] == ["ready", "-", "0", "-", "-", "-"]

@@ -67,6 +67,7 @@ class Bench:
                 clock=lambda: self.now_s,
             ),
             problems=lambda: {"Tenant/default/bob": ["spec.apiKeys[0]: is gone; add it"]},
+            configuration_error=lambda: "weight must be at least 1",
             of_engine=self.of_engine,
         )
 
@@ -144,6 +145,7 @@ async def test_status_shows_engines_and_gain_of_every_class(bench: Bench) -> Non
     answer = await bench.get("/status")
     body = answer.json()
     assert body["ready"] is True
+    assert body["configuration_error"] == "weight must be at least 1"
     (engine,) = body["engines"]
     assert (engine["name"], engine["state"], engine["running"], engine["waiting"]) == ("chat-0", "ready", 3, 2)
     assert engine["poll_age_s"] == pytest.approx(0.5)

@@ -263,6 +263,6 @@ async def test_two_whole_gateways_share_a_quota_and_show_it(server: QuotaServer)
 
 
 async def until_ready(gateway: Gateway) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while gateway.missing:  # noqa: ASYNC110 readiness is asked for, as a probe does
             await asyncio.sleep(0.005)

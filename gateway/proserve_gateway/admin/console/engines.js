@@ -11,6 +11,9 @@ export function showStatus(status) {
   badge.textContent = status.ready ? "ready" : `not ready: ${status.missing.join("; ")}`;
   badge.title = badge.textContent;
   badge.className = status.ready ? "badge good" : "badge bad";
+  const refused = byId("configuration-error");
+  refused.hidden = !status.configuration_error;
+  refused.textContent = `The newest configuration is refused, an older one is in force: ${status.configuration_error}`;
   const ready = status.engines.filter((engine) => engine.state === "ready").length;
   byId("engines-sum").textContent = `${ready} of ${status.engines.length} ready`;
   byId("engines").replaceChildren(
