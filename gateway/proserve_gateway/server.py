@@ -123,12 +123,13 @@ class Gateway:
         self._intake = Intake(
             catalog=Catalog.from_resources(config.resources), accounting=self.accounting, starting=config.in_cluster
         )
-        queue_metrics = QueueMetrics(self.metrics)
         self.fleet = Fleet(
-            make_room=make_room, clock=clock, on_decision=RouteCounter(self.metrics), queue_metrics=queue_metrics
+            make_room=make_room,
+            clock=clock,
+            on_decision=RouteCounter(self.metrics),
+            queue_metrics=QueueMetrics(self.metrics),
         )
         FleetCollector(self.fleet, self.metrics)
-        queue_metrics.read(self.fleet)
         self.readiness = Readiness(self.fleet, clock=clock, in_cluster=config.in_cluster)
         self._problems: Problems = {}
         self._upstream = UpstreamClient(config.upstream_limits, self._credentials.engine_tls)

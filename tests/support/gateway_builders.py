@@ -16,6 +16,7 @@ from proserve_core.routing import ImmediateRoom, RoutingPolicy, WaitingRoom
 from proserve_core.routing.round_robin import RoundRobin
 from proserve_gateway.configuration.catalog import Catalog
 from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.fleet.metrics import FleetCollector
 from proserve_gateway.fleet.queue_metrics import QueueMetrics
 from proserve_gateway.fleet.room_shares import WaitingLimits
 from proserve_gateway.http.api import HttpApi, HttpLimits
@@ -147,9 +148,10 @@ async def gateway(
     accounting = Accounting(metrics)
     AccountingCollector(accounting, metrics)
     made = ImmediateRoom(router()) if room is None else room
-    queue_metrics = QueueMetrics(metrics)
-    fleet = Fleet(make_room=lambda _: made, clock=clock, queue_metrics=queue_metrics, waiting_limits=waiting_limits)
-    queue_metrics.read(fleet)
+    fleet = Fleet(
+        make_room=lambda _: made, clock=clock, queue_metrics=QueueMetrics(metrics), waiting_limits=waiting_limits
+    )
+    FleetCollector(fleet, metrics)
     fleet.set_targets([engine.target() for engine in engines])
     for known in fleet.engines:
         fleet.probe_answered(known, is_vllm=is_vllm)

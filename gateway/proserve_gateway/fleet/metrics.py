@@ -1,4 +1,4 @@
-"""Fleet series: engine gauges are made when they are scraped, decisions are counted as they fall."""
+"""Fleet series: gauges are made when they are scraped, decisions are counted as they fall."""
 
 from collections.abc import Iterator
 
@@ -33,7 +33,12 @@ _POLL_AGE = MetricInfo(
     labels=_LABELS,
     help="Since the engine's last answer to a poll; up to the long poll's wait while it is idle.",
 )
-
+_WAITING = MetricInfo(
+    name=f"{PREFIX}requests_waiting",
+    kind="gauge",
+    labels=("pool", "class"),
+    help="Requests that wait for an engine, in pools with a waiting room and in those without any engine.",
+)
 _HEADROOM = MetricInfo(
     name=f"{PREFIX}headroom_share",
     kind="gauge",
@@ -66,7 +71,7 @@ class FleetCollector(Collector):
 
     def __init__(self, fleet: Fleet, metrics: GatewayMetrics) -> None:
         self._fleet = fleet
-        for info in (_STATE, _IN_FLIGHT, _POLL_AGE, _HEADROOM):
+        for info in (_STATE, _IN_FLIGHT, _POLL_AGE, _WAITING, _HEADROOM):
             metrics.declare(info)
         metrics.registry.register(self)
 
@@ -82,13 +87,17 @@ class FleetCollector(Collector):
             in_flight.add_metric(labels, row.in_flight)
             if row.poll_age_s is not None:
                 poll_age.add_metric(labels, row.poll_age_s)
+        waiting = GaugeMetricFamily(_WAITING.name, _WAITING.help, labels=_WAITING.labels)
+        for pool, classes in self._fleet.waiting_by_class():
+            for priority_class, count in classes.items():
+                waiting.add_metric((pool, priority_class), count)
         headroom = GaugeMetricFamily(_HEADROOM.name, _HEADROOM.help, labels=_HEADROOM.labels)
         for pool, uses in self._fleet.headroom_uses().items():
             for use in uses:
                 shares = {"held": use.held, "used": use.used, "lent": use.lent, "borrowed": use.borrowed}
                 for kind, share in shares.items():
                     headroom.add_metric([pool, use.priority_class, kind], share)
-        yield from (state, in_flight, poll_age, headroom)
+        yield from (state, in_flight, poll_age, waiting, headroom)
 
 
 def _labels(row: EngineStatus) -> list[str]:

@@ -8,7 +8,6 @@ from proserve_core.routing import make_room
 from proserve_gateway.configuration.catalog import Catalog
 from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.metrics import FleetCollector
-from proserve_gateway.fleet.queue_metrics import QueueMetrics
 from proserve_gateway.metrics import GatewayMetrics, table_markdown
 from proserve_gateway.quotas.metrics import QuotaCollector
 from proserve_gateway.quotas.quotas import Quotas
@@ -21,9 +20,7 @@ def all_metrics() -> GatewayMetrics:
     """The metrics of a gateway as it runs."""
     metrics = GatewayMetrics()
     AccountingCollector(Accounting(metrics), metrics)
-    fleet = Fleet(make_room=make_room, clock=time.monotonic)
-    FleetCollector(fleet, metrics)
-    QueueMetrics(metrics).read(fleet)
+    FleetCollector(Fleet(make_room=make_room, clock=time.monotonic), metrics)
     QuotaCollector(Quotas(), metrics)
     catalog = Catalog.from_resources(Resources(priority_classes=(DEFAULT_CLASS,)))
     ClassCollector(lambda: catalog, metrics)
