@@ -152,7 +152,8 @@ async def test_a_client_that_leaves_while_the_store_is_asked_uses_nothing(
         task = asyncio.create_task(one.admitted(times=10))
         await asyncio.wait({task})
         assert task.cancelled()
-        monkeypatch.undo()
+        monkeypatch.setattr(one.store, "exchange", exchange)
+        await exchanged()
         await one.beat()
         assert len(await two.admitted(times=10)) == 10
 
