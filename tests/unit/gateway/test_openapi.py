@@ -46,7 +46,7 @@ ALL_CHECKS: Any = CHECKS.get_by_names([name for name in CHECKS.get_all_names() i
 
 async def accept(request: FakeRequest, reply: Reply) -> None:
     """An engine that takes whatever the gateway lets through; streams are the fake engine's own business."""
-    await reply.json(200, {"object": "reply", "choices": [], "status": "completed"})
+    await reply.json(200, {"object": "reply", "choices": [{"finish_reason": "stop"}], "status": "completed"})
 
 
 @pytest.fixture(scope="module")
