@@ -14,7 +14,7 @@ CLIENTS = [
     Client(name="high", key="sk-demo-product", streams=20, first_token_s=10, output_token_s=1),
     Client(name="low", key="sk-demo-reports", streams=40, first_token_s=30, output_token_s=3),
 ]
-TOKENS = 150
+TOKENS = 100
 Disturbance = Callable[[Installation], None]
 
 
