@@ -21,6 +21,7 @@ from proserve_gateway.grpc.api import GrpcApi
 from proserve_gateway.grpc.limits import GrpcLimits
 from proserve_gateway.grpc.server import GrpcServer
 from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.requests.body_budget import MOST_BYTES, BodyBudget
 from proserve_gateway.requests.dispatch import Dispatcher
 from proserve_gateway.requests.intake import Intake
 from proserve_gateway.rpc import inference_pb2 as pb
@@ -166,9 +167,13 @@ class Bench:
 
 @asynccontextmanager
 async def running_bench(
-    *engines: FakeEngine, limits: UpstreamLimits | None = None, grpc_limits: GrpcLimits | None = None
+    *engines: FakeEngine,
+    limits: UpstreamLimits | None = None,
+    grpc_limits: GrpcLimits | None = None,
+    body_bytes: int = MOST_BYTES,
 ) -> AsyncIterator[Bench]:
-    """A gateway in front of these engines, which publish capacity; without any, of the played one, which does not."""
+    """A gateway in front of these engines, which publish capacity; without any, of the played one, which does not.
+    `body_bytes` are the most of all bodies."""
     clock = asyncio.get_running_loop().time
     made = Bench()
     made.engine = PlayedEngine()
@@ -185,7 +190,9 @@ async def running_bench(
         engine.endpoint = engine.target.endpoint(has_capacity=bool(engines))
     upstream = UpstreamClient(limits)
     api = GrpcApi(
-        intake=Intake(catalog=Catalog.from_resources(RESOURCES), accounting=made.accounting),
+        intake=Intake(
+            catalog=Catalog.from_resources(RESOURCES), accounting=made.accounting, bodies=BodyBudget(body_bytes)
+        ),
         dispatcher=Dispatcher(
             fleet=made.fleet,
             accounting=made.accounting,

@@ -23,6 +23,7 @@ from proserve_gateway.grpc.limits import GrpcLimits
 from proserve_gateway.grpc.status import abort
 from proserve_gateway.relay.sse import payloads
 from proserve_gateway.requests.answer import Answer
+from proserve_gateway.requests.body_budget import HeldBody
 from proserve_gateway.requests.dispatch import Dispatcher
 from proserve_gateway.requests.dispatch_errors import gateway_fault
 from proserve_gateway.requests.inference_request import InferenceRequest
@@ -75,7 +76,7 @@ class GrpcApi:
         request_id = new_request_id()
         try:
             request = await self._accept(context, request_id, stream=False)
-            with await self._dispatcher.answer(request) as answer:
+            with self._holds(request), await self._dispatcher.answer(request) as answer:
                 served = await self._begin(request, answer, context)
                 return response(answer.first, served)
         except ApiError as error:
@@ -88,20 +89,24 @@ class GrpcApi:
         request_id = new_request_id()
         try:
             request = await self._accept(context, request_id, stream=True)
-            answer = await self._dispatcher.answer(request)
-            if (task := asyncio.current_task()) is not None:
-                answer.on_stall(task.cancel)
-            try:
-                with answer:
-                    await self._pass_on(request, answer, context)
-            except asyncio.CancelledError:
-                if not answer.stalled:
-                    raise
-                raise client_stalled() from None
+            with self._holds(request):
+                answer = await self._dispatcher.answer(request)
+                if (task := asyncio.current_task()) is not None:
+                    answer.on_stall(task.cancel)
+                try:
+                    with answer:
+                        await self._pass_on(request, answer, context)
+                except asyncio.CancelledError:
+                    if not answer.stalled:
+                        raise
+                    raise client_stalled() from None
         except ApiError as error:
             await abort(context, error, request_id)
         except Exception as error:  # noqa: BLE001 - as above
             await self._fault(context, error, request_id)
+
+    def _holds(self, request: InferenceRequest) -> HeldBody:
+        return self._intake.holds(request.tenant, request.body.size)
 
     async def _fault(self, context: Context, error: Exception, request_id: str) -> NoReturn:
         """Before there was an account; later ones are `Dispatcher`'s and `Answer`'s to book."""

@@ -242,3 +242,25 @@ async def test_a_tenant_beyond_its_quota_is_told_which_and_for_how_long(bench: B
     assert "requests per minute: limit 1" in quota.violations[0].description
     assert found[2].Unpack(retry)
     assert 60 < retry.retry_delay.seconds <= 120
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
+async def test_a_tenant_with_too_many_bytes_under_way_is_told_to_come_back(method: str) -> None:
+    long = pb.GenerateRequest(model="tiny", prompt="x" * 4_000, sampling=pb.Sampling(max_tokens=3))
+    async with running_bench(body_bytes=10_000) as bench:
+        bench.engine.hang_after = 0
+        call = getattr(bench.stub, method)
+        first = call(long, metadata=KEY)
+        reading = asyncio.ensure_future(failure(first))
+        async with asyncio.timeout(30):
+            while not bench.engine.bodies:  # noqa: ASYNC110 - what is awaited is seen from outside
+                await asyncio.sleep(0.002)
+        error = await failure(call(long, metadata=KEY))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "tenant acme" in str(error.details())
+        bench.engine.hang_after = None
+        assert (await bench.stub.Generate(long, metadata=(("authorization", "Bearer sk-small"),))).text == "a b c"
+        first.cancel()
+        await asyncio.wait({reading})
+        await settled(bench)
+        assert (await bench.stub.Generate(long, metadata=KEY)).text == "a b c"
