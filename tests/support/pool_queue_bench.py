@@ -86,16 +86,18 @@ async def error_of(task: "asyncio.Task[Lease]", *, within_s: float = math.inf) -
     return caught.value
 
 
-def priority_class(name: str, overload: Overload, *, ttft_s: float = 2.0) -> PriorityClass:
+def priority_class(name: str, overload: Overload, *, ttft_s: float = 2.0, weight: int = 1) -> PriorityClass:
     objectives = ServiceObjectives(ttft_s=ttft_s, tpot_s=0.05)
-    return PriorityClass(name=name, weight=1, objectives=objectives, overload=overload)
+    return PriorityClass(name=name, weight=weight, objectives=objectives, overload=overload)
 
 
-def inference_request(*classes: PriorityClass, arrival_s: float, size: int = 100) -> InferenceRequest:
+def inference_request(
+    *classes: PriorityClass, arrival_s: float, size: int = 100, tenant: str = "gold"
+) -> InferenceRequest:
     """Of the first of these classes, to the pool `chat`."""
     body = parse_body(BodyKind.COMPLETION, b'{"model":"chat","prompt":"hi"}')
     body.size = size
     return InferenceRequest(
-        id="r", arrival_s=arrival_s, terms=classes[0].terms(), tenant="gold", pool="chat", path="/v1/completions",
+        id="r", arrival_s=arrival_s, terms=classes[0].terms(), tenant=tenant, pool="chat", path="/v1/completions",
         body=body, classes={each.name: each for each in classes},
     )  # fmt: skip

@@ -19,7 +19,7 @@ from proserve_core.routing import RoutingRequest
 from proserve_gateway.errors import ApiError, no_engine_available
 from proserve_gateway.fleet.overload_errors import OverloadedError
 from proserve_gateway.fleet.queue_metrics import QueueMetrics
-from proserve_gateway.fleet.room_shares import WaitingLimits
+from proserve_gateway.fleet.room_shares import RoomShares, WaitingLimits
 from proserve_gateway.requests.inference_request import InferenceRequest
 
 RETRY_AFTER_S = 10.0
@@ -41,11 +41,10 @@ class FirstEngines:
         self._usable = usable
         self._clock = clock
         self._metrics = metrics
-        self._limits = limits
+        self._shares = RoomShares(limits)
         self.pools: frozenset[str] = frozenset()
         """Those that may have none."""
         self._held: dict[str, dict[asyncio.Future[None], InferenceRequest]] = {}
-        self._body_bytes = 0
 
     def use(self, pools: Iterable[str]) -> None:
         """These pools may have none from now on; who waits for another one goes on as its requests do."""
@@ -106,32 +105,58 @@ class FirstEngines:
 
     async def _hold(self, request: InferenceRequest, longest_s: float) -> bool:
         """Whether it may go on."""
-        size = request.body.size
-        if len(self) >= self._limits.requests or self._body_bytes + size > self._limits.body_bytes:
-            self._metrics.refused(request.pool, request.terms.priority_class, Refusal.ROOM_FULL)
-            raise OverloadedError(
-                Refusal.ROOM_FULL, priority_class=request.terms.priority_class, retry_after_s=RETRY_AFTER_S
-            )
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._held.setdefault(request.pool, {})
-        waiting[future] = request
-        self._body_bytes += size
+        self._held.setdefault(request.pool, {})[future] = request
+        self._shares.entered(*_share(request))
         try:
+            self._trim()
             async with asyncio.timeout(longest_s):
                 await future
         except TimeoutError:
             return False
         finally:
-            self._body_bytes -= size
-            del waiting[future]
-            if not waiting and self._held.get(request.pool) is waiting:
-                del self._held[request.pool]
+            self._leave(future, request)
         return True
+
+    def _trim(self) -> None:
+        """Hold no more than the limits. The lightest class gives way, in it the tenant that holds most, of whom the
+        latest."""
+        while self._shares.full:
+            # Those that are done leave as soon as their tasks run; whoever came last is not.
+            held = [entry for waiting in self._held.values() for entry in waiting.items() if not entry[0].done()]
+            held.reverse()
+            _, weakest = min(held, key=_worth)
+            name = weakest.terms.priority_class
+            tenant = self._shares.gives_way(name, weakest.tenant)
+            of_tenant = (entry for entry in held if (entry[1].terms.priority_class, entry[1].tenant) == (name, tenant))
+            future, gone = min(of_tenant, key=_worth)
+            self._leave(future, gone)
+            self._metrics.refused(gone.pool, name, Refusal.ROOM_FULL)
+            future.set_exception(OverloadedError(Refusal.ROOM_FULL, priority_class=name, retry_after_s=RETRY_AFTER_S))
+
+    def _leave(self, future: asyncio.Future[None], request: InferenceRequest) -> None:
+        waiting = self._held.get(request.pool, {})
+        if waiting.pop(future, None) is None:
+            return
+        self._shares.left(*_share(request))
+        if not waiting:
+            del self._held[request.pool]
 
     def _release(self, pool: str) -> None:
         for future in self._held[pool]:
             if not future.done():
                 future.set_result(None)
+
+
+def _share(request: InferenceRequest) -> tuple[str, str, int]:
+    """Class, tenant and bytes, as `RoomShares` counts them."""
+    return request.terms.priority_class, request.tenant, request.body.size
+
+
+def _worth(entry: tuple[asyncio.Future[None], InferenceRequest]) -> tuple[float, float]:
+    """Who has the least gives way."""
+    _, request = entry
+    return request.terms.weight, -request.arrival_s
 
 
 def _too_slow(pool: str) -> ApiError:

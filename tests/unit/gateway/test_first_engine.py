@@ -29,9 +29,9 @@ class Sleeping:
         self.fleet = Fleet(make_room=lambda _: room, clock=self.clock, waiting_limits=limits)
         self.fleet.first_engines.use(["chat"])
 
-    def ask(self, *classes: PriorityClass, size: int = 100) -> "asyncio.Task[RoutingRequest]":
+    def ask(self, *classes: PriorityClass, size: int = 100, tenant: str = "gold") -> "asyncio.Task[RoutingRequest]":
         """Of the first of these classes."""
-        request = inference_request(*classes, arrival_s=self.clock(), size=size)
+        request = inference_request(*classes, arrival_s=self.clock(), size=size, tenant=tenant)
         waiting = self.fleet.first_engines.wait(request, routing_request(1, terms=request.terms), most_s=MOST_S)
         return asyncio.create_task(waiting)
 
@@ -118,6 +118,29 @@ async def test_no_more_wait_than_the_gateway_holds() -> None:
     sleeping.engine_comes()
     await waiting[1]
     assert sleeping.fleet.waiting == 0
+
+
+async def test_heavier_class_takes_the_place_of_a_lighter_one() -> None:
+    sleeping = Sleeping(limits=WaitingLimits(requests=2))
+    light, later = sleeping.ask(QUEUE), sleeping.ask(QUEUE)
+    await asyncio.sleep(1)
+    heavy = sleeping.ask(priority_class("heavy", Overload(), weight=4))
+    assert isinstance(await error_of(later), OverloadedError)
+    assert dict(sleeping.fleet.waiting_by_class()) == {"chat": {"patient": 1, "heavy": 1}}
+    sleeping.engine_comes()
+    assert [(await task).terms.priority_class for task in (light, heavy)] == ["patient", "heavy"]
+
+
+async def test_flood_of_one_tenant_pushes_out_nobody_else() -> None:
+    sleeping = Sleeping(limits=WaitingLimits(requests=4))
+    flood = [sleeping.ask(QUEUE, tenant="flood") for _ in range(4)]
+    await asyncio.sleep(1)
+    others = [sleeping.ask(QUEUE, tenant=name) for name in ("a", "b")]
+    assert all([isinstance(await error_of(task), OverloadedError) for task in flood[2:]])
+    more = sleeping.ask(QUEUE, tenant="flood")
+    assert isinstance(await error_of(more), OverloadedError)
+    sleeping.engine_comes()
+    assert len(await asyncio.gather(*flood[:2], *others)) == 4
 
 
 async def test_client_that_leaves_is_forgotten() -> None:
