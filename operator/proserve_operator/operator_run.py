@@ -108,12 +108,11 @@ class OperatorRun:
         """Look after the resources until cancelled, or until a signal ends the watches: kopf takes SIGTERM and SIGINT.
 
         Raises:
-            KubeError: the API server could not even be asked what it serves, or does not serve our kinds for
-                `KINDS_LIMIT_S`: one that comes later would not be followed.
+            KubeError: for `KINDS_LIMIT_S` the API server did not say what it serves, or does not serve our kinds: one
+                that comes later would not be followed.
             KindsChangedError: the process is to be started anew.
         """
-        await self._kinds_served()
-        self._with_monitor = await self._kube.serves("ServiceMonitor")
+        self._with_monitor = await self._kinds_served()
         children = [kind for kind in CHILDREN if kind != "ServiceMonitor" or self._with_monitor]
         self.metrics.begin(own_kinds=KINDS, managed_kinds=children)
         self._audit = Audit(
@@ -144,14 +143,23 @@ class OperatorRun:
                 task.cancel()
             await asyncio.wait({watching, acting, changed})
 
-    async def _kinds_served(self) -> None:
-        """The API server needs a moment for kinds that were installed together with the operator."""
+    async def _kinds_served(self) -> bool:
+        """Wait until our kinds are served: the API server needs a moment for those that were installed together with
+        the operator, and may be busy. Tells whether ServiceMonitors are served, too."""
         for _ in range(KINDS_LIMIT_S):
-            missing = [kind for kind in KINDS if not await self._kube.serves(kind)]
-            if not missing:
-                return
+            try:
+                missing = [kind for kind in KINDS if not await self._kube.serves(kind)]
+                if not missing:
+                    return await self._kube.serves("ServiceMonitor")
+                problem = KubeError(
+                    0, f"the cluster does not serve {', '.join(missing)}: install the chart proserve-crds"
+                )
+            except KubeError as error:
+                if not error.retry:
+                    raise
+                problem = error
             await asyncio.sleep(1.0)
-        raise KubeError(0, f"the cluster does not serve {', '.join(missing)}: install the chart proserve-crds")
+        raise problem
 
     async def _act(self, ready: asyncio.Event, audit: Audit) -> None:
         # The first lists come after this, in any order: what a look needs and the store lacks, it asks for.

@@ -75,7 +75,7 @@ async def gateway_of(server: ApiServer, namespace: str, monkeypatch: pytest.Monk
     source = KubernetesSource(namespaces=[namespace], api=api)
     following = asyncio.create_task(follow(source, gateway))
     try:
-        async with httpx.AsyncClient(timeout=30) as client:
+        async with httpx.AsyncClient(timeout=120) as client:
             yield Front(gateway, client)
     finally:
         following.cancel()

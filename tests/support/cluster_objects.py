@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from proserve_core.resources.crds import definitions
 from resource_builders import Data
 
 DEFINITIONS = Path(__file__).parents[2] / "charts" / "proserve-crds" / "templates"
-LIMIT_S = 30.0
+LIMIT_S = 90.0
 """Generous: how long something takes is not what these tests are about."""
 
 
@@ -20,6 +21,12 @@ def install_definitions(server: ApiServer) -> None:
     """The custom resources, served."""
     server.kubectl("apply", "--server-side", "-f", str(DEFINITIONS))
     names = [crd["metadata"]["name"] for crd in definitions().values()]
+    # Not `kubectl wait` alone, which fails on one that has no conditions yet.
+    for name in names:
+        end_s = time.monotonic() + LIMIT_S
+        while not server.get("crd", name).get("status", {}).get("conditions"):
+            assert time.monotonic() < end_s, f"{name} has no conditions"
+            time.sleep(0.1)
     server.kubectl("wait", "--for=condition=Established", "crd", *names)
 
 

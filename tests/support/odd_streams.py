@@ -148,7 +148,9 @@ class OddStreams:
         if isinstance(task, OddEvent):
             task.at = self._clock
         elif callable(task):
-            task()
+            # As the engine runs it: a real stream is given the work there and then.
+            with torch.inference_mode():
+                task()
 
 
 class HostComputes(OddStreams):

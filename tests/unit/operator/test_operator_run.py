@@ -156,3 +156,20 @@ async def test_failing_watch_is_the_kinds_fault_if_that_is_gone(
     failing_watches.set()
     with pytest.raises(ends_with):
         await asyncio.wait_for(task, LIMIT_S)
+
+
+@pytest.mark.looptime
+async def test_operator_asks_again_when_the_api_server_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    kube, asked = FakeKube(), 0
+
+    async def serves(_: str) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked % 2:
+            raise KubeError(503, "busy") if asked < 20 else KubeError(401, "who are you")
+        return True
+
+    monkeypatch.setattr(kube, "serves", serves)
+    with pytest.raises(KubeError, match="who are you"):
+        await OperatorRun(kube, OperatorSettings()).act()
+    assert asked == 21
