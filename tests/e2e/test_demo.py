@@ -81,14 +81,11 @@ def test_the_demo_in_front_of_stock_engines_compares_what_the_gateway_does() -> 
 
 
 def heavy_class_comes_first(result: dict[str, Any]) -> bool:
-    """Whether it waits far less than the other with `late-gain`, and earns a larger part, which it does not without."""
+    """Whether it waits less than the other with `late-gain`, and earns more of its gain than without. In order of
+    arrival both wait alike. Within one run, what else the machine does is the same for both."""
     without, ordered = [run["report"]["classes"] for run in result["runs"]]
-
-    def lead(classes: dict[str, Any]) -> float:
-        heavy, light = [classes[name]["gain"] / classes[name]["earnable_gain"] for name in ("interactive", "batch")]
-        return float(heavy - light)
-
-    return 2 * ordered["interactive"]["ttft_p50_s"] < ordered["batch"]["ttft_p50_s"] and lead(ordered) > lead(without)
+    earned, before = [each["interactive"]["gain"] / each["interactive"]["earnable_gain"] for each in (ordered, without)]
+    return bool(ordered["interactive"]["ttft_p50_s"] < ordered["batch"]["ttft_p50_s"] and earned > before)
 
 
 @pytest.mark.engine
