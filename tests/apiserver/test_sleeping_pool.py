@@ -48,7 +48,7 @@ async def test_request_wakes_a_pool_that_sleeps_and_is_answered(
     install_definitions(api_server)
     namespace = Namespace(api_server)
     # The API server takes no address of loopback.
-    monkeypatch.setattr(kube_targets, "_url", lambda _, port: f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(kube_targets, "_url", lambda _scheme, _address, port: f"http://127.0.0.1:{port}")
     name = f"class-{namespace.name}"
     async with (
         fake_engine() as engine,

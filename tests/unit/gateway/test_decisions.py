@@ -190,8 +190,10 @@ def test_forgotten_requests_wait_for_no_garbage_collector() -> None:
     gc.collect()
     gc.disable()
     try:
-        begun(decisions, accounting, "one").entry.close()
-        begun(decisions, accounting, "two").entry.close()
-        assert gc.collect() == 0
+        begun(decisions, accounting, "forgotten").entry.close()
+        begun(decisions, accounting, "kept").entry.close()
+        # Not what a collection finds: threads of other tests leave cycles behind, too.
+        trails = [each.id for each in gc.get_objects() if isinstance(each, RequestTrail)]
+        assert [name for name in trails if name in ("forgotten", "kept")] == ["kept"]
     finally:
         gc.enable()
