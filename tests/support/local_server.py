@@ -6,6 +6,8 @@ import ssl
 import threading
 from collections.abc import Iterator
 
+LOOPBACK = "127.0.0.1"
+
 
 class QuietHandler(http.server.BaseHTTPRequestHandler):
     """Logs nothing."""
@@ -16,7 +18,7 @@ class QuietHandler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def local_server(
-    handler: type[QuietHandler], *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    handler: type[QuietHandler], *, host: str = LOOPBACK, tls: ssl.SSLContext | None = None
 ) -> Iterator[str]:
     """`HOST:PORT` of a server that is there until the end."""
     with http.server.ThreadingHTTPServer((host, 0), handler) as server:

@@ -3,49 +3,24 @@
 In a cluster it is metrics-server's. Here it is a server on loopback, which the API server passes requests on to.
 """
 
-import contextlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
+from aggregated_api import aggregated_api
 from kubernetes_access import KubernetesAccess
-from local_server import QuietHandler, local_server
-from tls_files import server_context
 
-GROUP, VERSION = "metrics.k8s.io", "v1beta1"
-_NAME = "pod-metrics"
+_PODS = {"name": "pods", "singularName": "", "namespaced": True, "kind": "PodMetrics", "verbs": ["list"]}
 
 
-@contextlib.contextmanager
-def pod_metrics(cluster: KubernetesAccess, *, container: str, cpu_m: Mapping[str, int]) -> Iterator[None]:
+def pod_metrics(cluster: KubernetesAccess, *, container: str, cpu_m: Mapping[str, int]) -> AbstractContextManager[None]:
     """The API is there until the end; `cpu_m` is what that container of each pod uses, by name, at any time."""
 
-    class Handler(QuietHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the name that http.server looks for
-            is_pods = self.path.partition("?")[0].endswith("/pods")
-            content = json.dumps(_list(container, cpu_m) if is_pods else _DISCOVERY).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(content)
+    def answer(asked: str) -> dict[str, Any] | None:
+        return _list(container, cpu_m) if asked == "pods" else None
 
-    with local_server(Handler, tls=server_context("first")) as address:
-        objects = "\n---\n".join(json.dumps(each) for each in _objects(int(address.rpartition(":")[2])))
-        try:
-            cluster.kubectl("apply", "-f", "-", stdin=objects)
-            cluster.kubectl("wait", "--for=condition=Available", f"apiservice/{VERSION}.{GROUP}", "--timeout=60s")
-            yield
-        finally:
-            cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=objects)
-
-
-_DISCOVERY = {
-    "kind": "APIResourceList",
-    "apiVersion": "v1",
-    "groupVersion": f"{GROUP}/{VERSION}",
-    "resources": [{"name": "pods", "singularName": "", "namespaced": True, "kind": "PodMetrics", "verbs": ["list"]}],
-}
+    return aggregated_api(cluster, group="metrics.k8s.io", name="pod-metrics", answer=answer, resources=[_PODS])
 
 
 def _list(container: str, cpu_m: Mapping[str, int]) -> dict[str, Any]:
@@ -59,25 +34,4 @@ def _list(container: str, cpu_m: Mapping[str, int]) -> dict[str, Any]:
         }
         for name, used in cpu_m.items()
     ]
-    return {"kind": "PodMetricsList", "apiVersion": f"{GROUP}/{VERSION}", "metadata": {}, "items": items}
-
-
-def _objects(port: int) -> list[dict[str, Any]]:
-    metadata = {"name": _NAME, "namespace": "kube-system"}
-    elsewhere = {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}
-    return [
-        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": elsewhere},
-        {
-            "apiVersion": "apiregistration.k8s.io/v1",
-            "kind": "APIService",
-            "metadata": {"name": f"{VERSION}.{GROUP}"},
-            "spec": {
-                "group": GROUP,
-                "version": VERSION,
-                "groupPriorityMinimum": 100,
-                "versionPriority": 100,
-                "insecureSkipTLSVerify": True,
-                "service": {**metadata, "port": port},
-            },
-        },
-    ]
+    return {"kind": "PodMetricsList", "metadata": {}, "items": items}

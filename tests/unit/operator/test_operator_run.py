@@ -123,6 +123,7 @@ async def test_operator_waits_for_kinds_that_are_being_installed(monkeypatch: py
     monkeypatch.setattr(operator_run, "watch", watch)
     acting = asyncio.create_task(OperatorRun(kube, OperatorSettings()).act())
     await asyncio.wait_for(watched.wait(), LIMIT_S)
+    assert asked > 20
     acting.cancel()
     await asyncio.wait({acting})
 
