@@ -14,12 +14,11 @@ from typing import Any
 import msgspec
 
 from proserve_core.access_keys import AccessKeysError, bearer_key, opens, parse_keys
+from proserve_engine.look import Look
 
 KEY_FILE = "PROSERVE_ENGINE_KEY_FILE"
 """Environment variable with the path of the file (format: core's `access_keys`)."""
 OPEN = frozenset({"/health", "/healthz", "/readyz"})
-LOOK_S = 1.0
-"""The file is read again when it is this long ago: a mounted Secret is replaced while the engine runs."""
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[None]]], Awaitable[None]]
@@ -47,15 +46,13 @@ class EngineKeys:
             AccessKeysError: the file can't be used.
         """
         self._path = path
-        self._clock = clock
         self._keys = self._read()
-        self._looked_s = clock()
+        self._look = Look(clock)
         self._refused = ""
 
     def opens(self, given: bytes | None) -> bool:
         """Whether this key is among them."""
-        if self._clock() - self._looked_s >= LOOK_S:
-            self._looked_s = self._clock()
+        if self._look.due():
             self._renew()
         return opens(self._keys, given)
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-LOOK_S = 1.0
-"""The files are read again when it is this long ago."""
+from proserve_engine.look import Look
 
 logger = logging.getLogger(__name__)
 
@@ -42,17 +41,15 @@ class ServingTls:
             TlsError: the files can't be used.
         """
         self._pair = pair
-        self._clock = clock
         self._seen = _contents(pair)
         self._newest = _context(pair)
-        self._looked_s = clock()
+        self._look = Look(clock)
         self.context = _context(pair)
         """For servers. Always the same object."""
         self.context.sni_callback = self._hand_over
 
     def _hand_over(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        if self._clock() - self._looked_s >= LOOK_S:
-            self._looked_s = self._clock()
+        if self._look.due():
             self._renew()
         connection.context = self._newest
 
