@@ -1,10 +1,11 @@
 """`proserve up` with a pool that keeps KV blocks of preempted requests: answers stay the same, and counters say why."""
 
+import json
 import re
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import httpx
@@ -34,35 +35,27 @@ def short_of_blocks(folder: Path) -> Path:
     return file
 
 
-def complete(running: RunningProserve, key: str, number: int) -> str:
+def complete(running: RunningProserve, key: str, number: int, under_way: Semaphore | None = None) -> str:
+    """The answer; `under_way` is released at its first token, when its prompt's blocks are complete."""
     body = {
         "model": "tiny", "prompt": f"{number} " + "once upon a time " * (4 + number), "max_tokens": 150,
-        "temperature": 0, "ignore_eos": True,
+        "temperature": 0, "ignore_eos": True, "stream": True,
     }  # fmt: skip
     headers = {"authorization": f"Bearer {key}"}
-    reply = httpx.post(f"{running.http}/v1/completions", json=body, headers=headers, timeout=120)
-    assert reply.status_code == 200, reply.text
-    text: str = reply.json()["choices"][0]["text"]
-    return text
+    pieces = []
+    with httpx.stream("POST", f"{running.http}/v1/completions", json=body, headers=headers, timeout=120) as reply:
+        assert reply.status_code == 200, reply.read()
+        for line in reply.iter_lines():
+            if line.startswith("data: {"):
+                if under_way is not None and not pieces:
+                    under_way.release()
+                pieces.append(json.loads(line.removeprefix("data: "))["choices"][0]["text"])
+    return "".join(pieces)
 
 
 def engine_of(running: RunningProserve) -> Any:
     """What the gateway knows of the first engine."""
     return httpx.get(f"{running.admin}/status", timeout=30).json()["engines"][0]
-
-
-def until_holding_blocks(running: RunningProserve, requests: int) -> None:
-    """Until so many requests have a complete block each: who is preempted before has nothing to keep."""
-    end_s = time.monotonic() + 60
-    while True:
-        snapshot = httpx.get(f"{engine_of(running)['capacity_url']}/capacity", headers=ENGINE_KEY, timeout=30).json()
-        holding = [
-            row for row in snapshot["rows"] if row["resident"] and row["context_tokens"] > snapshot["block_size"]
-        ]
-        if len(holding) >= requests:
-            return
-        assert time.monotonic() < end_s, f"the engine does not run them: {snapshot['rows']}"
-        time.sleep(0.02)
 
 
 def kv_counters(running: RunningProserve) -> Mapping[str, float]:
@@ -101,8 +94,10 @@ def test_answers_through_preemption_and_restore_are_those_of_requests_alone(real
     alone = [complete(real, LIGHT, number) for number in range(8)]
     assert kv_counters(real)["restores_total"] == 0
     with ThreadPoolExecutor(8) as clients:
-        light = [clients.submit(complete, real, LIGHT, number) for number in range(4)]
-        until_holding_blocks(real, 3)
+        under_way = Semaphore(0)
+        light = [clients.submit(complete, real, LIGHT, number, under_way) for number in range(4)]
+        for _ in range(3):  # who is preempted before has nothing to keep
+            assert under_way.acquire(timeout=60), "the engine does not run them"
         heavy = [clients.submit(complete, real, HEAVY, number) for number in range(4, 8)]
         together = [answer.result() for answer in light + heavy]
     assert together == alone
