@@ -10,6 +10,7 @@ FIELDS = {
     "headers": "head_s",
     "silence": "idle_s",
     "hang": "lost_quiet_s",
+    "stuck": "stuck_s",
     "total": "total_s",
     "client": "stall_s",
 }

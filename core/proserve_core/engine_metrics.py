@@ -1,8 +1,8 @@
 """What an engine that publishes no capacity tells of itself in its Prometheus metrics: vLLM's and SGLang's names.
 
-Only the few gauges that routing can use are looked for, by name: a scrape of vLLM has thousands of lines, and a parser
-of the format would read them all. Engines with data parallelism have a line per rank, whose counts add up. Numbers that
-no engine can mean are left out: what a server writes is not to be trusted with the gateway's arithmetic.
+Only the few samples that the gateway can use are looked for, by name: a scrape of vLLM has thousands of lines, and a
+parser of the format would read them all. Engines with data parallelism have a line per rank, whose counts add up.
+Numbers that no engine can mean are left out: what a server writes is not to be trusted with the gateway's arithmetic.
 """
 
 import re
@@ -21,6 +21,8 @@ class EngineReading(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int | None = None
     """Tokens."""
     blocks: int | None = None
+    tokens: float = 0.0
+    """Read and written since the engine started: grows as it computes."""
 
 
 def _gauge(*names: str) -> "re.Pattern[bytes]":
@@ -32,7 +34,11 @@ def _gauge(*names: str) -> "re.Pattern[bytes]":
 _RUNNING = _gauge("vllm:num_requests_running", "sglang:num_running_reqs")
 _WAITING = _gauge("vllm:num_requests_waiting", "sglang:num_queue_reqs")
 _USAGE = _gauge("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage")
-_TOKENS = _gauge("sglang:max_total_num_tokens")
+_CAPACITY = _gauge("sglang:max_total_num_tokens")
+_TOKENS = _gauge(
+    "vllm:prompt_tokens_total", "vllm:generation_tokens_total", "sglang:prompt_tokens_total",
+    "sglang:generation_tokens_total",
+)  # fmt: skip
 _CONFIG = re.compile(rb"^vllm:cache_config_info\{([^\n]*)\}", re.MULTILINE)
 _BLOCK_SIZE = re.compile(rb'\bblock_size="(\d{1,12})"')
 _BLOCKS = re.compile(rb'\bnum_gpu_blocks="(\d{1,12})"')
@@ -53,12 +59,13 @@ def read_metrics(text: bytes) -> EngineReading | None:
         kv_usage=min(1.0, sum(usages) / len(usages)) if usages else None,
         block_size=block_size,
         blocks=blocks,
+        tokens=sum(_values(_TOKENS, text)),
     )
 
 
 def _cache(text: bytes) -> tuple[int | None, int | None]:
     """Size of a block and number of blocks, over all ranks."""
-    if tokens := _values(_TOKENS, text):
+    if tokens := _values(_CAPACITY, text):
         return 1, round(sum(tokens)) or None
     configs = _CONFIG.findall(text)
     sizes = _numbers(_BLOCK_SIZE, configs)

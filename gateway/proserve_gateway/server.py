@@ -128,6 +128,7 @@ class Gateway:
             clock=clock,
             on_decision=RouteCounter(self.metrics),
             queue_metrics=QueueMetrics(self.metrics),
+            stuck_s=config.upstream_limits.stuck_s,
         )
         FleetCollector(self.fleet, self.metrics)
         self.readiness = Readiness(self.fleet, clock=clock, in_cluster=config.in_cluster)

@@ -33,11 +33,13 @@ from proserve_gateway.fleet.first_engine import FirstEngines
 from proserve_gateway.fleet.lease import Lease, Outcome
 from proserve_gateway.fleet.match import mark_counted
 from proserve_gateway.fleet.pool_queue import PoolQueue
+from proserve_gateway.fleet.progress import STUCK_S
 from proserve_gateway.fleet.queue_metrics import QueueMetrics
 from proserve_gateway.fleet.room_shares import WaitingLimits
 from proserve_gateway.fleet.status import EngineStatus, engine_status
 from proserve_gateway.fleet.target import EngineTarget, TargetError
 from proserve_gateway.metrics import GatewayMetrics
+from proserve_gateway.upstream.exchange import FailureKind
 
 RETRY_AFTER_S = 1.0
 """What a client is told when no engine is usable: about the time of a poll or of a circuit's first opening."""
@@ -56,13 +58,15 @@ class Fleet:
         on_decision: Callable[[str, str], None] | None = None,
         queue_metrics: QueueMetrics | None = None,
         waiting_limits: WaitingLimits | None = None,
+        stuck_s: float = STUCK_S,
     ) -> None:
         """`make_room(policy)` makes the waiting room of a routing policy, `on_decision(pool, reason)` is told each
-        choice."""
+        choice; `stuck_s`: see `UpstreamLimits`."""
         self._make_room = make_room
         self._queue_metrics = queue_metrics or QueueMetrics(GatewayMetrics())
         self._waiting_limits = waiting_limits or WaitingLimits()
         self._clock = clock
+        self._stuck_s = stuck_s
         self._on_decision = on_decision
         self._groups: dict[str, EngineGroup] = {}
         self._engines: dict[str, Engine] = {}
@@ -289,7 +293,7 @@ class Fleet:
         mark_counted(view.dispatched, snapshot, view.snapshot_s)
         if not engine.endpoint.has_capacity:
             engine.endpoint = engine.target.endpoint(has_capacity=True)
-        self._answered(engine, now_s, draining=snapshot.draining)
+        self._answered(engine, now_s, draining=snapshot.draining, sign=(snapshot.engine_id, snapshot.seq))
         self._room_changed(engine.target.pool)
 
     def probe_answered(self, engine: Engine, *, is_vllm: bool = False) -> None:
@@ -318,7 +322,7 @@ class Fleet:
         view.snapshot_s = now_s
         for entry in view.dispatched.values():
             entry.in_snapshot = True
-        self._answered(engine, now_s, draining=False)
+        self._answered(engine, now_s, draining=False, sign=reading)
         self._room_changed(engine.target.pool)
 
     def _without_capacity(self, engine: Engine, *, is_vllm: bool) -> None:
@@ -336,16 +340,21 @@ class Fleet:
         engine.last_error = error
         self.invalidate(engine.target.pool)
         if engine.health.lost:
-            for lease in list(engine.leases):
-                if lease.exchange is not None:
-                    lease.exchange.give_up_if_silent()
+            self._give_up(engine, FailureKind.LOST, "does not answer polls")
 
-    def _answered(self, engine: Engine, now_s: float, *, draining: bool) -> None:
+    def _answered(self, engine: Engine, now_s: float, *, draining: bool, sign: object = None) -> None:
         before = engine.health.state(now_s)
-        engine.health.poll_answered(draining=draining)
-        engine.polled_s = now_s
+        engine.poll_answered(now_s, draining=draining, sign=sign, stuck_s=self._stuck_s)
         if engine.health.state(now_s) is not before:
             self.invalidate(engine.target.pool)
+        if engine.health.stuck and self.usable(engine.target.pool):
+            # With nowhere to go on, requests had better wait for it.
+            self._give_up(engine, FailureKind.STUCK, engine.last_error)
+
+    def _give_up(self, engine: Engine, kind: FailureKind, why: str) -> None:
+        for lease in list(engine.leases):
+            if lease.exchange is not None:
+                lease.exchange.give_up_if_silent(kind, why)
 
     # What people and requests ask
 

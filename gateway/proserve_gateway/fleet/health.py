@@ -1,8 +1,9 @@
 """Whether one engine may get new work: a state machine over poll results and request outcomes.
 
 Two signals, kept apart because they fail apart: polls say that the process answers (ROUTING, section 2: an engine that
-misses polls is suspected), requests say that it serves. Consecutive failed requests open a circuit; when its time is
-up one request at a time probes the engine (half-open), and the time doubles with every failed probe.
+misses polls is suspected) and that it computes, requests say that it serves. Consecutive failed requests open a
+circuit; when its time is up one request at a time probes the engine (half-open), and the time doubles with every failed
+probe.
 Pure: the time is an argument, on any monotonic clock.
 """
 
@@ -25,7 +26,7 @@ class EngineState(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     SUSPECTED = "suspected"
-    """Missed its polls."""
+    """Missed its polls, or computes nothing."""
     CIRCUIT_OPEN = "circuit_open"
     """Requests failed in a row."""
     HALF_OPEN = "half_open"
@@ -35,7 +36,7 @@ class EngineState(StrEnum):
 class EngineHealth:
     """Health of one engine."""
 
-    __slots__ = ("_answered", "_draining", "_failures", "_misses", "_open_s", "_open_until_s", "_probing")
+    __slots__ = ("_answered", "_draining", "_failures", "_misses", "_open_s", "_open_until_s", "_probing", "stuck")
 
     def __init__(self) -> None:
         self._answered = False
@@ -45,6 +46,8 @@ class EngineHealth:
         self._open_s = FIRST_OPEN_S
         self._open_until_s: float | None = None
         self._probing = False
+        self.stuck = False
+        """It answers its polls, but computes nothing (`progress`)."""
 
     def poll_answered(self, *, draining: bool) -> None:
         self._answered = True
@@ -103,7 +106,7 @@ class EngineHealth:
     def state(self, now_s: float) -> EngineState:
         if not self._answered:
             return EngineState.STARTING
-        if self._misses >= MISSES_TO_SUSPECT:
+        if self.stuck or self._misses >= MISSES_TO_SUSPECT:
             return EngineState.SUSPECTED
         if self._draining:
             return EngineState.DRAINING

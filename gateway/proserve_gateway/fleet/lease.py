@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from proserve_core.routing import Dispatched, RouteDecision
+from proserve_gateway.upstream.exchange import FailureKind
 
 if TYPE_CHECKING:
     from proserve_gateway.fleet.engine import Engine
@@ -26,8 +27,8 @@ class Outcome(StrEnum):
 class Watched(Protocol):
     """An exchange with an engine, as far as the fleet is concerned."""
 
-    def give_up_if_silent(self) -> None:
-        """The engine does not answer its polls."""
+    def give_up_if_silent(self, kind: FailureKind, why: str) -> None:
+        """The engine hangs."""
 
 
 class Lease:
@@ -47,7 +48,7 @@ class Lease:
         self.exchange: Watched | None = None
 
     def watch(self, exchange: Watched) -> None:
-        """Give this exchange up when the engine is lost and it is silent."""
+        """Give this exchange up when the engine hangs and it is silent."""
         self.exchange = exchange
 
     def on_tokens(self, count: int, at_s: float) -> None:
@@ -61,6 +62,11 @@ class Lease:
         if engine.watch is not None:
             engine.watched(engine.watch, dispatched, count, at_s)
         dispatched.emitted_tokens += count
+        engine.worked_s = at_s
+
+    def worked(self, at_s: float) -> None:
+        """The engine did what the request asks for, whether or not that brings tokens."""
+        self._engine.worked_s = at_s
 
     def close(self, outcome: Outcome, error: str = "") -> None:
         """The request ended there; `error` says why it failed."""

@@ -207,6 +207,7 @@ class Answer:
         """The answer does not stream, and this is all of it."""
         self.first = body
         self.answered_s = self._clock()
+        self._leg.lease.worked(self.answered_s)
         if tokens > 0:
             self._entry.tokens(self.answered_s, tokens)
             self._leg.lease.on_tokens(tokens, self.answered_s)

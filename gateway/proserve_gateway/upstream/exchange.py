@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from proserve_gateway.fleet.progress import STUCK_S
+
 if TYPE_CHECKING:
     from proserve_gateway.upstream.connection import Connection
 
@@ -35,6 +37,8 @@ class FailureKind(StrEnum):
     """The request's time is up, at whatever engine."""
     LOST = "lost"
     """The engine misses its polls and is silent here too."""
+    STUCK = "stuck"
+    """The engine answers its polls, but computes nothing."""
     STALLED = "stalled"
     """Our reader took nothing for too long: the client is slow, not the engine."""
     STOPPED = "stopped"
@@ -60,8 +64,10 @@ class UpstreamLimits(msgspec.Struct, frozen=True, kw_only=True):
     total_s: float = 3600.0
     """Of a request, from its arrival, over all engines."""
     lost_quiet_s: float = 5.0
-    """Silence after which an exchange is given up when its engine misses its polls: an engine that is only too busy
-    for polls still sends tokens."""
+    """Silence after which an exchange is given up when its engine misses its polls or is stuck: an engine that is only
+    too busy for polls still sends tokens."""
+    stuck_s: float = STUCK_S
+    """How long an engine that has work and answers its polls may show nothing of that work."""
     stall_s: float = 60.0
     """How long our own reader may leave a full buffer untouched."""
     keep_alive_s: float = 4.0
@@ -191,11 +197,11 @@ class Exchange:
         """Give the answer up: closes the connection unless the answer is complete; the engine then aborts."""
         self.stop(FailureKind.STOPPED, "the gateway gave the exchange up")
 
-    def give_up_if_silent(self) -> None:
-        """The engine does not answer its polls: fail the exchange unless something came lately."""
+    def give_up_if_silent(self, kind: FailureKind, why: str) -> None:
+        """The engine hangs, as `kind` and `why` say: fail the exchange unless something came lately."""
         quiet_s = self._loop.time() - self.last_s
         if quiet_s >= self._silent_s and not self.paused:
-            self.stop(FailureKind.LOST, f"the engine sent nothing for {quiet_s:.1f} s and does not answer polls")
+            self.stop(kind, f"the engine sent nothing for {quiet_s:.1f} s and {why}")
 
     def stop(self, kind: FailureKind, message: str) -> None:
         """Fail the exchange from this side; nothing happens when it is over already."""

@@ -12,7 +12,9 @@ import pytest
 from fake_openai_engine import FakeEngine, FakeRequest, Reply, fake_engine
 from gateway_builders import Gateway, gateway
 from openai_replies import AUTH, events
+from proserve_core.engine_metrics import EngineReading
 from proserve_gateway.fleet.health import MISSES_TO_LOSE
+from proserve_gateway.fleet.progress import STUCK_S
 from proserve_gateway.upstream.exchange import UpstreamLimits
 
 TOKENS = 8
@@ -323,6 +325,22 @@ async def test_stream_of_an_engine_that_hangs_goes_on_elsewhere_once_its_polls_a
         assert len(b.requests) == 2
         await a.client_left.wait()
         assert gate.sample("engine_failures_total", pool="tiny", reason="lost") == 1
+
+
+async def test_stream_of_an_engine_that_answers_polls_and_computes_nothing_goes_on_elsewhere() -> None:
+    now_s = 100.0
+    async with two_engines(upstream=UpstreamLimits(lost_quiet_s=0.0), clock=lambda: now_s) as (gate, a, b):
+        a.token_gate = asyncio.Event()
+        asking = asyncio.ensure_future(ask(gate, chat=True))
+        await gate.tokens(2)
+        stuck = next(each for each in gate.fleet.engines if each.target.name == "a")
+        for _ in range(round(STUCK_S) + 2):
+            now_s += 1.0
+            gate.fleet.metrics_arrived(stuck, EngineReading(running=1, waiting=0), is_vllm=True)
+        assert said(events((await asking).text)) == text(TOKENS)
+        assert len(b.requests) == 2
+        await a.client_left.wait()
+        assert gate.sample("engine_failures_total", pool="tiny", reason="stuck") == 1
 
 
 async def test_engine_that_misses_polls_and_still_sends_keeps_its_streams() -> None:
