@@ -42,7 +42,7 @@ def complete(running: RunningProserve, key: str, number: int, under_way: Semapho
         "temperature": 0, "ignore_eos": True, "stream": True,
     }  # fmt: skip
     headers = {"authorization": f"Bearer {key}"}
-    pieces = []
+    pieces: list[str] = []
     with httpx.stream("POST", f"{running.http}/v1/completions", json=body, headers=headers, timeout=120) as reply:
         assert reply.status_code == 200, reply.read()
         for line in reply.iter_lines():
