@@ -1,7 +1,5 @@
 """HOST:PORT options."""
 
-import socket
-
 import msgspec
 import typer
 
@@ -40,10 +38,3 @@ def parse_address(text: str, *, option: str) -> Address:
             f"write an IPv6 address in brackets, such as [::1]:8080; got {text!r}", param_hint=repr(option)
         )
     return Address(host=host or "0.0.0.0", port=int(port))
-
-
-def free_port() -> int:
-    """A loopback port that is free now, for a process that can't be handed a socket."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

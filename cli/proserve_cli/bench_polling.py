@@ -41,9 +41,9 @@ def polling(
 @contextmanager
 def _gateway(folder: Path, urls: list[str], core: int) -> Iterator["Proxy"]:
     """A gateway in front of engines with capacity, which resource files cannot name."""
-    from proserve_cli.addresses import free_port
     from proserve_cli.gateway_process import GatewayEngine, GatewayFile
     from proserve_lab.bench.proxies import Proxy, process, resources_text
+    from proserve_lab.free_port import free_port
 
     config = GatewayFile(
         resources=resources_text([]),

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from proserve_cli.addresses import free_port
 from proserve_cli.engine_kind import EngineKind
 from proserve_cli.local_engines import EngineSpec
 from proserve_core.pools import EnginePool, ModelOrigin
+from proserve_lab.free_port import free_port
 
 STOCK = "stock"
 """Stands for a policy where engines have none of ours."""

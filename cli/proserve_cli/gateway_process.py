@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from proserve_cli.addresses import free_port
 from proserve_cli.local_engines import EngineSpec
 from proserve_core.resources import parse_resources
+from proserve_lab.free_port import free_port
 
 
 class GatewayEngine(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,6 @@ from resource_builders import Data, engine_pool, priority_class, tenant
 
 CHART = Path(__file__).parents[2] / "charts" / "proserve-crds" / "templates"
 # Thousands of documents, each judged by a real API server.
-pytestmark = pytest.mark.timeout(240)
 KINDS = {kind.name: kind for kind in CUSTOM_KINDS}
 AT_ONCE = 8
 MODEL = {"name": "m", "uri": "generated://tiny"}

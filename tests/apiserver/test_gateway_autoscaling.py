@@ -12,8 +12,6 @@ from api_server import ApiServer
 from charts import named, render
 from pod_metrics import pod_metrics
 
-pytestmark = pytest.mark.timeout(240)
-
 NAME, NAMESPACE = "proserve-gateway", "serving"
 CONTROLLERS = ("deployment-controller", "replicaset-controller", "horizontal-pod-autoscaler-controller")
 VALUES = {

@@ -19,8 +19,6 @@ from proserve_gateway.configuration.kubernetes import KubernetesSource
 from proserve_gateway.server import Gateway, GatewayConfig
 from resource_builders import Data, engine_pool, keyed_tenant, priority_class, secret, tenant
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module")
 def server(api_server: ApiServer) -> ApiServer:

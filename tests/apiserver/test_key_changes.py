@@ -17,7 +17,6 @@ from cluster_gateway import gateway_of, until
 from cluster_objects import Namespace, install_definitions
 from resource_builders import engine_pool, keyed_tenant, priority_class, secret
 
-pytestmark = pytest.mark.timeout(180)
 TARGET_S = 2.0
 ROUNDS = 10
 

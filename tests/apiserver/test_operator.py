@@ -11,8 +11,6 @@ from api_server import ApiServer
 from cluster_objects import Namespace, condition, install_definitions, message
 from resource_builders import endpoint_pool, engine_pool, priority_class, tenant
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module")
 def server(api_server: ApiServer) -> ApiServer:

@@ -13,7 +13,6 @@ from cluster_objects import install_definitions
 from operator_process import OperatorProcess, running
 from resource_builders import engine_pool
 
-pytestmark = pytest.mark.timeout(240)
 START_LIMIT_S = 60.0
 TAKEOVER_S = 30.0
 

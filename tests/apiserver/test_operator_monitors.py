@@ -13,8 +13,6 @@ from proserve_operator.operator_run import KindsChangedError, OperatorRun
 from proserve_operator.settings import OperatorSettings
 from resource_builders import engine_pool
 
-pytestmark = pytest.mark.timeout(240)
-
 MONITOR = "servicemonitors.monitoring.coreos.com"
 NO_AUDIT_S = 3600.0
 WATCHED = "proserve_operator_watch_events_total"

@@ -15,8 +15,6 @@ from proserve_core.gain_report import EngineReport, GainReport
 from proserve_operator import desired
 from resource_builders import engine_pool
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 async def namespace(controlled_api_server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Namespace]:

@@ -12,8 +12,6 @@ from cluster_objects import Namespace, condition, install_definitions
 from refusing_proxy import REFUSALS, RefusingProxy, refusing_proxy
 from resource_builders import engine_pool
 
-pytestmark = pytest.mark.timeout(300)
-
 POOLS = 6
 LIMIT_S = 120
 

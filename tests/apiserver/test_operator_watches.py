@@ -13,8 +13,6 @@ from deaf_proxy import deaf_proxy
 from proserve_operator import operator_run
 from resource_builders import engine_pool
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture(autouse=True)
 def events_are_not_long_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ from cluster_objects import Namespace, condition, install_definitions
 from fake_openai_engine import fake_engine
 from resource_builders import endpoint_pool, keyed_tenant, priority_class, secret
 
-pytestmark = pytest.mark.timeout(240)
 REQUESTS = 3
 
 

@@ -18,8 +18,6 @@ from fake_openai_engine import FakeEngine, fake_engine
 from proserve_gateway.configuration import kube_targets
 from resource_builders import Data, engine_pool, keyed_tenant, priority_class, secret
 
-pytestmark = pytest.mark.timeout(240)
-
 
 def engines_of(body: Any) -> int | None:
     return None if body is None else body["spec"]["replicas"]

@@ -16,7 +16,7 @@ ANY = Listen("127.0.0.1", 0)
 AUTH = {"authorization": "Bearer sk-alice"}
 NASTY = "<img src=x onerror=alert(1)>"
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="session")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 class Bench:

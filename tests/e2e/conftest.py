@@ -9,7 +9,7 @@ from running_proserve import RunningProserve, engine_key_file
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "quickstart.yaml"
 ANY_PORTS = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0")
-START_LIMIT_S = 50.0
+START_LIMIT_S = 300.0
 
 
 def start_up(folder: Path) -> RunningProserve:

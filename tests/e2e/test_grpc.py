@@ -22,8 +22,8 @@ def request(model: str = "tiny", tokens: int = 6) -> inference_pb2.GenerateReque
 def test_a_stream_says_the_same_as_the_whole_answer(shared: RunningProserve) -> None:
     with grpc.insecure_channel(shared.grpc) as channel:
         stub = InferenceStub(channel)  # type: ignore[no-untyped-call]
-        whole = stub.Generate(request(), metadata=METADATA, timeout=30)
-        parts = list(stub.GenerateStream(request(), metadata=METADATA, timeout=30))
+        whole = stub.Generate(request(), metadata=METADATA, timeout=120)
+        parts = list(stub.GenerateStream(request(), metadata=METADATA, timeout=120))
     assert "".join(part.text for part in parts) == whole.text
     assert whole.usage.output_tokens == 6
     assert whole.served.priority_class == "batch"
@@ -43,14 +43,14 @@ def test_errors_have_their_status(
     with grpc.insecure_channel(shared.grpc) as channel:
         stub = InferenceStub(channel)  # type: ignore[no-untyped-call]
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Generate(request(model), metadata=metadata, timeout=30)
+            stub.Generate(request(model), metadata=metadata, timeout=120)
     assert caught.value.code() is code
 
 
 def test_health_is_served(shared: RunningProserve) -> None:
     with grpc.insecure_channel(shared.grpc) as channel:
         replies = health_pb2_grpc.HealthStub(channel).Watch(  # type: ignore[attr-defined]
-            health_pb2.HealthCheckRequest(service=""), timeout=30
+            health_pb2.HealthCheckRequest(service=""), timeout=120
         )
         # It follows the gateway's readiness with a little delay.
         assert any(reply.status == health_pb2.HealthCheckResponse.SERVING for reply in replies)

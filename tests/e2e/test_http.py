@@ -13,15 +13,15 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "ma
 
 
 def client(running: RunningProserve, key: str = HIGH) -> httpx.Client:
-    return httpx.Client(base_url=running.http, headers={"authorization": f"Bearer {key}"}, timeout=30)
+    return httpx.Client(base_url=running.http, headers={"authorization": f"Bearer {key}"}, timeout=120)
 
 
 def status(running: RunningProserve) -> Any:
-    return httpx.get(f"{running.admin}/status", timeout=30).json()
+    return httpx.get(f"{running.admin}/status", timeout=120).json()
 
 
 def until_idle(running: RunningProserve) -> None:
-    end_s = time.monotonic() + 10
+    end_s = time.monotonic() + 120
     while any(engine["running"] or engine["waiting"] or engine["in_flight"] for engine in status(running)["engines"]):
         assert time.monotonic() < end_s, "requests are still at the engines"
         time.sleep(0.05)
@@ -74,7 +74,7 @@ def test_bad_bodies_are_openai_errors(shared: RunningProserve, body: bytes, code
 
 @pytest.mark.parametrize("header", [{}, {"authorization": "Bearer sk-wrong"}, {"authorization": "Basic eDp5"}])
 def test_without_a_good_key_nothing_is_served(shared: RunningProserve, header: dict[str, str]) -> None:
-    reply = httpx.post(f"{shared.http}/v1/chat/completions", json=CHAT, headers=header, timeout=30)
+    reply = httpx.post(f"{shared.http}/v1/chat/completions", json=CHAT, headers=header, timeout=120)
     assert reply.status_code == 401
     assert "sk-wrong" not in reply.text
 
@@ -96,7 +96,7 @@ def test_gain_is_accounted_by_class(shared: RunningProserve) -> None:
     for name, worth in (("interactive", 8 * 4), ("batch", 8 * 1)):
         assert after[name]["requests"] == before[name]["requests"] + 1
         assert after[name]["earnable"] == before[name]["earnable"] + worth
-    metrics = httpx.get(f"{shared.admin}/metrics", timeout=30).text
+    metrics = httpx.get(f"{shared.admin}/metrics", timeout=120).text
     assert 'proserve_gateway_gain_earned_total{class="interactive",tenant="chat"}' in metrics
 
 
@@ -108,7 +108,7 @@ def test_a_client_that_leaves_is_aborted_at_its_engine(shared: RunningProserve) 
             # Kept: a dropped iterator closes the reply.
             lines = reply.iter_lines()
             assert next(lines).startswith("data: ")
-            end_s = time.monotonic() + 10
+            end_s = time.monotonic() + 50  # the answer takes longer
             while not any(engine["running"] for engine in status(shared)["engines"]):
                 assert time.monotonic() < end_s
                 time.sleep(0.02)
@@ -116,9 +116,9 @@ def test_a_client_that_leaves_is_aborted_at_its_engine(shared: RunningProserve) 
 
 
 def test_engines_answer_only_their_gateway(shared: RunningProserve) -> None:
-    engines = httpx.get(f"{shared.admin}/status", timeout=30).json()["engines"]
+    engines = httpx.get(f"{shared.admin}/status", timeout=120).json()["engines"]
     assert engines
     for engine in engines:
         for url in (f"{engine['url']}/v1/models", f"{engine['capacity_url']}/capacity", f"{engine['url']}/detokenize"):
-            refused = httpx.get(url, timeout=30)
+            refused = httpx.get(url, timeout=120)
             assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_engine_key")

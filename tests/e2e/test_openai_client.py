@@ -7,7 +7,7 @@ from running_proserve import RunningProserve
 
 
 def connect(running: RunningProserve, key: str = "sk-demo-interactive") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{running.http}/v1", api_key=key, max_retries=0, timeout=30)
+    return openai.OpenAI(base_url=f"{running.http}/v1", api_key=key, max_retries=0, timeout=120)
 
 
 def test_chat_streams_what_the_whole_answer_says(shared: RunningProserve) -> None:

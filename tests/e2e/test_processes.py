@@ -25,7 +25,7 @@ LONG = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "ma
 def open_stream(running: RunningProserve) -> Iterator[Iterator[str]]:
     """A long answer whose first line has come."""
     with (
-        httpx.Client(timeout=30) as client,
+        httpx.Client(timeout=120) as client,
         client.stream("POST", f"{running.http}/v1/chat/completions", json=LONG, headers=HEADERS) as reply,
     ):
         lines = reply.iter_lines()
@@ -46,13 +46,13 @@ def test_an_engine_that_is_killed_ends_its_streams_with_an_error_and_comes_back(
         rest = [line.removeprefix("data: ") for line in lines if line]
     assert rest[-1] == "[DONE]"
     assert "error" in json.loads(rest[-2])
-    end_s = time.monotonic() + 40
+    end_s = time.monotonic() + 300
     while True:
         reply = httpx.post(
             f"{own.http}/v1/chat/completions",
             json={**LONG, "max_tokens": 2, "stream": False},
             headers=HEADERS,
-            timeout=30,
+            timeout=120,
         )
         if reply.status_code == 200:
             break
@@ -71,7 +71,7 @@ def test_a_signal_ends_everything_even_with_a_stream_open(own: RunningProserve, 
         ended = [line for line in lines if line]
     # Not cut off in silence: the drain time is over before this answer is.
     assert ended[-1] == "data: [DONE]"
-    assert own.process.wait(30) == 0
+    assert own.process.wait(120) == 0
     assert own.descendants() == {}
     (logs,) = re.findall(r"logs in (\S+)", own.text)
     assert not Path(logs).exists()
@@ -80,10 +80,11 @@ def test_a_signal_ends_everything_even_with_a_stream_open(own: RunningProserve, 
 def test_a_second_signal_does_not_wait_for_open_requests(own: RunningProserve) -> None:
     with open_stream(own):
         own.process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        began_s = time.monotonic()
+        with contextlib.suppress(httpx.ConnectError):
+            while True:
+                httpx.get(f"{own.http}/v1/models", timeout=120)
         assert own.stop() == 0
-        assert time.monotonic() - began_s < 4.0
+    assert "1 requests did not end within 0 s and are failed" in own.text
     assert own.descendants() == {}
 
 
@@ -91,7 +92,7 @@ def test_a_second_signal_does_not_wait_for_open_requests(own: RunningProserve) -
 def test_engines_end_when_proserve_is_killed(own: RunningProserve) -> None:
     assert len(engines(own)) == 2
     own.process.kill()
-    end_s = time.monotonic() + 30
+    end_s = time.monotonic() + 120
     while own.descendants():
         assert time.monotonic() < end_s, own.descendants()
         time.sleep(0.1)
@@ -114,7 +115,7 @@ def test_errors_in_the_files_are_all_listed_and_nothing_is_started(tmp_path: Pat
     bad.write_text("apiVersion: proserve.dev/v1alpha1\nkind: Tenant\nmetadata: {name: t}\nspec: {priorityClas: x}\n")
     result = subprocess.run(
         [sys.executable, "-m", "proserve_cli", "up", "-f", str(bad), "-f", str(tmp_path / "bad.yaml")],
-        capture_output=True, text=True, check=False, timeout=50,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 2
     assert "unknown field" in result.stderr
@@ -123,7 +124,7 @@ def test_errors_in_the_files_are_all_listed_and_nothing_is_started(tmp_path: Pat
 
 
 def test_the_gateway_alone_serves_plain_openai_servers(tmp_path: Path) -> None:
-    from proserve_cli.addresses import free_port
+    from proserve_lab.free_port import free_port
 
     ports = [free_port(), free_port()]
     script = Path(__file__).parents[1] / "support" / "plain_openai_server.py"
@@ -140,20 +141,20 @@ def test_the_gateway_alone_serves_plain_openai_servers(tmp_path: Path) -> None:
     )
     running = RunningProserve(["gateway", "-f", str(resources), *ANY_PORTS], folder=tmp_path)
     try:
-        running.wait_ready(50)
-        while httpx.get(f"{running.admin}/readyz", timeout=30).status_code != 200:
+        running.wait_ready(300)
+        while httpx.get(f"{running.admin}/readyz", timeout=120).status_code != 200:
             time.sleep(0.1)
         body = {"model": "llama", "prompt": "Hello", "max_tokens": 3}
-        reply = httpx.post(f"{running.http}/v1/completions", json=body, timeout=30)
+        reply = httpx.post(f"{running.http}/v1/completions", json=body, timeout=120)
         assert reply.status_code == 200
         assert reply.json()["usage"]["completion_tokens"] == 3
         resources.write_text(resources.read_text().replace("weight: 1", "weight: heavy"))
         _wait_for(running, "refused, the last good one stays")
         assert "spec.weight" in running.text
-        assert httpx.post(f"{running.http}/v1/completions", json=body, timeout=30).status_code == 200
+        assert httpx.post(f"{running.http}/v1/completions", json=body, timeout=120).status_code == 200
         resources.write_text(resources.read_text().replace("weight: heavy", "weight: 2").replace("llama}, e", "l3}, e"))
         _wait_for(running, "a new configuration is in force")
-        assert httpx.post(f"{running.http}/v1/completions", json=body, timeout=30).status_code == 404
+        assert httpx.post(f"{running.http}/v1/completions", json=body, timeout=120).status_code == 404
         assert running.stop() == 0
     finally:
         running.kill_all()
@@ -163,7 +164,7 @@ def test_the_gateway_alone_serves_plain_openai_servers(tmp_path: Path) -> None:
 
 
 def _wait_for(running: RunningProserve, text: str) -> None:
-    end_s = time.monotonic() + 30
+    end_s = time.monotonic() + 120
     while text not in running.text:
         assert time.monotonic() < end_s, running.text
         time.sleep(0.05)

@@ -22,7 +22,7 @@ from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
 from resource_builders import engine_pool
 from running_proserve import RunningProserve
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.engine
 
 EXAMPLE = "examples/quickstart.yaml"
 TOKENS = 1200
@@ -71,16 +71,16 @@ def real(
         },
     )  # fmt: skip
     try:
-        running.wait_ready(500)
+        running.wait_ready(900)
         yield running
-        assert running.stop(limit_s=60) == 0
+        assert running.stop(limit_s=300) == 0
         assert running.descendants() == {}
     finally:
         running.kill_all()
 
 
 def test_chat_and_completions_stream_what_the_whole_answer_says(real: RunningProserve) -> None:
-    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=300) as client:
         messages: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
         whole = client.chat.completions.create(model="tiny", messages=messages, max_tokens=12, temperature=0)
         chunks = list(
@@ -106,10 +106,10 @@ def test_spans_of_client_gateway_and_vllm_make_one_trace(real: RunningProserve, 
         f"{real.http}/v1/completions",
         json={"model": "tiny", "prompt": "Hello", "max_tokens": 4},
         headers={"authorization": "Bearer sk-demo-interactive", "traceparent": f"00-{trace}-{client}-01"},
-        timeout=120,
+        timeout=300,
     )
     assert reply.status_code == 200
-    end_s = time.monotonic() + 30
+    end_s = time.monotonic() + 120
     while True:
         spans = {span.name: span for span in collector.spans if span.trace_id.hex() == trace}
         if {"text_completion tiny", "llm_request"} <= spans.keys():
@@ -123,7 +123,7 @@ def test_spans_of_client_gateway_and_vllm_make_one_trace(real: RunningProserve, 
 
 
 def test_responses_logprobs_and_choices_are_vllms_own(real: RunningProserve) -> None:
-    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=300) as client:
         whole = client.responses.create(model="tiny", input="Hello", max_output_tokens=8, temperature=0)
         events = list(
             client.responses.create(model="tiny", input="Hello", max_output_tokens=8, temperature=0, stream=True)
@@ -151,7 +151,7 @@ class Animal(pydantic.BaseModel):
 
 
 def test_json_modes_reach_vllm_whole_and_streamed(real: RunningProserve) -> None:
-    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=300) as client:
         parsed = client.chat.completions.parse(model="tiny", messages=ASKED, response_format=Animal, max_tokens=100)
         with client.chat.completions.stream(
             model="tiny", messages=ASKED, response_format=Animal, max_tokens=100
@@ -177,7 +177,7 @@ def test_tools_reach_vllm_and_calls_come_back_whole_and_streamed(real: RunningPr
     sampling = {"max_tokens": 600, "temperature": 0, "frequency_penalty": 2.0}
     asked: Any = {"model": "tiny", "messages": ASKED, "tools": [tool], **sampling}
     asked["tool_choice"] = {"type": "function", "function": {"name": "look"}}
-    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=300) as client:
         whole = client.chat.completions.create(**asked).choices[0].message.tool_calls
         chunks = list(client.chat.completions.create(**asked, stream=True))
     assert whole is not None
@@ -191,7 +191,7 @@ def test_tools_reach_vllm_and_calls_come_back_whole_and_streamed(real: RunningPr
 
 
 def test_embeddings_are_vllms_own(real: RunningProserve) -> None:
-    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=f"{real.http}/v1", api_key="sk-demo-interactive", max_retries=0, timeout=300) as client:
         made = client.embeddings.create(model="embedder", input=["Hello", "Hello", "Goodbye"])
         with pytest.raises(openai.NotFoundError):
             client.embeddings.create(model="tiny", input="Hello")
@@ -208,8 +208,8 @@ def test_grpc_streams_what_the_whole_answer_says(real: RunningProserve) -> None:
     metadata = (("authorization", "Bearer sk-demo-batch"),)
     with grpc.insecure_channel(real.grpc) as channel:
         stub = InferenceStub(channel)  # type: ignore[no-untyped-call]
-        whole = stub.Generate(request, metadata=metadata, timeout=120)
-        parts = list(stub.GenerateStream(request, metadata=metadata, timeout=120))
+        whole = stub.Generate(request, metadata=metadata, timeout=300)
+        parts = list(stub.GenerateStream(request, metadata=metadata, timeout=300))
     assert "".join(part.text for part in parts) == whole.text
     assert whole.served.priority_class == "batch"
 
@@ -221,7 +221,7 @@ async def test_greedy_streams_go_on_token_by_token_when_their_engine_is_killed(r
     questions = [Question(text=text, chat=chat, max_tokens=TOKENS) for text in texts for chat in (True, False)]
 
     async def kill(engines: list[str]) -> None:
-        async with httpx.AsyncClient(base_url=real.admin, timeout=30) as admin:
+        async with httpx.AsyncClient(base_url=real.admin, timeout=120) as admin:
             status = (await admin.get("/status")).json()["engines"]
         port = next(each["url"] for each in status if each["name"] == engines[0]).rsplit(":", 1)[1]
         killed = [pid for pid, command in real.descendants().items() if f"--port {port}" in command]
@@ -229,7 +229,7 @@ async def test_greedy_streams_go_on_token_by_token_when_their_engine_is_killed(r
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
 
-    async with httpx.AsyncClient(base_url=real.http, headers=headers, timeout=200) as client:
+    async with httpx.AsyncClient(base_url=real.http, headers=headers, timeout=600) as client:
         expected = await whole_answers(client, questions)
         stops = [late_stop(text) for text in expected]
         questions += [msgspec.structs.replace(each, stop=stop) for each, stop in zip(questions, stops, strict=True)]

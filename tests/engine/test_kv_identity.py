@@ -25,8 +25,6 @@ from proserve_engine.kv.worker import CopyWorker
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 from real_engine import REAL_BLOCK, RealEngine, kv_settings
 
-pytestmark = pytest.mark.timeout(240)
-
 Requests = list[tuple[list[int], int]]
 SCHEDULES = int(os.environ.get("PROSERVE_KV_SCHEDULES", "6"))
 

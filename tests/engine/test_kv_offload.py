@@ -22,8 +22,6 @@ from proserve_engine.kv.cpu_copier import CpuCopier
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 from real_engine import RealEngine, kv_settings
 
-pytestmark = pytest.mark.timeout(240)
-
 LIMIT_S = 30
 """Of waits that end at once unless something is broken."""
 FEW_BLOCKS = 24

@@ -17,8 +17,6 @@ from proserve_core.blocks.settings import CopyBudget, KvOffload, Offload
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 from real_engine import REAL_BLOCK, RealEngine, kv_settings
 
-pytestmark = pytest.mark.timeout(240)
-
 BLOCKS = 64
 PREFIX = list(range(100, 100 + 4 * BLOCK))
 

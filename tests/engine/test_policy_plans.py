@@ -28,8 +28,6 @@ from proserve_core.batching.registry import POLICIES, make_policy
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 from real_engine import RealEngine
 
-pytestmark = pytest.mark.timeout(180)
-
 FEW_BLOCKS = 14
 """Of 32 tokens; two or three of the requests below fit at a time."""
 

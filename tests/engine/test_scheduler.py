@@ -20,8 +20,6 @@ from proserve_core.batching.registry import POLICIES
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 from proserve_engine.vllm.seams import WAITING_QUEUES
 
-pytestmark = pytest.mark.timeout(180)
-
 every_scheduler = pytest.mark.parametrize(
     ("scheduler", "depth"),
     [

@@ -20,7 +20,6 @@ import msgspec
 import pytest
 
 from mounted_secret import MountedSecret
-from proserve_cli.addresses import free_port
 from proserve_core.blocks.settings import KvOffload
 from proserve_core.capacity import CapacitySnapshot, decode_snapshot
 from proserve_core.facts import encode_facts
@@ -28,9 +27,8 @@ from proserve_core.objectives import ServiceObjectives, ServiceTerms
 from proserve_engine.serve import serve_command
 from proserve_engine.tls import TlsPair
 from proserve_engine.vllm.settings import EngineSettings
+from proserve_lab.free_port import free_port
 from tls_files import client_context, server_entries
-
-pytestmark = pytest.mark.timeout(300)
 
 KEY = "key-of-this-engine"
 

@@ -19,8 +19,6 @@ from proserve_core.batching.registry import POLICIES
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 from real_engine import RealEngine
 
-pytestmark = pytest.mark.timeout(240)
-
 FEW_BLOCKS = 24
 """Two or three of the requests below fit at a time."""
 

@@ -4,7 +4,6 @@ No nodes, so no pod ever runs; what needs running pods is in tests/cluster. With
 server acts: no pods for a Deployment, no garbage collection, and a deleted namespace stays.
 """
 
-import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 from etcd_flags import etcd_flags
 from kubernetes_access import KubernetesAccess
 from kubernetes_keys import kubeconfig, make_authority, make_certificate
+from proserve_lab.free_port import free_port
 from server_process import ServerProcess
 
 START_LIMIT_S = 60.0
@@ -25,7 +25,7 @@ class ApiServer(KubernetesAccess):
     def __init__(self, programs: Path, folder: Path, *, controllers: Sequence[str] = ()) -> None:
         super().__init__(programs, kubeconfig=folder / "kubeconfig", home=folder / "home")
         self._folder = folder
-        self._etcd_port, peer_port, self._port = _free_ports(3)
+        self._etcd_port, peer_port, self._port = free_port(), free_port(), free_port()
         self.url = f"https://127.0.0.1:{self._port}"
         make_authority(folder)
         make_certificate(folder, "server", subject="/CN=kube-apiserver", addresses=["IP:127.0.0.1", "DNS:localhost"])
@@ -122,13 +122,3 @@ class ApiServer(KubernetesAccess):
         for process in (self._controllers, self._server, self._etcd):
             if process is not None:
                 process.kill()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Different ports of loopback that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [int(listening.getsockname()[1]) for listening in sockets]
-    finally:
-        for listening in sockets:
-            listening.close()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from api_server import ApiServer
-from proserve_cli.addresses import free_port
+from proserve_lab.free_port import free_port
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 

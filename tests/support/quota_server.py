@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import valkey
 
-from proserve_cli.addresses import free_port
+from proserve_lab.free_port import free_port
 
 PROGRAMS = ("valkey-server", "redis-server")
 """One protocol; Debian 12 has only the second."""

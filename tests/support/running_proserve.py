@@ -70,7 +70,7 @@ class RunningProserve:
         # A zombie has neither environment nor command line.
         return found
 
-    def stop(self, number: int = signal.SIGINT, limit_s: float = 30.0) -> int:
+    def stop(self, number: int = signal.SIGINT, limit_s: float = 120.0) -> int:
         """Signal it and wait; its exit code."""
         self.process.send_signal(number)
         return self.process.wait(limit_s)

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from proserve_lab.bench.grpc_load import INTERVAL_S, STREAM, UNARY, GrpcCounts
-from proserve_lab.bench.proxies import Proxy, free_port, process
+from proserve_lab.bench.proxies import Proxy, process
+from proserve_lab.free_port import free_port
 
 PING_MS = INTERVAL_S * 1e3
 

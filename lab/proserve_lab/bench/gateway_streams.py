@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 import msgspec
 
-from proserve_lab.bench.proxies import BenchError, Proxy, free_port, is_listening
+from proserve_lab.bench.proxies import BenchError, Proxy, is_listening
 from proserve_lab.bench.stream_load import StreamCommand, StreamTimes
+from proserve_lab.free_port import free_port
 
 CHUNK_RATIO_TARGET = 1.3
 FIRST_BYTE_TARGET_US = 250.0

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from proserve_lab.free_port import free_port
+
 API_KEY = "sk-bench"
 MODEL = "bench"
 REPLY_BYTES = 910
@@ -184,13 +186,6 @@ def is_listening(port: int) -> bool:
     """Whether somebody answers there."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    """A port that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def resources_text(upstreams: list[int]) -> str:

@@ -9,7 +9,6 @@ from typer.testing import CliRunner, Result
 
 from admin_page import admin_page
 from engine_builders import decoding, service_terms
-from proserve_cli.addresses import free_port
 from proserve_cli.main import app
 from proserve_core.batching.explain import DecisionLog
 from proserve_core.batching.explain.reply import ExplainReply, RequestDecisions
@@ -17,6 +16,7 @@ from proserve_core.request_record import Attempt, RequestRecord
 from proserve_engine.access import EngineAccess, EngineKeys
 from proserve_engine.capacity_board import CapacityBoard
 from proserve_engine.capacity_server import CapacityApp, CapacityServer
+from proserve_lab.free_port import free_port
 
 
 def proserve(*args: str) -> Result:

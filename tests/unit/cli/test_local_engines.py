@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from proserve_cli.addresses import free_port
 from proserve_cli.engine_process import EngineProcess
 from proserve_cli.local_engines import EngineSpec, EngineStartError, EngineState, LocalEngines
+from proserve_lab.free_port import free_port
 
 SERVER = """
 import http.server, os, subprocess, sys

@@ -9,11 +9,11 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from admin_page import admin_page
-from proserve_cli.addresses import free_port
 from proserve_cli.gain_view import gain_table
 from proserve_cli.main import app
 from proserve_core.gain import GainTotals, LossCause
 from proserve_core.gain_status import GainReply, GainSeries, GainStatus
+from proserve_lab.free_port import free_port
 
 HIGH = GainStatus.of(
     GainTotals(

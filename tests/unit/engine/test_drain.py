@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from proserve_cli.addresses import free_port
 from proserve_engine import drain as drain_module
 from proserve_engine.drain import DrainError, drain
+from proserve_lab.free_port import free_port
 from tls_files import server_context
 
 

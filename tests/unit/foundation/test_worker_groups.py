@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from environments import ROOT
 from worker_groups import TOGETHER, group
 
@@ -31,7 +29,6 @@ def test_it(number):
 """
 
 
-@pytest.mark.timeout(300)
 def test_tests_of_a_folder_with_processes_run_in_one_worker_in_order(tmp_path: Path) -> None:
     files = [tmp_path / "tests" / name for name in ("cluster/test_a.py", "cluster/test_b.py", "unit/test_c.py")]
     for file in files:

@@ -70,7 +70,6 @@ async def nothing_left(gate: Gateway, before: int) -> None:
     assert descriptors() <= before + 8
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("reset", [True, False])
 @pytest.mark.parametrize("another", [True, False])

@@ -65,7 +65,6 @@ def test_flood_takes_nothing_from_a_tenant_within_its_part(policy: str) -> None:
     assert ratio(outcomes, "flood") < 0.6
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("policy", ["fcfs", "recoverable-gain"])
 def test_tenants_that_both_want_more_get_equal_parts(policy: str) -> None:
     # A turn is some 4,000 tokens and not each of them arrives in time, so parts are equal only over many.

@@ -11,7 +11,7 @@ import pytest
 from proserve_operator.kube_client import KubeError
 from proserve_operator.watching import registry, watch
 
-pytestmark = [pytest.mark.kmock(cls=kmock.RawHandler), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.kmock(cls=kmock.RawHandler)
 LIMIT_S = 60.0
 GROUP = "/apis/proserve.dev/v1alpha1"
 KINDS = {

@@ -20,7 +20,6 @@ def found(report: Report) -> dict[str, CellResult]:
     }
 
 
-@pytest.mark.timeout(300)  # draws everything twice
 @pytest.mark.parametrize("report", [BATCHING, BLOCKS, ROUTING], ids=lambda report: report.name)
 def test_the_document_points_to_its_pictures_and_the_same_figures_give_the_same_bytes(
     report: Report, tmp_path: Path
