@@ -85,8 +85,6 @@ class UpRun:
 
     async def _serve(self, gateway: "Gateway", engines: LocalEngines) -> None:
         """Say where to send requests, then show the state until something breaks."""
-        from proserve_gateway.configuration.configuration import follow
-
         try:
             await gateway.start()
         except OSError as error:
@@ -94,16 +92,8 @@ class UpRun:
         await self._ready(gateway)
         self._say(listening(gateway, grpc_host=self._addresses.grpc.host))
         self._say(sample_request(self._resources, http_root(gateway), private=sys.stderr.isatty()))
-        status = asyncio.create_task(show_status(self._console, lambda: self._status(gateway, engines)))
-        broken = asyncio.create_task(gateway.failed())
-        following = asyncio.create_task(follow(self._source, gateway))
-        try:
-            await asyncio.wait({status, broken}, return_when=asyncio.FIRST_EXCEPTION)
-            (broken if broken.done() else status).result()
-        finally:
-            for task in (status, broken, following):
-                task.cancel()
-            await asyncio.wait({status, broken, following})
+        gateway.follow(self._source)
+        await show_status(self._console, lambda: self._status(gateway, engines))
 
     async def _ready(self, gateway: "Gateway") -> None:
         """Wait until the gateway has heard from every pool; servers that somebody else runs may take longer."""

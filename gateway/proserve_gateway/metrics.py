@@ -111,6 +111,11 @@ class GatewayMetrics:
             "records_dropped", (), "Requests that the file of `--record` lacks: its disk was full or too slow."
         )
 
+        self.background_failures = self._counter(
+            "background_failures",
+            ("task",),
+            "Faults of the gateway beside the data path, by the task, which begins again, or other; its log has each.",
+        )
         self.renewals = self._counter(
             "renewals",
             ("part", "result"),

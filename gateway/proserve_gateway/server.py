@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from proserve_core.routing import make_room
 from proserve_gateway.admin.app import Readiness, admin_app
 from proserve_gateway.admin.guard import guarded
 from proserve_gateway.admin.http_server import HttpServer
+from proserve_gateway.background import Background
 from proserve_gateway.configuration.catalog import Catalog, qualified_name
 from proserve_gateway.configuration.configuration import ConfigurationRecord, ConfigurationSource, Problems, follow
 from proserve_gateway.fleet.engine_decisions import engine_decisions
@@ -117,6 +119,7 @@ class Gateway:
         self._config = config
         self._credentials = Credentials(config.credentials)
         self.metrics = GatewayMetrics()
+        self._background = Background(self.metrics)
         self.accounting = Accounting(self.metrics)
         AccountingCollector(self.accounting, self.metrics)
         self.configuration = ConfigurationRecord(self.metrics)
@@ -158,14 +161,12 @@ class Gateway:
         self._polls: dict[tuple[str, PollResult], Counter] = {}
         self._set_targets(*self._applied)
         self._poller = Poller(self.fleet, tls=self._credentials.engine_tls, on_poll=self._count_poll)
-        self._polling: asyncio.Task[None] | None = None
-        self._renewing: asyncio.Task[None] | None = None
-        self._sharing: asyncio.Task[None] | None = None
         api = HttpApi(intake=self._intake, dispatcher=dispatcher, clock=clock)
         self.http = DataServer(
             api,
             host=config.http.host,
             port=config.http.port,
+            background=self._background,
             stall_ms=round(config.upstream_limits.stall_s * 1e3),
             tls=None if self._credentials.tls is None else self._credentials.tls.context,
         )
@@ -180,13 +181,14 @@ class Gateway:
         Raises:
             OSError: the gRPC address can't be had.
         """
-        self._polling = asyncio.create_task(self._poller.run(), name="poller")
-        self._renewing = asyncio.create_task(
-            keep_renewed(self._credentials.parts, on_change=self._renewed), name="renewals"
-        )
+        background = self._background
+        background.hear(asyncio.get_running_loop())
+        background.run("polls of engines", self._poller.run)
+        for name, part in self._credentials.parts.items():
+            background.run(f"renewal of {name}", partial(keep_renewed, name, part, on_change=self._renewed))
         if self.quotas.store is not None:
-            self._sharing = asyncio.create_task(self.quotas.run(self.quotas.store), name="quota store")
-        self._seeing.start()
+            background.run("quota store", partial(self.quotas.run, self.quotas.store))
+        self._seeing.start(background)
         await self.http.start()
         if self.admin is not None:
             await self.admin.start()
@@ -224,16 +226,9 @@ class Gateway:
         """Resources are not in the configuration as they are (`ConfigurationTaker`)."""
         self._problems = problems
 
-    async def failed(self) -> None:
-        """Returns never; raises what broke a part that must not end."""
-        if self._polling is None:
-            raise RuntimeError("the gateway was not started")
-        done, _ = await asyncio.wait(
-            [task for task in (self._polling, self._sharing) if task is not None], return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in done:
-            task.result()
-            raise RuntimeError(f"the {task.get_name()} task ended by itself")
+    def follow(self, source: ConfigurationSource) -> None:
+        """Take what this source brings, until the gateway has stopped."""
+        self._background.run("configuration", partial(follow, source, self))
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Drain and close. A second call with a shorter time cuts a drain short."""
@@ -250,15 +245,14 @@ class Gateway:
             self._upstream.stop_exchanges()
         await self.http.wait_closed(CLOSING_S)
         await asyncio.wait(ending)
-        for task in (self._polling, self._renewing, self._sharing):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
-        await self._seeing.stop()
-        self._upstream.close()
         if self.admin is not None:
             self.admin.close()
             await self.admin.wait_closed(0.0)
+        await self._background.stop()
+        if self.quotas.store is not None:
+            await self.quotas.store.close()
+        await self._seeing.stop()
+        self._upstream.close()
 
     def _set_targets(self, resources: Resources, engines: Sequence[EngineTarget]) -> None:
         targets = [*self._credentials.with_key(engines), *endpoint_targets(resources)]
@@ -297,7 +291,8 @@ class Gateway:
 
         limits = self._config.grpc_limits
         api = GrpcApi(intake=self._intake, dispatcher=dispatcher, clock=clock, limits=limits)
-        return lambda: GrpcServer(api, ready=lambda: not self.missing, limits=limits)
+        background = self._background
+        return lambda: GrpcServer(api, background=background, ready=lambda: not self.missing, limits=limits)
 
     def _admin_server(self, listen: Listen) -> HttpServer:
         app = admin_app(
@@ -311,7 +306,8 @@ class Gateway:
             configuration_error=lambda: self.configuration.error,
             of_engine=engine_decisions(self.fleet, self._upstream),
         )
-        return HttpServer(guarded(app, self._credentials.admin_keys), host=listen.host, port=listen.port)
+        asked = guarded(app, self._credentials.admin_keys)
+        return HttpServer(asked, host=listen.host, port=listen.port, background=self._background)
 
 
 def _quota_store(url: str) -> "QuotaStore":
@@ -353,7 +349,8 @@ async def serve(
     """`run_gateway` inside a loop; takes over SIGTERM and SIGINT."""
     gateway = Gateway(config)
     await gateway.start()
-    following = asyncio.create_task(follow(source, gateway)) if source is not None else None
+    if source is not None:
+        gateway.follow(source)
     if on_started is not None:
         on_started(gateway)
     first, second = asyncio.Event(), asyncio.Event()
@@ -365,15 +362,11 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
-        await _first_of(first.wait(), gateway.failed())
+        await first.wait()
     finally:
-        # Open requests may take long to end, and engines come and go meanwhile: the configuration is still followed.
         await _first_of(gateway.stop(), second.wait())
         if second.is_set():
             await gateway.stop(0.0)
-        if following is not None:
-            following.cancel()
-            await asyncio.wait({following})
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 

@@ -130,6 +130,6 @@ def test_variables_are_filled_from_the_gateways_series(scraped: httpx.Client) ->
 def test_rules_are_evaluated_without_errors_on_what_a_gateway_exposes(scraped: httpx.Client) -> None:
     groups = scraped.get("/api/v1/rules").json()["data"]["groups"]
     health = {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
-    assert len(health) == 17
+    assert len(health) == 18
     assert set(health.values()) == {"ok"}
     assert query(scraped, "proserve:gain_ratio:rate5m")

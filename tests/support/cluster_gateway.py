@@ -13,7 +13,6 @@ from api_server import ApiServer
 from cluster_objects import LIMIT_S
 from proserve_core.gain_report import GainReport
 from proserve_core.resources import Resources
-from proserve_gateway.configuration.configuration import follow
 from proserve_gateway.configuration.kube_watch import connect
 from proserve_gateway.configuration.kubernetes import KubernetesSource
 from proserve_gateway.server import Gateway, GatewayConfig, Listen
@@ -73,12 +72,10 @@ async def gateway_of(server: ApiServer, namespace: str, monkeypatch: pytest.Monk
     gateway = Gateway(GatewayConfig(resources=Resources(), http=ANY, admin=ANY, in_cluster=True))
     await gateway.start()
     source = KubernetesSource(namespaces=[namespace], api=api)
-    following = asyncio.create_task(follow(source, gateway))
+    gateway.follow(source)
     try:
         async with httpx.AsyncClient(timeout=120) as client:
             yield Front(gateway, client)
     finally:
-        following.cancel()
-        await asyncio.wait({following})
         await gateway.stop(0.0)
         await api.close()

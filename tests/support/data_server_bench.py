@@ -6,9 +6,11 @@ import re
 import ssl
 from collections.abc import AsyncIterator
 
+from proserve_gateway.background import Background
 from proserve_gateway.errors import ApiError
 from proserve_gateway.http.data_server import DataServer
 from proserve_gateway.http.request import BodyTooLargeError, BodyTooSlowError, HttpRequest
+from proserve_gateway.metrics import GatewayMetrics
 
 POST = b"POST /echo HTTP/1.1\r\nhost: here\r\n"
 LARGE = bytes(16_000_000)
@@ -112,6 +114,7 @@ async def serving(
         handler,
         host="127.0.0.1",
         port=0,
+        background=Background(GatewayMetrics()),
         head_s=head_s,
         keep_alive_s=keep_alive_s,
         most_connections=most_connections,

@@ -14,6 +14,7 @@ from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
 from proserve_core.routing import ImmediateRoom, RoutingPolicy, WaitingRoom
 from proserve_core.routing.round_robin import RoundRobin
+from proserve_gateway.background import Background
 from proserve_gateway.configuration.catalog import Catalog
 from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.metrics import FleetCollector
@@ -177,7 +178,13 @@ async def gateway(
     )
     api = HttpApi(intake=intake, dispatcher=dispatcher, clock=clock, limits=limits)
     server = DataServer(
-        api, host="127.0.0.1", port=0, stall_ms=stall_ms, head_s=head_s, most_connections=most_connections
+        api,
+        host="127.0.0.1",
+        port=0,
+        background=Background(metrics),
+        stall_ms=stall_ms,
+        head_s=head_s,
+        most_connections=most_connections,
     )
     await server.start()
     running = Gateway(

@@ -14,6 +14,7 @@ from proserve_core.objectives import PriorityClass, SecretKeyRef, ServiceObjecti
 from proserve_core.pools import EnginePool, PoolModel
 from proserve_core.resources import Resources, Secret
 from proserve_core.routing import make_room
+from proserve_gateway.background import Background
 from proserve_gateway.configuration.catalog import Catalog
 from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.target import EngineTarget
@@ -204,7 +205,12 @@ async def running_bench(
         clock=clock,
         limits=grpc_limits,
     )
-    server = GrpcServer(api, ready=lambda: made.ready, limits=grpc_limits or GrpcLimits(message_bytes=10_000))
+    server = GrpcServer(
+        api,
+        background=Background(made.metrics),
+        ready=lambda: made.ready,
+        limits=grpc_limits or GrpcLimits(message_bytes=10_000),
+    )
     bound = await server.start("127.0.0.1", 0)
     made.address = f"127.0.0.1:{bound}"
     async with grpc.aio.insecure_channel(made.address) as made.channel:

@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from proserve_gateway.background import Background
 from proserve_gateway.http.listening import (
     BACKLOG,
     CLOSING_S,
@@ -104,12 +105,13 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """One ASGI application on one address."""
 
-    def __init__(self, app: Callable[..., Any], *, host: str, port: int) -> None:
+    def __init__(self, app: Callable[..., Any], *, host: str, port: int, background: Background) -> None:
         """Binds at once, port 0 picks a free one. Create it inside the loop.
 
         Raises:
             OSError: the address is in use or not ours.
         """
+        self._background = background
         self._socket = listen(host, port)
         self.host: str = host
         self.port: int = self._socket.getsockname()[1]
@@ -134,15 +136,20 @@ class HttpServer:
 
     async def start(self) -> None:
         """Returns when connections are accepted."""
-        self._serving = asyncio.create_task(self._server.serve([self._socket]))
-        up = asyncio.create_task(self._server.up.wait())
-        await asyncio.wait({self._serving, up}, return_when=asyncio.FIRST_COMPLETED)
-        if self._serving.done():
-            up.cancel()
-            await self._serving
-            raise RuntimeError(f"the HTTP server on {self.host}:{self.port} ended while it started")
-        self._sweeping = asyncio.create_task(self._sweep())
+        self._serving = self._background.run("admin port", self._serve)
+        await self._server.up.wait()
+        self._sweeping = self._background.run("admin port's time-outs", self._sweep)
         self._serving.add_done_callback(lambda _: self._sweeping and self._sweeping.cancel())
+
+    async def _serve(self) -> None:
+        if self._server.up.is_set():
+            # The one before has failed, and may or may not have closed its sockets.
+            for before in self._server.servers:
+                before.close()
+            self._socket.close()
+            self._socket = listen(self.host, self.port)
+            self._server = _Server(self._server.config)
+        await self._server.serve([self._socket])
 
     async def _sweep(self) -> None:
         """Cheaper than a timer for each request."""

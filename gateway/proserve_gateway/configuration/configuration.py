@@ -5,7 +5,6 @@ gateway, which takes it or refuses it as a whole. The gateway serves with the la
 source (ARCHITECTURE, section 4).
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +18,6 @@ logger = logging.getLogger(__name__)
 
 Problems = Mapping[str, Sequence[str]]
 """Lines for people by `Kind/namespace/name`."""
-
-RESTART_S = 5.0
-"""Pause before a source that failed is started again."""
 
 
 class ConfigurationTaker(Protocol):
@@ -48,15 +44,13 @@ class ConfigurationSource(Protocol):
         """Give every change to `taker` until cancelled; one that it refuses is told to its `refused`."""
 
 
-async def follow(source: ConfigurationSource, taker: ConfigurationTaker, *, restart_s: float = RESTART_S) -> None:
-    """Run a source for as long as the gateway runs: its faults are logged and must not end the data path."""
-    while True:
-        try:
-            await source.follow(taker)
-        except Exception as error:
-            logger.exception("the configuration is not followed for %g s: a fault of its source", restart_s)
-            taker.refused(f"the source of the configuration failed: {error!r}")
-        await asyncio.sleep(restart_s)
+async def follow(source: ConfigurationSource, taker: ConfigurationTaker) -> None:
+    """Run a source; a fault of it is told to `taker`, and raised."""
+    try:
+        await source.follow(taker)
+    except Exception as error:
+        taker.refused(f"the source of the configuration failed: {error!r}")
+        raise
 
 
 class ConfigurationRecord:

@@ -11,6 +11,8 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from proserve_gateway.background import Background
+
 # The module makes the service's descriptor known, which reflection reads.
 from proserve_gateway.grpc.api import SERVICE, GrpcApi
 from proserve_gateway.grpc.credentials import server_credentials
@@ -24,9 +26,12 @@ HEALTH_REFRESH_S = 0.5
 class GrpcServer:
     """`start`, then `stop`. Lives in the running event loop."""
 
-    def __init__(self, api: GrpcApi, *, ready: Callable[[], bool], limits: GrpcLimits | None = None) -> None:
+    def __init__(
+        self, api: GrpcApi, *, background: Background, ready: Callable[[], bool], limits: GrpcLimits | None = None
+    ) -> None:
         """`ready()` says whether new calls should come here."""
         limits = limits or GrpcLimits()
+        self._background = background
         self._ready = ready
         self._server = grpc.aio.server(
             options=(
@@ -66,7 +71,7 @@ class GrpcServer:
             raise OSError(f"gRPC cannot listen on {address} (is the port in use?): {error}") from error
         await self._set_health()
         await self._server.start()
-        self._refresher = asyncio.create_task(self._refresh())
+        self._refresher = self._background.run("gRPC health", self._refresh)
         return bound
 
     async def stop(self, grace_s: float) -> None:

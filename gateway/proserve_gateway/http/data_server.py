@@ -9,6 +9,7 @@ import contextlib
 import ssl
 from email.utils import formatdate
 
+from proserve_gateway.background import Background
 from proserve_gateway.http.connection import HttpConnection
 from proserve_gateway.http.listening import (
     BACKLOG,
@@ -37,6 +38,7 @@ class DataServer:
         *,
         host: str,
         port: int,
+        background: Background,
         stall_ms: int = CLIENT_STALL_MS,
         head_s: float = HEAD_S,
         keep_alive_s: float = KEEP_ALIVE_S,
@@ -58,6 +60,7 @@ class DataServer:
         self.head_bytes = HEAD_BYTES
         self.discard_s = DISCARD_S
         self.date_line = b""
+        self._background = background
         self._tls = tls
         self._head_s = head_s
         self._keep_alive_s = keep_alive_s
@@ -76,7 +79,7 @@ class DataServer:
                 lambda: HttpConnection(self), sock=self._socket, backlog=BACKLOG
             )
         else:
-            self._listener = TlsListener(self._socket, self._tls, lambda: HttpConnection(self))
+            self._listener = TlsListener(self._socket, self._tls, lambda: HttpConnection(self), self._background)
         self._sweep()
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
+from proserve_gateway.background import Background
 from proserve_gateway.http.connection import HttpConnection
 
 logger = logging.getLogger(__name__)
@@ -23,33 +24,33 @@ _FULL_S = 1.0
 class TlsListener:
     """Accepts from its creation on until `close`. Owns the socket."""
 
-    def __init__(self, listening: socket.socket, tls: ssl.SSLContext, make: Callable[[], HttpConnection]) -> None:
+    def __init__(
+        self, listening: socket.socket, tls: ssl.SSLContext, make: Callable[[], HttpConnection], background: Background
+    ) -> None:
         """`make`: the protocol of a new connection."""
         listening.setblocking(False)
         self._listening = listening
         self._tls = tls
         self._make = make
         self._loop = asyncio.get_running_loop()
-        self._accepting = self._loop.create_task(self._accept())
+        self._accepting = background.run("TLS listener", self._accept)
+        self._accepting.add_done_callback(lambda _: listening.close())
 
     def close(self) -> None:
         """Accept no more."""
         self._accepting.cancel()
 
     async def _accept(self) -> None:
-        try:
-            while True:
-                try:
-                    accepted, _ = await self._loop.sock_accept(self._listening)
-                except ConnectionError:
-                    continue  # It left before it was accepted.
-                except OSError as error:
-                    logger.error("no connection can be accepted: %s", error)
-                    await asyncio.sleep(_FULL_S)
-                    continue
-                self._begin(accepted)
-        finally:
-            self._listening.close()
+        while True:
+            try:
+                accepted, _ = await self._loop.sock_accept(self._listening)
+            except ConnectionError:
+                continue  # It left before it was accepted.
+            except OSError as error:
+                logger.error("no connection can be accepted: %s", error)
+                await asyncio.sleep(_FULL_S)
+                continue
+            self._begin(accepted)
 
     def _begin(self, accepted: socket.socket) -> None:
         connection = self._make()

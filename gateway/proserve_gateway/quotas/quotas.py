@@ -104,12 +104,9 @@ class Quotas:
 
     async def run(self, store: "QuotaStore") -> None:
         """Keep the store informed until cancelled."""
-        try:
-            while True:
-                await self.beat(store)
-                await asyncio.sleep(BEAT_S)
-        finally:
-            await store.close()
+        while True:
+            await self.beat(store)
+            await asyncio.sleep(BEAT_S)
 
     async def beat(self, store: "QuotaStore") -> None:
         """One round of `run`."""

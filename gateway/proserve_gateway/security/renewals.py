@@ -5,7 +5,7 @@ A renewed Secret in Kubernetes is a swapped symlink, so contents are compared in
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -67,18 +67,17 @@ class KeyFile:
 
 
 async def keep_renewed(
-    parts: Mapping[str, Renewed], *, on_change: Callable[[str, bool], None], every_s: float = CHECK_S
+    name: str, part: Renewed, *, on_change: Callable[[str, bool], None], every_s: float = CHECK_S
 ) -> None:
-    """Renew the parts, by name, until cancelled; `on_change(name, good)` is told each change."""
+    """Renew a part until cancelled; `on_change(name, good)` is told each change."""
     while True:
         await asyncio.sleep(every_s)
-        for name, part in parts.items():
-            try:
-                if not await asyncio.to_thread(part.renew):
-                    continue
-            except ValueError as error:
-                logger.error("%s: the new files are not used, the old ones stay in force: %s", name, error)
-                on_change(name, False)
-            else:
-                logger.info("%s: the new files are in force", name)
-                on_change(name, True)
+        try:
+            if not await asyncio.to_thread(part.renew):
+                continue
+        except ValueError as error:
+            logger.error("%s: the new files are not used, the old ones stay in force: %s", name, error)
+            on_change(name, False)
+        else:
+            logger.info("%s: the new files are in force", name)
+            on_change(name, True)

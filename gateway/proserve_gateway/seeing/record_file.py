@@ -78,12 +78,14 @@ class RecordFile:
         if not self._lines:
             return
         lines, self._lines, self._waiting_bytes = self._lines, [], 0
-        fleet = self._fleet()
-        new = fleet if self._is_new(fleet) else None
         try:
+            fleet = self._fleet()
+            new = fleet if self._is_new(fleet) else None
             await asyncio.get_running_loop().run_in_executor(None, self._write, lines, fleet, new)
-        except OSError as error:
+        except Exception as error:
             self._dropped.inc(len(lines))
+            if not isinstance(error, OSError):
+                raise
             self._failed(error)
             return
         self._written_fleet = new or self._written_fleet

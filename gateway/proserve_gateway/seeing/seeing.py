@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proserve_gateway.background import Background
 from proserve_gateway.configuration.catalog import Catalog
 from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.metrics import GatewayMetrics
@@ -45,19 +46,15 @@ class Seeing:
         self._catalog = catalog
         self._tracing = self._traces()
         self._record = None if record is None else self._record_file(record, metrics)
-        self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
+    def start(self, background: Background) -> None:
         """Begin with what happens from time to time."""
-        self._tasks = [asyncio.create_task(self._note_gain(), name="gain history")]
+        background.run("gain history", self._note_gain)
         if self._record is not None:
-            self._tasks.append(asyncio.create_task(self._record.run(), name="record file"))
+            background.run("record file", self._record.run)
 
     async def stop(self) -> None:
-        """All requests have ended: write and export what is left."""
-        for task in self._tasks:
-            task.cancel()
-            await asyncio.wait({task})
+        """All requests and the background have ended: write and export what is left."""
         if self._record is not None:
             await self._record.close()
         if self._tracing is not None:

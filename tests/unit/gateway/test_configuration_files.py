@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from proserve_core.resources import Resources, parse_resources
+from proserve_gateway.background import Background
 from proserve_gateway.configuration.configuration import ConfigurationTaker, Problems, follow
 from proserve_gateway.configuration.files import ResourceFiles
 from proserve_gateway.fleet.target import EngineTarget
+from proserve_gateway.metrics import GatewayMetrics
 
 LOOK_S = 0.005
 
@@ -192,11 +194,11 @@ class BrokenOnce:
 
 
 async def test_a_source_that_fails_is_told_and_started_again(caplog: pytest.LogCaptureFixture) -> None:
-    taker = Taker()
-    task = asyncio.create_task(follow(BrokenOnce(), taker, restart_s=0.01))
+    taker, background, source = Taker(), Background(GatewayMetrics(), pause_s=0.01), BrokenOnce()
+    background.run("configuration", lambda: follow(source, taker))
     while not taker.weights:
         await taker.next()
-    task.cancel()
+    await background.stop()
     assert taker.weights == [5]
     assert "the watch broke" in taker.errors[0]
     assert "the watch broke" in caplog.text

@@ -15,8 +15,10 @@ from fake_openai_engine import fake_engine
 from grpc_bench import KEY, PROMPT, Bench, running_bench
 from proserve_core.routing import FleetView, RouteDecision, RoutingRequest
 from proserve_core.routing.round_robin import RoundRobin
+from proserve_gateway.background import Background
 from proserve_gateway.grpc.api import SERVICE, GrpcApi
 from proserve_gateway.grpc.server import GrpcServer
+from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.rpc import inference_pb2 as pb
 
 
@@ -110,7 +112,7 @@ async def test_port_in_use_is_named(bench: Bench) -> None:
     clock = asyncio.get_running_loop().time
     api = GrpcApi(intake=None, dispatcher=None, clock=clock)  # type: ignore[arg-type]
     with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
-        await GrpcServer(api, ready=lambda: True).start("127.0.0.1", port)
+        await GrpcServer(api, background=Background(GatewayMetrics()), ready=lambda: True).start("127.0.0.1", port)
     held.close()
 
 

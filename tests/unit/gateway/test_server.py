@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import httpx
@@ -15,12 +16,16 @@ import pytest
 
 from fake_openai_engine import FakeEngine, fake_engine
 from proserve_core.resources import Resources
+from proserve_gateway.background import OTHER
 from proserve_gateway.configuration.configuration import ConfigurationTaker
+from proserve_gateway.configuration.files import ResourceFiles
 from proserve_gateway.fleet.target import EngineTarget, TargetError
 from proserve_gateway.rpc import inference_pb2 as pb
 from proserve_gateway.rpc.inference_pb2_grpc import InferenceStub
+from proserve_gateway.security.credentials import CredentialFiles
 from proserve_gateway.server import Gateway, GatewayConfig, Listen, serve
 from resource_builders import endpoint_pool, keyed_tenant, parse, priority_class, secret
+from tls_files import TlsFolder
 
 AUTH = {"authorization": "Bearer sk-alice"}
 STREAM = {"model": "outside", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -71,6 +76,33 @@ async def test_all_ports_serve_in_front_of_an_endpoint_pool() -> None:
             assert 'proserve_gateway_route_decisions_total{pool="outside"' in (await admin.get("/metrics")).text
 
 
+async def test_everything_beside_the_data_path_begins_again_when_it_fails(tmp_path: Path) -> None:
+    key = tmp_path / "admin.key"
+    key.write_text("sk-admin-of-this-test\n")
+    config = GatewayConfig(
+        resources=resources(),
+        http=ANY,
+        admin=ANY,
+        grpc=ANY,
+        record=tmp_path / "record",
+        quota_store="valkey://127.0.0.1:1",
+        credentials=CredentialFiles(tls=TlsFolder(tmp_path).files(), admin_keys=key),
+    )
+    gateway = Gateway(config)
+    await gateway.start()
+    gateway.follow(ResourceFiles([tmp_path / "none.yaml"], load=lambda: (resources(), ())))
+    try:
+        (family,) = gateway.metrics.background_failures.collect()
+        kept = {sample.labels["task"] for sample in family.samples}
+        assert kept == {
+            "polls of engines", "renewal of data_tls", "renewal of engine_tls", "renewal of admin_keys", "quota store",
+            "gain history", "record file", "TLS listener", "admin port", "admin port's time-outs", "gRPC health",
+            "configuration", OTHER,
+        }  # fmt: skip
+    finally:
+        await gateway.stop(0.0)
+
+
 async def test_series_of_an_engine_end_with_it() -> None:
     async with fake_engine() as engine, running(engine) as (gateway, _):
 
@@ -87,6 +119,7 @@ def test_gateway_without_a_grpc_port_serves_http_and_does_not_import_grpc() -> N
     code = """
 import asyncio, socket, sys
 from proserve_core.resources import Resources
+from proserve_gateway.security.credentials import CredentialFiles
 from proserve_gateway.server import Gateway, GatewayConfig, Listen
 
 async def main():
