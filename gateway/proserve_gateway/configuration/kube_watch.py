@@ -110,6 +110,8 @@ class KubeWatch:
         self._version = ""
         self._failures = 0
         """In a row."""
+        self._refusals = 0
+        """In a row, for want of rights."""
         self._expired = False
         """The version was forgotten, and no watch has lasted since."""
 
@@ -133,7 +135,8 @@ class KubeWatch:
         self._failures += 1
         if self._failures == 1:
             logger.warning("%s is not followed: %s: %s", self._path, type(error).__name__, error)
-        if self._failures == FORBIDDEN_AFTER and isinstance(error, ForbiddenError):
+        self._refusals = self._refusals + 1 if isinstance(error, ForbiddenError) else 0
+        if self._refusals == FORBIDDEN_AFTER:
             self._follower.forbidden()
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16), LONGEST_PAUSE_S)
         await asyncio.sleep(pause_s * (0.75 + 0.5 * random.random()))
@@ -141,7 +144,7 @@ class KubeWatch:
     def _succeeded(self) -> None:
         if self._failures:
             logger.info("%s is followed again", self._path)
-        self._failures = 0
+        self._failures = self._refusals = 0
         self._expired = False
 
     async def _list(self) -> None:

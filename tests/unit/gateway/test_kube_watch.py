@@ -14,6 +14,7 @@ pytestmark = pytest.mark.looptime
 
 LISTED = json.dumps({"metadata": {"resourceVersion": "1"}, "items": []}).encode()
 EXPIRED = json.dumps({"message": "too old resource version"}).encode()
+FORBIDDEN = json.dumps({"message": "things is forbidden"}).encode()
 EVENT = json.dumps({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "2"}}}).encode() + b"\n"
 MINUTE_S = 60.0
 
@@ -144,17 +145,20 @@ async def test_pages_that_are_forgotten_half_way_are_replaced_by_the_whole(monke
     assert (heard.lists, server.asked["list"]) == (1, 3)
 
 
+@pytest.mark.parametrize("failures_before", [0, 1, 4, 5, 20])
 async def test_list_that_is_forbidden_for_seconds_is_told_once_and_still_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, failures_before: int
 ) -> None:
-    refused = [Reply(403, json.dumps({"message": "things is forbidden"}).encode()) for _ in range(7)]
-    server = Server(lists=iter([*refused, Reply(200, LISTED)]), watches=always(200, lasts_s=1e6))
-    heard = await followed(server, monkeypatch)
-    assert (heard.refusals, heard.lists, server.asked["list"]) == (1, 1, 8)
+    answers = [Reply(500, b"") for _ in range(failures_before)] + [Reply(403, FORBIDDEN) for _ in range(7)]
+    server = Server(lists=iter([*answers, Reply(200, LISTED)]), watches=always(200, lasts_s=1e6))
+    heard = await followed(server, monkeypatch, for_s=5 * MINUTE_S)
+    assert (heard.refusals, heard.lists, server.asked["list"]) == (1, 1, failures_before + 8)
 
 
-async def test_list_that_is_forbidden_for_a_moment_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = Reply(403, json.dumps({"message": "things is forbidden"}).encode())
-    server = Server(lists=iter([refused, Reply(200, LISTED)]), watches=always(200, lasts_s=1e6))
-    heard = await followed(server, monkeypatch)
+async def test_list_that_is_forbidden_for_moments_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = [Reply(403, FORBIDDEN) for _ in range(4)]
+    server = Server(
+        lists=iter([*refused, Reply(500, b""), *refused, Reply(200, LISTED)]), watches=always(200, lasts_s=1e6)
+    )
+    heard = await followed(server, monkeypatch, for_s=2 * MINUTE_S)
     assert (heard.refusals, heard.lists) == (0, 1)
