@@ -111,6 +111,21 @@ def test_label_of_the_users_replaces_the_charts_own(cluster: ApiServer) -> None:
             assert (labels["app.kubernetes.io/part-of"], labels["helm.sh/chart"]) == ("inference", "ours")
 
 
+def test_labels_that_say_what_an_object_is_for_are_the_charts(cluster: ApiServer) -> None:
+    theirs = {"proserve.dev/metrics": "no", "rbac.authorization.k8s.io/aggregate-to-view": "no"}
+    objects = render(cluster, {"commonLabels": theirs})
+    assert named(objects, "Service", "proserve-gateway-admin")["metadata"]["labels"]["proserve.dev/metrics"] == "true"
+    view = named(objects, "ClusterRole", "serving:proserve-view")["metadata"]["labels"]
+    assert view["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
+
+
+def test_maps_left_empty_are_as_if_not_given(cluster: ApiServer) -> None:
+    """`podLabels:` with its entries commented out is a null."""
+    nothing = {"commonLabels": None, "operator": {"podLabels": None}, "gateway": {"podLabels": None}}
+    parts = {part: {"labels": None} for part in ("serviceMonitor", "prometheusRule", "dashboards")}
+    assert render(cluster, {**nothing, "monitoring": parts}) == render(cluster, {})
+
+
 def test_watched_namespaces_limit_what_may_be_read(cluster: ApiServer) -> None:
     objects = render(cluster, {"watchNamespaces": ["team-a"]})
     for role in (each for each in objects if each["kind"] == "ClusterRole"):
@@ -253,10 +268,13 @@ def test_older_chart_takes_nothing_from_users_if_the_definitions_stay(cluster: A
         cluster.helm("uninstall", *release)
 
 
+CLASSES_FOR_ALL = ("--set", "rbac.everybodySeesClasses=true")
+
+
 @pytest.fixture(scope="module")
 def installed(cluster: ApiServer) -> Iterator[ApiServer]:
     """With a release that serves the whole cluster."""
-    cluster.helm("install", "rights", str(PROSERVE), "-n", "serving", "--take-ownership")
+    cluster.helm("install", "rights", str(PROSERVE), "-n", "serving", "--take-ownership", *CLASSES_FOR_ALL)
     yield cluster
     cluster.helm("uninstall", "rights", "-n", "serving")
 
@@ -357,6 +375,11 @@ def test_people_with_a_role_in_a_namespace(
     installed.kubectl("get", "proserve", "-n", "team-a", f"--as={who}")
 
 
-def test_classes_are_for_everybody_to_see_unless_the_values_say_otherwise(cluster: ApiServer) -> None:
-    objects = render(cluster, {"rbac": {"everybodySeesClasses": False}})
-    assert "system:authenticated" not in json.dumps(objects)
+@pytest.mark.parametrize(
+    ("rbac", "bound"),
+    [({}, False), ({"everybodySeesClasses": True}, True), ({"everybodySeesClasses": True, "create": False}, False)],
+)
+def test_classes_are_for_everybody_to_see_only_if_the_values_say_so(
+    cluster: ApiServer, rbac: dict[str, bool], bound: bool
+) -> None:
+    assert ("system:authenticated" in json.dumps(render(cluster, {"rbac": rbac}))) is bound

@@ -122,6 +122,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"gateway": {"podLabels": {"app.kubernetes.io/component": "edge"}}},
         "gateway.podLabels: app.kubernetes.io/component is how",
     ),
+    "volume of the chart's own": (
+        {"gateway": {"extraVolumes": [{"name": "tls", "secret": {"secretName": "mine"}}]}},
+        "gateway.extraVolumes: tls is a volume of the chart's own",
+    ),
+    "a part left empty": ({"gateway": None}, "gateway"),
+    "interval left empty": ({"monitoring": {"serviceMonitor": {"interval": None}}}, "interval"),
     "ingress for nobody": ({"gateway": {"ingress": {"enabled": True}}}, "name at least one"),
     "ingress without TLS before a gateway with it": (
         {"gateway": {"tls": {"secretName": "tls"}, "ingress": {"enabled": True, "hosts": ["a.example.com"]}}},

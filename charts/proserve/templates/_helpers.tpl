@@ -36,7 +36,7 @@ give wins over the chart's, but for what selects pods (refused in _validation.tp
   "app.kubernetes.io/managed-by" .root.Release.Service
   "app.kubernetes.io/part-of" "proserve" }}
 {{- $selector := fromYaml (include "proserve.selectorLabels" .) }}
-{{- toYaml (merge $selector (default dict .more) .root.Values.commonLabels $own) }}
+{{- toYaml (merge $selector (default dict .more) (default dict .root.Values.commonLabels) $own) }}
 {{- end }}
 
 {{/* (dict "root" $ "image" MAPPING) */}}

@@ -13,9 +13,14 @@
 {{- end }}
 {{- range $value, $given := $labels }}
 {{- range $name := list "name" "instance" "component" }}
-{{- if hasKey $given (printf "app.kubernetes.io/%s" $name) }}
+{{- if hasKey (default dict $given) (printf "app.kubernetes.io/%s" $name) }}
 {{- $errors = append $errors (printf "%s: app.kubernetes.io/%s is how the release finds its pods; take another label, or nameOverride for the name" $value $name) }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- range .Values.gateway.extraVolumes }}
+{{- if has .name (list "tmp" "tls" "admin-keys") }}
+{{- $errors = append $errors (printf "gateway.extraVolumes: %s is a volume of the chart's own; give yours another name" .name) }}
 {{- end }}
 {{- end }}
 {{- with .Values.gateway }}

@@ -39,6 +39,7 @@ _OWN_ARGUMENTS: Mapping[str, str] = {
     "--kv-offload": "set spec.engine.kvOffload instead",
     "--key-file": "set spec.engine.keys instead; proserve up makes a key for each run",
     **dict.fromkeys(("--tls-cert", "--tls-key", "--ssl-certfile", "--ssl-keyfile"), "set spec.engine.tls instead"),
+    **dict.fromkeys(("--ssl-ca-certs", "--ssl-cert-reqs"), "gateways show no certificate; set spec.engine.keys"),
 }
 """Arguments of `proserve engine serve` that are derived from other fields or not a pool's to choose."""
 

@@ -159,6 +159,12 @@ def test_certificate_that_probes_and_gateways_do_not_know_is_refused(argument: s
     assert f"spec.engine.args[0]: '{argument}' is set by ProServe; set spec.engine.tls instead" in error
 
 
+@pytest.mark.parametrize("argument", ["--ssl-cert-reqs=2", "--ssl_ca_certs"])
+def test_engines_may_not_ask_for_certificates(argument: str) -> None:
+    (error,) = errors_of(engine_pool(engine={"args": [argument]}))
+    assert f"spec.engine.args[0]: '{argument}' is set by ProServe; gateways show no certificate" in error
+
+
 def test_engines_may_serve_with_the_certificate_of_a_secret() -> None:
     (pool,) = parse(engine_pool(engine={"tls": {"secretName": "engine-tls"}})).engine_pools
     assert pool.engine.tls_secret == "engine-tls"
