@@ -130,6 +130,11 @@ class GatewayMetrics:
             "configuration_last_load_successful",
             "0 while the newest configuration is refused and an older one is in force, else 1.",
         )
+        self.configuration_unlisted = self._gauge(
+            "configuration_unlisted",
+            "Lists of resources, Secrets and engines (each of a kind, in a namespace or in the cluster) that this "
+            "gateway has no right to read.",
+        )
         self.configuration_loaded_s = self._gauge(
             "configuration_last_success_timestamp_seconds", "When the configuration in force was taken over."
         )

@@ -226,6 +226,10 @@ class Gateway:
         """Resources are not in the configuration as they are (`ConfigurationTaker`)."""
         self._problems = problems
 
+    def unlisted(self, lists: int) -> None:
+        """Rights are missing (`ConfigurationTaker`)."""
+        self.metrics.configuration_unlisted.set(lists)
+
     def follow(self, source: ConfigurationSource) -> None:
         """Take what this source brings, until the gateway has stopped."""
         self._background.run("configuration", partial(follow, source, self))

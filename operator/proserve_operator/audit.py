@@ -3,7 +3,8 @@
 A watch can go silent without an error, and objects that are deleted while it is renewed are told by nobody. So at
 intervals the versions of all objects are listed (metadata only). What the store lacks or has in an older version for
 longer than `LAG_S` was missed: it is looked at from a fresh copy, and a watch that keeps missing things makes the
-liveness probe fail.
+liveness probe fail. So does a kind that may be listed nowhere in the cluster: its watch is asked for without end
+(`watching`), and whoever may not list is as deaf as a dead watch.
 """
 
 import logging
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 LAG_S = 20.0
 """Events may be on their way this long."""
 DEAD_AFTER = 2
-"""Audits in a row that find a watch behind."""
+"""Audits in a row that find a watch behind, or that may not list a kind."""
 
 
 class Audit:
@@ -43,15 +44,22 @@ class Audit:
         self._fix = fix
         self._on_missed = on_missed
         self._behind: dict[str, int] = {}
+        self._forbidden: dict[str, int] = {}
+        """Audits in a row in which a kind could not be listed in the cluster."""
+        self.unlisted = 0
+        """Lists of kinds, in a namespace or the cluster, that the last audit had no right to read."""
         self._suspects: dict[tuple[str, Key], str] = {}
 
     @property
     def dead(self) -> list[str]:
         """Kinds whose watch shows nothing any more."""
-        return [kind for kind, times in self._behind.items() if times >= DEAD_AFTER]
+        return [
+            kind for kind in self._kinds if max(self._behind.get(kind, 0), self._forbidden.get(kind, 0)) >= DEAD_AFTER
+        ]
 
     async def look(self) -> bool:
         """The first half: note what differs now. True if anything does: then `settle` after `LAG_S`."""
+        self.unlisted = 0
         self._suspects = {
             (kind, key): newest for kind in self._kinds for key, newest in (await self._differences(kind)).items()
         }
@@ -86,11 +94,16 @@ class Audit:
                 async for metadata in self._kube.versions(kind, namespace, managed=self._kinds[kind]):
                     there[metadata.get("namespace", ""), metadata["name"]] = metadata["resourceVersion"]
             except KubeError as error:
-                # A namespace that was deleted took the right to list there with it; the others are compared.
-                if namespace is None or error.status != HTTPStatus.FORBIDDEN:
+                if error.status != HTTPStatus.FORBIDDEN:
                     raise
-                logger.warning("%s of namespace %s can't be listed: %s", kind, namespace, error)
+                self.unlisted += 1
+                logger.warning("%s of %s may not be listed: %s", kind, namespace or "the cluster", error)
+                if namespace is None:
+                    self._forbidden[kind] = self._forbidden.get(kind, 0) + 1
+                    return {}
+                # A namespace that was deleted took the right to list there with it; the others are compared.
                 unknown.add(namespace)
+        self._forbidden.pop(kind, None)
         known = {key: version(body) for key, body in self._store.all(kind) if key[0] not in unknown}
         there = {key: newest for key, newest in there.items() if key[0] not in unknown}
         return {key: known.get(key, "") for key in there.keys() | known.keys() if there.get(key) != known.get(key)}

@@ -104,6 +104,11 @@ class OperatorMetrics:
             ("kind",),
             "Changes that a comparison with the API server found and no watch had shown.",
         )
+        self.unlisted = self._gauge(
+            "unlisted",
+            "Lists (each of a kind, in a namespace or in the cluster) that the operator had no right to read when it "
+            "last compared its watches with the API server.",
+        )
         self.gateways = self._gauge("gateways", "Gateways that report gain.")
         self._gauge("queue_length", "Resources that wait to be looked at.").set_function(queue_length)
 

@@ -247,7 +247,9 @@ class OperatorRun:
                 if await self._other_kinds():
                     self._kinds_changed.set()
                     return
-                if await audit.look():
+                differs = await audit.look()
+                self.metrics.unlisted.set(audit.unlisted)
+                if differs:
                     await asyncio.sleep(LAG_S)
                     await audit.settle()
             except KubeError as error:

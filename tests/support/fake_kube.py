@@ -18,8 +18,8 @@ class FakeKube:
         self.requests: list[str] = []
         """Verb and object of each change."""
         self.refuse: Callable[[str, Object], KubeError | None] = lambda *_: None
-        self.forbidden: set[str] = set()
-        """Namespaces in which nothing may be listed."""
+        self.forbidden: set[str | None] = set()
+        """Namespaces in which nothing may be listed; None: the cluster."""
         self.unreadable: dict[str, KubeError] = {}
         """Kinds of which no object can be read, and why."""
         self.unknown_kinds = {"ServiceMonitor"}

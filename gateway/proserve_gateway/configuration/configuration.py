@@ -36,6 +36,9 @@ class ConfigurationTaker(Protocol):
     def left_out(self, problems: Problems) -> None:
         """What is wrong with resources that are not in the configuration as they are."""
 
+    def unlisted(self, lists: int) -> None:
+        """So many lists are refused for want of rights: what they would tell is not known, or no longer."""
+
 
 class ConfigurationSource(Protocol):
     """Something that brings configurations."""

@@ -40,7 +40,7 @@ class ClusterError(Exception):
 
 
 class ForbiddenError(ClusterError):
-    """The gateway has not the right to list."""
+    """The gateway has not the right to list or watch."""
 
 
 class Follower(Protocol):
@@ -52,8 +52,9 @@ class Follower(Protocol):
     def changed(self, event: str, body: Object) -> None:
         """One was ADDED, MODIFIED or DELETED."""
 
-    def forbidden(self) -> None:
-        """The list was refused for want of rights, several times in a row; it is still asked for."""
+    def forbidden(self, *, refused: bool) -> None:
+        """The list or watch was refused for want of rights, several times in a row, and is still asked for; or, not
+        `refused`, it is followed again after that."""
 
 
 class Expired(Exception):  # noqa: N818 - part of the protocol
@@ -112,6 +113,7 @@ class KubeWatch:
         """In a row."""
         self._refusals = 0
         """In a row, for want of rights."""
+        self._told_refused = False
         self._expired = False
         """The version was forgotten, and no watch has lasted since."""
 
@@ -136,14 +138,18 @@ class KubeWatch:
         if self._failures == 1:
             logger.warning("%s is not followed: %s: %s", self._path, type(error).__name__, error)
         self._refusals = self._refusals + 1 if isinstance(error, ForbiddenError) else 0
-        if self._refusals == FORBIDDEN_AFTER:
-            self._follower.forbidden()
+        if self._refusals >= FORBIDDEN_AFTER and not self._told_refused:
+            self._told_refused = True
+            self._follower.forbidden(refused=True)
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16), LONGEST_PAUSE_S)
         await asyncio.sleep(pause_s * (0.75 + 0.5 * random.random()))
 
     def _succeeded(self) -> None:
         if self._failures:
             logger.info("%s is followed again", self._path)
+        if self._told_refused:
+            self._told_refused = False
+            self._follower.forbidden(refused=False)
         self._failures = self._refusals = 0
         self._expired = False
 
@@ -156,10 +162,8 @@ class KubeWatch:
                 # The rest of the pages is forgotten.
                 objects, query = [], {**self._query}
                 continue
-            if status == 403:
-                raise ForbiddenError(_message(content, status))
             if status != 200:
-                raise ClusterError(_message(content, status))
+                raise _refusal(content, status)
             page = msgspec.json.decode(content)
             objects += page["items"] or ()
             more = page["metadata"].get("continue")
@@ -186,7 +190,7 @@ class KubeWatch:
             if reply.status == 410:
                 raise Expired
             if reply.status != 200:
-                raise ClusterError(_message(await reply.read(), reply.status))
+                raise _refusal(await reply.read(), reply.status)
             steady = loop.call_later(SHORT_WATCH_S, self._succeeded)
             buffer = bytearray()
             async for chunk in reply.response.content.iter_any():
@@ -232,6 +236,10 @@ async def _request(
         auth_settings=["BearerToken"],
     )
     return await api.call_api(*prepared, _request_timeout=timeout)
+
+
+def _refusal(content: bytes, status: int) -> ClusterError:
+    return (ForbiddenError if status == 403 else ClusterError)(_message(content, status))
 
 
 def _message(content: bytes, status: int) -> str:

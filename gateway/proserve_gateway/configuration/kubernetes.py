@@ -2,9 +2,9 @@
 (`proserve gateway --kubernetes`).
 
 Changes are taken within a fraction of a second. Each resource stands for itself (`proserve_core.resources.live`): one
-that is wrong keeps its last right version and hinders no other. While the API server is away the last known
-configuration serves on. Of all Secrets of a namespace only those that are named are kept, and of certificates only who
-signed them.
+that is wrong keeps its last right version and hinders no other. While the API server is away, or refuses the gateway
+for want of rights, the last known configuration serves on. Of all Secrets of a namespace only those that are named are
+kept, and of certificates only who signed them.
 """
 
 import asyncio
@@ -45,22 +45,25 @@ class _Kind:
     def __init__(self, source: "KubernetesSource", kind: str, namespace: str | None) -> None:
         self._source = source
         self._kind = kind
-        self._namespace = namespace
+        self.namespace = namespace
         """None: all."""
         self.is_listed = False
+        self.is_refused = False
+        """For want of rights, now."""
 
     def listed(self, objects: Sequence[Object]) -> None:
         self.is_listed = True
-        self._source.replace(self._kind, self._namespace, objects)
+        self._source.replace(self._kind, self.namespace, objects)
 
     def changed(self, event: str, body: Object) -> None:
         self._source.change(self._kind, body, gone=event == "DELETED")
 
-    def forbidden(self) -> None:
-        """A namespace that was deleted took the right to list there with it: all others must not wait for it."""
-        if self._namespace is not None and not self.is_listed:
-            logger.warning("%s of namespace %s can't be listed and counts as empty", self._kind, self._namespace)
-            self.listed(())
+    def forbidden(self, *, refused: bool) -> None:
+        self.is_refused = refused
+        if refused:
+            where = "the cluster" if self.namespace is None else f"namespace {self.namespace}"
+            logger.warning("%s of %s may not be listed and watched: does the gateway lack a role?", self._kind, where)
+        self._source.rights_changed()
 
 
 class KubernetesSource:
@@ -141,6 +144,10 @@ class KubernetesSource:
             objects[key] = body
         self._changed.set()
 
+    def rights_changed(self) -> None:
+        """Something may not be listed any more, or may be again."""
+        self._changed.set()
+
     def _wanted(self, kind: str, key: tuple[str, str]) -> bool:
         return kind not in _SECRET_TYPES or (kind, *key) in self._named
 
@@ -149,7 +156,8 @@ class KubernetesSource:
             await self._changed.wait()
             await asyncio.sleep(TOGETHER_S)
             self._changed.clear()
-            if not all(kind.is_listed for kind in kinds):
+            taker.unlisted(sum(kind.is_refused for kind in kinds))
+            if not _complete(kinds):
                 continue
             if not await self._fetch_secrets(api):
                 asyncio.get_running_loop().call_later(SECRET_RETRY_S, self._changed.set)
@@ -234,6 +242,21 @@ class KubernetesSource:
                     logger.warning("%s; its last right version stays, or it is left out", error)
         for key in known.keys() - now.problems.keys():
             logger.info("%s %s/%s is in force again or gone", key.kind, key.namespace, key.name)
+
+
+def _complete(kinds: Sequence[_Kind]) -> bool:
+    """Whether all is known that there may be to know.
+
+    A namespace that was deleted took the right to list there with it, so one in which nothing may be listed is not
+    waited for. Another one must show that the gateway has such rights at all: one without them that became ready would
+    take the place of those that know all resources.
+    """
+    missing = [kind for kind in kinds if not kind.is_listed]
+    listed = {kind.namespace for kind in kinds if kind.is_listed}
+    return not missing or (
+        bool(listed - {None})
+        and all(kind.is_refused and kind.namespace is not None and kind.namespace not in listed for kind in missing)
+    )
 
 
 def _within(namespace: str | None) -> str:

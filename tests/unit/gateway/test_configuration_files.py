@@ -52,6 +52,9 @@ class Taker:
         """Files are taken as a whole or not at all."""
         self.errors += problems
 
+    def unlisted(self, lists: int) -> None:
+        raise AssertionError("files are read, not listed")
+
     async def next(self) -> None:
         await asyncio.wait_for(self.happened.wait(), 10)
         self.happened.clear()

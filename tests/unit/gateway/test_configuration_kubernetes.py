@@ -1,8 +1,9 @@
 """Secrets of a cluster: which are kept, and whose word counts when the list, the watch and a question overlap."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from proserve_gateway.configuration.kubernetes import TOGETHER_S, KubernetesSour
 from resource_builders import Data, engine_pool, keyed_tenant, priority_class
 
 KEY = ("team", "keys")
+LIMIT_S = 30.0
 
 
 def in_namespace(data: Data, namespace: str = "team") -> Data:
@@ -155,6 +157,7 @@ class Taker:
 
     def __init__(self) -> None:
         self.configured = asyncio.Event()
+        self.lists_missing = 0
 
     def configure(self, resources: Resources, engines: object) -> None:
         assert resources.engine_pools == ()
@@ -165,6 +168,9 @@ class Taker:
 
     def left_out(self, problems: object) -> None:
         assert problems == {}
+
+    def unlisted(self, lists: int) -> None:
+        self.lists_missing = lists
 
 
 async def test_nothing_is_in_force_before_everything_is_listed() -> None:
@@ -194,37 +200,90 @@ def test_what_has_no_effect_where_no_request_waits_is_logged_once(caplog: pytest
 
 
 class Cluster:
-    """An API server in which nothing may be listed in one namespace."""
+    """An empty API server that refuses some lists, by parts of their paths."""
 
-    def __init__(self, forbidden: str | None) -> None:
-        self._forbidden = forbidden
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *forbidden: str) -> None:
+        self.forbidden = forbidden
+        monkeypatch.setattr(kube_watch, "_request", self._request)
 
-    async def request(self, _api: object, path: str, query: dict[str, str], _timeout: object) -> "Cluster.Reply":
-        if "watch" in query:
-            await asyncio.Event().wait()
-        if self._forbidden is not None and f"/namespaces/{self._forbidden}/" in path:
+    async def _request(self, _api: object, path: str, query: dict[str, str], _timeout: object) -> "Cluster.Reply":
+        if any(part in path for part in self.forbidden):
             return self.Reply(403, {"message": "forbidden"})
+        if "watch" in query:
+            return self.Reply(200, {})
         return self.Reply(200, {"metadata": {"resourceVersion": "1"}, "items": []})
 
     class Reply:
+        """What a list is answered, or a watch in which nothing happens."""
+
         def __init__(self, status: int, content: Data) -> None:
             self.status = status
             self._content = content
+            self.response = self.content = self
 
         async def read(self) -> bytes:
             return json.dumps(self._content).encode()
 
+        async def iter_any(self) -> AsyncIterator[bytes]:
+            await asyncio.Event().wait()
+            yield b""
 
-@pytest.mark.parametrize("forbidden", [None, "gone"])
-async def test_namespace_without_the_right_to_list_does_not_keep_the_gateway_from_starting(
-    monkeypatch: pytest.MonkeyPatch, forbidden: str | None
-) -> None:
-    monkeypatch.setattr(kube_watch, "_request", Cluster(forbidden).request)
-    monkeypatch.setattr(kube_watch, "FIRST_PAUSE_S", 0.001)
-    source = KubernetesSource(namespaces=("team", "gone"), api=cast(Any, object()))
+        def close(self) -> None:
+            """Nothing is open."""
+
+
+@contextlib.asynccontextmanager
+async def following(*namespaces: str) -> AsyncIterator[Taker]:
+    """A gateway that follows these namespaces."""
     taker = Taker()
-    following = asyncio.create_task(source.follow(taker))
-    async with asyncio.timeout(30):
+    source = KubernetesSource(namespaces=namespaces, api=cast(Any, object()))
+    task = asyncio.create_task(source.follow(taker))
+    try:
+        yield taker
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+@pytest.mark.parametrize("forbidden", [(), ("/namespaces/gone/",)])
+async def test_namespace_without_the_right_to_list_does_not_keep_the_gateway_from_starting(
+    monkeypatch: pytest.MonkeyPatch, forbidden: tuple[str, ...]
+) -> None:
+    Cluster(monkeypatch, *forbidden)
+    monkeypatch.setattr(kube_watch, "FIRST_PAUSE_S", 0.001)
+    async with following("team", "gone") as taker:
+        await asyncio.wait_for(taker.configured.wait(), LIMIT_S)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("namespaces", "forbidden", "unlisted"),
+    [
+        (("team",), ("/namespaces/team/",), 5),
+        (("team", "other"), ("/namespaces/",), 10),
+        (("team", "other"), ("/namespaces/other/secrets",), 2),
+        (("team", "other"), ("/namespaces/other/", "/priorityclasses"), 6),
+        ((), ("/secrets",), 2),
+    ],
+)
+async def test_gateway_without_rights_does_not_become_ready(
+    monkeypatch: pytest.MonkeyPatch, namespaces: tuple[str, ...], forbidden: tuple[str, ...], unlisted: int
+) -> None:
+    """It would take the place of one that knows all tenants, and refuse their keys."""
+    Cluster(monkeypatch, *forbidden)
+    async with following(*namespaces) as taker:
+        await asyncio.sleep(60)
+        assert (taker.configured.is_set(), taker.lists_missing) == (False, unlisted)
+
+
+async def test_gateway_becomes_ready_when_it_is_given_its_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, "/namespaces/team/")
+    monkeypatch.setattr(kube_watch, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(kube_watch, "SHORT_WATCH_S", 0.001)
+    async with following("team") as taker, asyncio.timeout(LIMIT_S):
+        while taker.lists_missing < 5:  # noqa: ASYNC110 - what is awaited is seen from outside
+            await asyncio.sleep(0.01)
+        cluster.forbidden = ()
         await taker.configured.wait()
-    following.cancel()
-    await asyncio.wait({following})
+        while taker.lists_missing:  # noqa: ASYNC110 - what is awaited is seen from outside
+            await asyncio.sleep(0.01)

@@ -59,7 +59,8 @@ class Heard:
 
     def __init__(self) -> None:
         self.lists = 0
-        self.refusals = 0
+        self.rights: list[bool] = []
+        """Whether they are missing, as it was told."""
 
     def listed(self, objects: Sequence[Any]) -> None:
         self.lists += 1
@@ -67,8 +68,8 @@ class Heard:
     def changed(self, event: str, body: Any) -> None:
         raise AssertionError(f"{event} of {body} is in no script")
 
-    def forbidden(self) -> None:
-        self.refusals += 1
+    def forbidden(self, *, refused: bool) -> None:
+        self.rights.append(refused)
 
 
 def always(status: int, *chunks: bytes, lasts_s: float = 0.0) -> Iterator[Reply]:
@@ -152,7 +153,7 @@ async def test_list_that_is_forbidden_for_seconds_is_told_once_and_still_asked_f
     answers = [Reply(500, b"") for _ in range(failures_before)] + [Reply(403, FORBIDDEN) for _ in range(7)]
     server = Server(lists=iter([*answers, Reply(200, LISTED)]), watches=always(200, lasts_s=1e6))
     heard = await followed(server, monkeypatch, for_s=5 * MINUTE_S)
-    assert (heard.refusals, heard.lists, server.asked["list"]) == (1, 1, failures_before + 8)
+    assert (heard.rights, heard.lists, server.asked["list"]) == ([True, False], 1, failures_before + 8)
 
 
 async def test_list_that_is_forbidden_for_moments_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,4 +162,14 @@ async def test_list_that_is_forbidden_for_moments_is_not_told(monkeypatch: pytes
         lists=iter([*refused, Reply(500, b""), *refused, Reply(200, LISTED)]), watches=always(200, lasts_s=1e6)
     )
     heard = await followed(server, monkeypatch, for_s=2 * MINUTE_S)
-    assert (heard.refusals, heard.lists) == (0, 1)
+    assert (heard.rights, heard.lists) == ([], 1)
+
+
+async def test_right_that_is_taken_away_later_is_told_and_what_was_listed_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = [Reply(403, FORBIDDEN) for _ in range(7)]
+    watches = iter([Reply(200, EVENT), *refused, Reply(200, lasts_s=1e6)])
+    server = Server(lists=iter([Reply(200, LISTED)]), watches=watches)
+    heard = await followed(server, monkeypatch)
+    assert (heard.rights, heard.lists) == ([True, False], 1)

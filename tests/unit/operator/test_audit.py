@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from fake_kube import FakeKube, Object
 from proserve_operator.audit import Audit
 from proserve_operator.store import Store
@@ -81,3 +83,28 @@ async def test_namespace_that_may_not_be_listed_hinders_no_other() -> None:
     bench.kube.put(service("new"))
     await bench.round()
     assert bench.fixed == [("new", None)]
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "forbidden", "unlisted", "dead"),
+    [
+        ((), {None}, 1, ["Service"]),
+        # May be gone, and would be so after each start.
+        (("gone", "default"), {"gone"}, 1, []),
+        (("gone",), {"gone"}, 1, []),
+    ],
+)
+async def test_operator_that_may_list_nothing_is_as_deaf_as_a_dead_watch(
+    namespaces: tuple[str, ...], forbidden: set[str | None], unlisted: int, dead: list[str]
+) -> None:
+    bench = Bench(*namespaces)
+    bench.shown(service("a", *namespaces[:1]))
+    bench.kube.forbidden = forbidden
+    await bench.round()
+    assert (bench.audit.unlisted, bench.audit.dead) == (unlisted, [])
+    await bench.round()
+    assert (bench.audit.unlisted, bench.audit.dead) == (unlisted, dead)
+    assert bench.missed == []
+    bench.kube.forbidden = set()
+    await bench.round()
+    assert (bench.audit.unlisted, bench.audit.dead) == (0, [])
