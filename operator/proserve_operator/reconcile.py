@@ -149,7 +149,7 @@ class PoolReconciler:
                 await self._statuses.failed("EnginePool", body, error)
                 raise
             if there is not None and _owner(there) == body["metadata"]["uid"]:
-                self._store.put("Deployment", there)
+                self._store.put_reply("Deployment", there, asked=None)
 
     async def _make(self, pool: EnginePool, uid: str, replicas: int) -> tuple[list[Refused], list[KubeError]]:
         """What is refused for good and what for now. Engines need some objects, and the others hinder nobody.

@@ -342,3 +342,23 @@ async def test_reply_does_not_undo_what_the_watch_has_shown_meanwhile(monkeypatc
     assert deployment is not None
     assert deployment["status"] == {"readyReplicas": 1}
     assert bench.store.get("EnginePool", KEY) is None
+
+
+@pytest.mark.parametrize("pool", [{}, {"scaling": {"min": 1, "max": 8}}])
+async def test_answer_does_not_undo_what_the_watch_has_shown_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, pool: dict[str, Any]
+) -> None:
+    bench = ReconcileBench(**pool)
+    await bench.look()
+    bench.store.remove("Deployment", ("default", "engine-tiny"))
+    get = bench.kube.get
+
+    async def answered_late(kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        there = await get(kind, namespace, name)
+        bench.engines_are(1)
+        return there
+
+    monkeypatch.setattr(bench.kube, "get", answered_late)
+    await bench.look()
+    assert bench.store.get("Deployment", ("default", "engine-tiny")) == bench.deployment
+    assert bench.condition("Ready") == ("True", "EnginesReady")
