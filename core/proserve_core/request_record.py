@@ -65,7 +65,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ended_s: float | None = None
     """None: it has not."""
     status: int | None = None
-    """As in `requests_total`; 499: the client left. None: it has not ended."""
+    """As in `requests_total`; 499: the client left, or its deadline passed. None: it has not ended."""
     error: str = ""
     """Code of the error that the client got."""
     why: str = ""

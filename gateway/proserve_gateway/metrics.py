@@ -87,6 +87,12 @@ class GatewayMetrics:
             ("pool", "result"),
             "Streams whose engine failed after they had begun: continued on another engine, or why they were not.",
         )
+        self.deadlines_passed = self._counter(
+            "deadlines_passed",
+            ("pool",),
+            "Calls that ended because their own deadline passed: 499 in `requests_total`, and what was not late by "
+            "then is lost to `client_cancel`.",
+        )
         self.wait = self._histogram(
             "wait_seconds",
             ("pool", "class"),

@@ -148,6 +148,7 @@ class Bench:
     fleet: Fleet
     accounting: Accounting
     metrics: GatewayMetrics
+    decisions: Decisions
     address: str
     channel: grpc.aio.Channel
     stub: Any
@@ -189,6 +190,7 @@ async def running_bench(
     for engine in made.fleet.engines:
         made.fleet.probe_answered(engine)
         engine.endpoint = engine.target.endpoint(has_capacity=bool(engines))
+    made.decisions = Decisions(clock=clock)
     upstream = UpstreamClient(limits)
     api = GrpcApi(
         intake=Intake(
@@ -199,7 +201,7 @@ async def running_bench(
             accounting=made.accounting,
             upstream=upstream,
             metrics=made.metrics,
-            decisions=Decisions(clock=clock),
+            decisions=made.decisions,
             clock=clock,
         ),
         clock=clock,

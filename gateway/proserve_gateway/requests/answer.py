@@ -183,6 +183,8 @@ class Answer:
         else:
             if self.stalled:
                 self._books.stream_broke(self._request, Result.CLIENT_STALLED, "the client took nothing for too long")
+            else:
+                self._attempts.abandoned()
             self._leg.lease.close(Outcome.CANCELLED)
             # The client is gone. What was late by then is not its fault, unless it did not take what there was.
             self._entry.close(LossCause.CLIENT_CANCEL, late_s=None if held_up else self._clock())

@@ -24,7 +24,7 @@ from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.lease import Lease, Outcome
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.relay.sse import SseError
-from proserve_gateway.requests.dispatch_errors import failed_answer, failed_request, plain, refusal
+from proserve_gateway.requests.dispatch_errors import deadline_passed, failed_answer, failed_request, plain, refusal
 from proserve_gateway.requests.inference_request import InferenceRequest
 from proserve_gateway.seeing.request_trail import RequestTrail
 from proserve_gateway.upstream.exchange import FailureKind, UpstreamError
@@ -178,6 +178,13 @@ class Attempts:
     def gave_up(self, error: ApiError) -> None:
         """The answer that had begun ends with this error."""
         self._trail.refused(error)
+
+    def abandoned(self) -> None:
+        """The client is gone."""
+        request = self._request
+        if request.waits_s is not None and request.deadline_passed(self._clock()):
+            self._metrics.deadlines_passed.labels(request.pool).inc()
+            self._trail.refused(deadline_passed(request.waits_s))
 
     def _on_time(self) -> bool:
         request = self._request

@@ -86,6 +86,14 @@ class Dispatcher:
         )
         prompt_tokens = self._routes.prompt_tokens(request)
         trail = self._decisions.begin(request, entry, expected_prompt_tokens=prompt_tokens)
+        attempts = Attempts(
+            request=request,
+            trail=trail,
+            fleet=self._fleet,
+            metrics=self._metrics,
+            clock=self._clock,
+            total_s=self._calls.total_s,
+        )
         try:
             if request.limits is not None:
                 request.ticket = entry.ticket = await self._quotas.admit(
@@ -95,17 +103,10 @@ class Dispatcher:
                     least_prompt_tokens=body.prompt_tokens or least_tokens(body.prompt_bytes),
                     expected_output_tokens=entry.expected_tokens,
                 )
-            attempts = Attempts(
-                request=request,
-                trail=trail,
-                fleet=self._fleet,
-                metrics=self._metrics,
-                clock=self._clock,
-                total_s=self._calls.total_s,
-            )
             routing = self._routes.of(request, entry, prompt_tokens=prompt_tokens)
             return await attempts.run(routing, lambda lease: self._start(request, lease, entry, attempts))
         except asyncio.CancelledError:
+            attempts.abandoned()
             entry.close(LossCause.CLIENT_CANCEL, late_s=self._clock())
             raise
         except QuotaError as error:

@@ -7,6 +7,7 @@ import msgspec
 
 from proserve_gateway.errors import ApiError, engine_failure, internal_error
 from proserve_gateway.relay.sse import SseError, decoded
+from proserve_gateway.seeing.accounting import CLIENT_CLOSED
 from proserve_gateway.upstream.exchange import FailureKind, UpstreamError
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,16 @@ def failed_request(engine: str, error: UpstreamError) -> ApiError:
 def shutting_down() -> ApiError:
     """This gateway ends before the request does."""
     return engine_failure(f"the gateway is shutting down; {_AGAIN}", status=503, code="gateway_shutting_down")
+
+
+def deadline_passed(waits_s: float) -> ApiError:
+    """The client's own deadline ended its call: for the record, as the client knows."""
+    return ApiError(
+        status=CLIENT_CLOSED,
+        code="deadline_exceeded",
+        error_type="requests",
+        message=f"the call's deadline of {waits_s:.3g} s passed before its answer was complete",
+    )
 
 
 def failed_answer(engine: str, error: UpstreamError | SseError) -> ApiError:

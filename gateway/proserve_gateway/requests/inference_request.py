@@ -7,6 +7,10 @@ from proserve_gateway.quotas.quotas import QuotaTicket
 from proserve_gateway.requests.body import RequestBody
 from proserve_gateway.seeing.trace_context import TraceContext
 
+NEAR_SHARE, NEAR_S = 0.02, 0.02
+"""A call that ends so little before its deadline was ended by it: grpc rounds time-outs by up to a hundredth, and the
+client, whose clock has run for longer, may be the first to tell."""
+
 
 class InferenceRequest:
     """A request that passed authentication and checks."""
@@ -55,6 +59,10 @@ class InferenceRequest:
         """How long its client waits for all of the answer, from the arrival; None: it does not say."""
         self.check_reply = check_reply
         """Raises `SseError` for a whole reply that its protocol can't tell; None: any can be told."""
+
+    def deadline_passed(self, now_s: float) -> bool:
+        """Whether a client that is gone at this time has waited for as long as it wanted to."""
+        return self.waits_s is not None and now_s >= self.arrival_s + (1 - NEAR_SHARE) * self.waits_s - NEAR_S
 
     def quota_headers(self) -> Sequence[tuple[bytes, bytes]]:
         """How the tenant's quotas stand, for the answer."""

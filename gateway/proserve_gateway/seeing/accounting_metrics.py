@@ -19,7 +19,10 @@ def _info(kind: str, name: str, labels: tuple[str, ...], text: str) -> MetricInf
 
 
 _REQUESTS = _info(
-    "counter", "requests_total", (*_BY_MODEL, "code"), "Requests that ended, by HTTP status; 499: the client left."
+    "counter",
+    "requests_total",
+    (*_BY_MODEL, "code"),
+    "Requests that ended, by HTTP status; 499: the client left, or its deadline passed.",
 )
 _IN_FLIGHT = _info("gauge", "requests_in_flight", _BY_MODEL, "Requests that have not ended.")
 _ATTAINED = _info(

@@ -211,6 +211,8 @@ async def test_cancelled_call_aborts_the_engines_work(bench: Bench) -> None:
     await asyncio.wait_for(bench.engine.left.wait(), 5)
     await settled(bench)
     assert bench.requests("499") == 1
+    assert [record.error for record in bench.decisions.latest(9)] == [""]
+    assert next(iter(bench.metrics.deadlines_passed.collect())).samples == []
 
 
 @pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
@@ -221,6 +223,11 @@ async def test_deadline_of_the_call_ends_the_engines_work(bench: Bench, method: 
     await asyncio.wait_for(bench.engine.left.wait(), 5)
     await settled(bench)
     assert bench.requests("499") == 1
+    (record,) = bench.decisions.latest(9)
+    assert (record.status, record.error) == (499, "deadline_exceeded")
+    assert "the call's deadline of" in record.why
+    (family,) = bench.metrics.deadlines_passed.collect()
+    assert [(sample.labels["pool"], sample.value) for sample in family.samples] == [("chat", 1)]
 
 
 async def settled(bench: Bench) -> None:
