@@ -17,8 +17,8 @@ LARGE = bytes(16_000_000)
 
 
 class Echo:
-    """Answers with what it was asked; `/stream` in pieces, `/early` before the body is here, `/large` with more than
-    sockets hold, `/fault` not at all."""
+    """Answers with what it was asked; `/stream` in pieces, `/begun` with a first piece before `gate` opens, `/early`
+    before the body is here, `/large` with more than sockets hold, `/fault` not at all."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -39,6 +39,8 @@ class Echo:
             raise RuntimeError("a fault")
         try:
             body = await request.body(most_bytes=100_000, most_s=0.1)
+            if request.path == "/begun":
+                request.start(200, [], b"data: 1\n\n")
             await self.gate.wait()
         except BodyTooLargeError:
             request.reply(413, [], b"")
@@ -55,6 +57,8 @@ class Echo:
                 request.start(200, [(b"x-kind", b"stream")], b"begin ")
                 request.write(body)
                 request.end(b" end")
+            elif request.path == "/begun":
+                request.end(b"data: 2\n\n")
             else:
                 request.reply(200, [(b"x-path", request.path.encode())], body)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from proserve_gateway.errors import ApiError
+from proserve_gateway.http.end_probe import EndProbe
 from proserve_gateway.http.framing import ONCE, fault_of, twice
 from proserve_gateway.http.leaving import has_left
 from proserve_gateway.http.request import EARLY_BODY_BYTES, BodyTooSlowError, HttpRequest
@@ -71,6 +72,8 @@ class HttpConnection(asyncio.Protocol):
         self._deferred = False
         """The answer is complete and the next request waits until the client has taken it."""
         self._drain: asyncio.Future[None] | None = None
+        self._end_probe: EndProbe | None = None
+        """The client has ended its side."""
 
     # For the listener of TLS
 
@@ -97,6 +100,8 @@ class HttpConnection(asyncio.Protocol):
         self._transport = None
         self._deaf, self._deferred = True, False
         self._queue.clear()
+        if self._end_probe is not None:
+            self._end_probe.stop()
         if self._drain is not None and not self._drain.done():
             self._drain.set_result(None)
         if self.active is not None:
@@ -108,6 +113,24 @@ class HttpConnection(asyncio.Protocol):
         del self._parser
 
     def eof_received(self) -> bool | None:
+        """Nothing more will come. True: what was asked for is answered, while the client takes it."""
+        transport = self._transport
+        if transport is None or self.active is None or self._incoming is not None or self._deferred:
+            return False
+        if transport.get_extra_info("sslcontext") is not None:
+            # TLS has no half of a connection, as far as the loop is concerned.
+            return False
+        self.last_one()
+        self._end_probe = EndProbe(self.loop, self._probe)
+        return True
+
+    def _probe(self) -> bool:
+        request = self.active
+        if self._transport is None or request is None or request.ended:
+            return False
+        if self.paused or request.probe():
+            return True
+        self.abort()
         return False
 
     def data_received(self, data: bytes) -> None:

@@ -23,6 +23,8 @@ MOST_FRAMING_BYTES = 65536
 """Of chunk sizes, their extensions and trailers, beside what chunks of a byte or more need."""
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_COMMENT = b":\n\n"
+"""Of server-sent events."""
 
 
 class BodyTooLargeError(Exception):
@@ -185,6 +187,16 @@ class HttpRequest:
         connection = self._connection
         connection.send(data if self._old else b"%x\r\n%s\r\n" % (len(data), data))
         return not connection.paused
+
+    def probe(self) -> bool:
+        """Write something that means nothing, to find out whether the client is there. False: it knows no such."""
+        if self.answered:
+            # What is not complete at once is a stream of events.
+            self.write(_COMMENT)
+            return True
+        if not self._old:
+            self._connection.send(_CONTINUE)
+        return not self._old
 
     def end(self, data: bytes = b"") -> None:
         """The last piece of a stream."""
