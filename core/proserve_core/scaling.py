@@ -10,8 +10,8 @@ followed, and while engines start nothing is decided. Those that do not start in
 them, and without losses they go one by one.
 
 Without engines there is no gain to look at, so the step between none and one is about requests: the last engine goes
-when there were none for `idle_delay_s`, as far as every gateway can tell, and the first request brings it back (as
-Knative and KEDA do it). Pure: time is an argument.
+when there were none for `idle_delay_s`, and the first request brings it back (as Knative and KEDA do it). No engine
+goes while a gateway is silent: that one may be overloaded, or have requests. Pure: time is an argument.
 """
 
 import math
@@ -38,10 +38,6 @@ CALM = 0.5
 """One engine less must lose at most this share of what may be lost: a pool that is just right stays as it is."""
 
 
-_SILENT = "as far as is known: not all gateways report"
-"""Then no engine is taken away: the one that is silent may be the one that is overloaded."""
-
-
 class Verdict(StrEnum):
     """What was decided, and why."""
 
@@ -49,6 +45,8 @@ class Verdict(StrEnum):
     STARTING = "starting"
     LATE = "late"
     BLIND = "blind"
+    HELD = "held"
+    """One engine less would do, as far as those gateways can tell that report."""
     ASLEEP = "asleep"
     UP = "up"
     DOWN = "down"
@@ -77,11 +75,14 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScalingState(msgspec.Struct, frozen=True, kw_only=True):
-    """Since when one engine more or less is wished for, and since when there were no requests."""
+    """Since when one engine more or less is wished for, and since when there were no requests: as far as all gateways
+    can tell, or while one is silent."""
 
     more_since_s: float | None = None
     less_since_s: float | None = None
     idle_since_s: float | None = None
+    silence: bool = False
+    """Whether not all gateways report."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,12 +96,25 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 def decide(scaling: Scaling, state: ScalingState, sample: Sample) -> Decision:
     """The number of engines from now on, within the pool's limits."""
+    silence = not sample.all_gateways_tell
+    if silence != state.silence:
+        # Others tell now, or fewer: nobody knows whether they would have said the same.
+        state = msgspec.structs.replace(state, less_since_s=None, idle_since_s=None)
+    decision = _decide(scaling, state, sample)
+    if silence and decision.verdict is Verdict.DOWN:
+        decision = _stay(decision.engines + 1, Verdict.HELD, "not all gateways report, so no engine goes", state)
+    known = msgspec.structs.replace(decision.state, silence=silence)
+    return msgspec.structs.replace(decision, state=known)
+
+
+def _decide(scaling: Scaling, state: ScalingState, sample: Sample) -> Decision:
+    """As if there were no other gateways than those that report."""
     engines = min(max(sample.engines, scaling.min_engines), scaling.max_engines)
     if sample.loss is None:
         return _stay(engines, Verdict.BLIND, "no gateway reports the pool's gain", ScalingState())
     if engines == 0:
         return _asleep(sample)
-    if scaling.min_engines > 0 or sample.requests or not sample.all_gateways_tell:
+    if scaling.min_engines > 0 or sample.requests:
         return _awake(scaling, state, sample, engines)
     idle_since_s = sample.at_s if state.idle_since_s is None else state.idle_since_s
     if engines == 1 and sample.at_s - idle_since_s >= scaling.idle_delay_s:
@@ -131,8 +145,6 @@ def _awake(scaling: Scaling, state: ScalingState, sample: Sample, engines: int) 
     less = sample.loss_with_one_less
     if engines <= fewest or less is None or max(less, loss) > CALM * most:
         return _stay(engines, Verdict.STEADY, text, ScalingState())
-    if not sample.all_gateways_tell:
-        return _stay(engines, Verdict.STEADY, f"{text}, {_SILENT}", ScalingState())
     since_s = sample.at_s if state.less_since_s is None else state.less_since_s
     if sample.at_s - since_s < scaling.scale_down_delay_s:
         return _stay(engines, Verdict.STEADY, text, ScalingState(less_since_s=since_s))
@@ -151,8 +163,6 @@ def _while_starting(scaling: Scaling, state: ScalingState, sample: Sample, engin
     loss = sample.loss or 0.0
     if engines <= max(scaling.min_engines, 1) or loss > CALM * scaling.max_loss_percent / 100:
         return _stay(engines, Verdict.LATE, f"{text}; the others did not start in time", ScalingState())
-    if not sample.all_gateways_tell:
-        return _stay(engines, Verdict.LATE, f"{text}; the others did not start in time, {_SILENT}", ScalingState())
     since_s = sample.at_s if state.less_since_s is None else state.less_since_s
     if sample.at_s - since_s < scaling.scale_down_delay_s:
         waiting = ScalingState(less_since_s=since_s)

@@ -110,6 +110,9 @@ class OperatorMetrics:
             "last compared its watches with the API server.",
         )
         self.gateways = self._gauge("gateways", "Gateways that report gain.")
+        self.gateways_silent = self._gauge(
+            "gateways_silent", "Gateways that have an address and do not report: meanwhile no engine is taken away."
+        )
         self._gauge("queue_length", "Resources that wait to be looked at.").set_function(queue_length)
 
     def begin(self, *, own_kinds: Iterable[str], managed_kinds: Iterable[str]) -> None:

@@ -225,6 +225,7 @@ class OperatorRun:
         while True:
             await self._reports.read(now_s=self._clock())
             self.metrics.gateways.set(len(self._reports.newest))
+            self.metrics.gateways_silent.set(self._reports.silent)
             self._wake_those_with_news()
             report_s = self._settings.report_s
             await asyncio.sleep(min(WAKE_S, report_s) if self._scaling.may_wake else report_s)

@@ -37,8 +37,9 @@ _QUIET = {
     Verdict.AT_MAXIMUM: (Reason.AT_MAXIMUM, "too much gain is lost, with as many engines as there may be"),
     Verdict.ASLEEP: (Reason.SCALED_TO_ZERO, "the first request that comes starts an engine and waits for it"),
     Verdict.BLIND: (Reason.NO_REPORT, "no gateway reports the pool's gain"),
+    Verdict.HELD: (Reason.GATEWAY_SILENT, "one engine less would do, but not all gateways report, so none goes"),
 }
-_HINDERED = (Verdict.BLIND, Verdict.LATE)
+_HINDERED = (Verdict.BLIND, Verdict.LATE, Verdict.HELD)
 _CHANGES = {Verdict.UP: Reason.SCALED_UP, Verdict.DOWN: Reason.SCALED_DOWN}
 
 

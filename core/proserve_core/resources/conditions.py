@@ -119,8 +119,11 @@ _SCALING = ConditionType(
         Reason.AT_MAXIMUM: "Too much gain is lost for want of capacity, but `scaling.max` engines are there.",
         Reason.SOME_ENGINES_MISSING: "Engines did not become ready within `engine.startLimit` and 10 minutes: see the "
         "pool's pods. None is added beside them; they go when little gain is lost without them.",
-        Reason.NO_REPORT: "No gateway reports gain, so the number of engines stays. What to do is that of "
-        "`GatewaySilent`.",
+        Reason.GATEWAY_SILENT: "One engine less would do, as far as is known, but a gateway that has an address does "
+        "not answer: it may be overloaded, or have requests, so no engine goes. `kubectl get pods -l "
+        "app.kubernetes.io/component=gateway` in the namespace of the release, and the operator's log, say which one.",
+        Reason.NO_REPORT: "No gateway reports gain, so the number of engines stays. Are gateways there, and does the "
+        "operator reach their admin port (NetworkPolicies, the admin key)? Its log has the error.",
     },
 )
 

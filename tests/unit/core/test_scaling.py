@@ -98,12 +98,28 @@ def test_no_engine_is_added_beside_one_that_does_not_start_and_none_goes_while_g
 
 
 def test_no_engine_goes_while_a_gateway_is_silent_that_may_be_the_overloaded_one() -> None:
-    decision = after(10_000, all_gateways_tell=False)
-    assert (decision.engines, decision.verdict) == (4, Verdict.STEADY)
-    assert "not all gateways report" in decision.message
+    for seconds, verdict in ((285, Verdict.STEADY), (300, Verdict.HELD), (10_000, Verdict.HELD)):
+        decision = after(seconds, all_gateways_tell=False)
+        assert (decision.engines, decision.verdict) == (4, verdict)
+    assert decision.message == "not all gateways report, so no engine goes"
     late: dict[str, Any] = {"ready": 3, "start_limit_s": 600.0, "loss_with_one_less": None}
-    assert after(10_000, **late, all_gateways_tell=False).engines == 4
+    for seconds, verdict in ((870, Verdict.LATE), (900, Verdict.HELD)):
+        decision = after(seconds, **late, all_gateways_tell=False)
+        assert (decision.engines, decision.verdict) == (4, verdict)
     assert after(30, loss=0.05, all_gateways_tell=False).verdict is Verdict.UP
+
+
+def test_wish_for_one_engine_less_begins_anew_when_all_gateways_report() -> None:
+    held = ScalingState(less_since_s=0.0, silence=True)
+    assert decide(SCALING, held, sample(at_s=400.0, all_gateways_tell=False)).verdict is Verdict.HELD
+    heard = decide(SCALING, held, sample(at_s=400.0))
+    assert (heard.verdict, heard.state.less_since_s) == (Verdict.STEADY, 400.0)
+    assert decide(SCALING, heard.state, sample(at_s=700.0)).verdict is Verdict.DOWN
+
+
+def test_wish_for_one_engine_more_lasts_whoever_reports() -> None:
+    lossy = decide(SCALING, ScalingState(), sample(loss=0.05))
+    assert decide(SCALING, lossy.state, sample(at_s=30.0, loss=0.05, all_gateways_tell=False)).verdict is Verdict.UP
 
 
 def test_last_engine_stays() -> None:
@@ -142,6 +158,10 @@ def test_last_engine_goes_when_nobody_came_for_long_and_comes_back_with_the_firs
 def test_last_engine_stays_while_a_gateway_does_not_say_that_nobody_came() -> None:
     unsure = sample(loss_with_one_less=None, all_gateways_tell=False)
     assert asleep_after(NOBODY, NOBODY, unsure, NOBODY, NOBODY) == [1] * 5
+    assert asleep_after(*[unsure] * 5) == [1] * 5
+    idle = ScalingState(idle_since_s=0.0, silence=True)
+    held = decide(SLEEPY, idle, msgspec.structs.replace(unsure, at_s=600.0, engines=1, ready=1))
+    assert held.verdict is Verdict.HELD
     silent = sample(loss=None)
     assert asleep_after(NOBODY, NOBODY, silent, NOBODY, NOBODY) == [1] * 5
 
@@ -192,10 +212,10 @@ def test_always_within_the_limits_and_never_down_by_more_than_one(samples: list[
         decision = decide(scaling, state, each)
         state = decision.state
         assert scaling.min_engines <= decision.engines <= scaling.max_engines
-        assert decision.engines >= min(each.engines, scaling.max_engines) - 1
+        within = min(max(each.engines, scaling.min_engines), scaling.max_engines)
+        assert decision.engines >= within - each.all_gateways_tell
         if decision.engines == 0 < each.engines:
             assert each.requests == 0
-            assert each.all_gateways_tell
 
 
 def test_only_losses_that_an_engine_would_prevent_count() -> None:

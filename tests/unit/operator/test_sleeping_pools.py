@@ -85,6 +85,15 @@ async def test_gateway_that_does_not_answer_may_have_requests() -> None:
         await bench.look()
         bench.now_s += 15
     assert engines(bench) == 1
+    assert bench.condition("ScalingActive") == ("False", "GatewaySilent")
+    assert bench.told("GatewaySilent") == [bench.message("ScalingActive")]
+    bench.reports.silent = 0
+    for _ in range(5):
+        bench.report(requests=0, lost=0)
+        await bench.look()
+        bench.now_s += 15
+    assert engines(bench) == 0
+    assert bench.condition("ScalingActive") == ("True", "ScaledToZero")
 
 
 async def test_what_was_lost_while_the_first_engine_started_brings_no_second_one() -> None:
