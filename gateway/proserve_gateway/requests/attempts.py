@@ -4,8 +4,10 @@ Another engine is tried at once, without a pause: what failed is that engine and
 one again, unless tokens have come since, and never more than `MOST` in a row, because a request may itself be what
 kills engines. For the same reason an error that an engine itself answers with (5xx, or nonsense before the first token)
 counts against it only once another engine has served the request: otherwise three bad requests of one tenant would
-close a pool to everybody. So it is with an engine that does not find the model or the route (404): where another one
-does, it is the engine that lacks them, idle for that reason and chosen again and again.
+close a pool to everybody. So it is with an engine that does not find the model (404): where another one does, it is
+the engine that lacks it, idle for that reason and chosen again and again. Until then such an answer counts nowhere:
+what no engine has is the client's mistake. Routes beside those of chats and completions are not every engine's to
+have, so where one is missing nobody is blamed, and the request is only tried elsewhere.
 
 Where requests wait for an engine, they do so once. One that had its turn is placed at once when its engine fails, and
 so is the rest of a stream: its client was promised an answer, its deadlines have gone on, and what comes back from one
@@ -24,6 +26,7 @@ from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.lease import Lease, Outcome
 from proserve_gateway.metrics import GatewayMetrics
 from proserve_gateway.relay.sse import SseError
+from proserve_gateway.requests.body import BodyKind
 from proserve_gateway.requests.dispatch_errors import deadline_passed, failed_answer, failed_request, plain, refusal
 from proserve_gateway.requests.inference_request import InferenceRequest
 from proserve_gateway.seeing.request_trail import RequestTrail
@@ -46,13 +49,16 @@ BAD_STREAM, SERVER_ERROR, BUSY, CREDENTIALS = "bad_stream", "server_error", "bus
 MODEL_MISSING = "model_missing"
 """Reasons beside those of `FailureKind`; label values."""
 
+EVERY_ENGINES = frozenset({BodyKind.CHAT, BodyKind.COMPLETION})
+"""What every engine has a route for: a 404 there is about the model."""
+
 T = TypeVar("T")
 
 
 class Attempts:
     """The engines that one request was tried at."""
 
-    __slots__ = ("_clock", "_doubtful", "_fleet", "_metrics", "_request", "_total_s", "_trail", "_tried")
+    __slots__ = ("_clock", "_doubtful", "_fleet", "_metrics", "_missing", "_request", "_total_s", "_trail", "_tried")
 
     def __init__(
         self,
@@ -73,6 +79,7 @@ class Attempts:
         self._total_s = total_s if request.waits_s is None else min(total_s, request.waits_s)
         self._tried: set[str] = set()
         self._doubtful: list[tuple[Lease, str]] = []
+        self._missing: list[tuple[str, str]] = []
 
     def went_well(self, engine: str) -> None:
         """Tokens came from this engine before it failed: only it is to be avoided."""
@@ -128,22 +135,23 @@ class Attempts:
                 self.failed(lease.endpoint.name, BAD_STREAM, plain(error))
                 failure = failed_answer(lease.endpoint.name, error)
             except ApiError as error:
+                failure = error
+                if error.status == NOT_FOUND:
+                    self._not_found(lease, plain(error))
+                    continue
                 reason = _reason(error)
-                if error.status == NOT_FOUND or (reason == SERVER_ERROR and error.status >= 500):
+                if reason == SERVER_ERROR and error.status >= 500:
                     self.doubt(lease, plain(error))
                 else:
                     lease.close(Outcome.ANSWERED if error.status < 500 else Outcome.FAILED, plain(error))
-                if error.status < 500 and error.status not in (TOO_BUSY, NOT_FOUND):
+                if error.status < 500 and error.status != TOO_BUSY:
                     raise
                 self.failed(lease.endpoint.name, reason, plain(error))
-                failure = error
             except BaseException:
                 lease.close(Outcome.CANCELLED)
                 raise
             else:
-                for doubtful, message in self._doubtful:
-                    doubtful.blame(message)
-                self._doubtful.clear()
+                self._blame()
                 return served
         raise failure or engine_failure(f"request {self._request.id} failed at {', '.join(sorted(self._tried))}")
 
@@ -151,6 +159,23 @@ class Attempts:
         """The engine answered with an error of its own."""
         lease.close(Outcome.DOUBTFUL, message)
         self._doubtful.append((lease, message))
+
+    def _not_found(self, lease: Lease, message: str) -> None:
+        self._trail.failed(MODEL_MISSING)
+        if self._request.body.kind in EVERY_ENGINES:
+            self.doubt(lease, message)
+            self._missing.append((lease.endpoint.name, message))
+        else:
+            lease.close(Outcome.ANSWERED, message)
+
+    def _blame(self) -> None:
+        """Another engine has served the request."""
+        for lease, message in self._doubtful:
+            lease.blame(message)
+        self._doubtful.clear()
+        for engine, message in self._missing:
+            self._count(engine, MODEL_MISSING, message)
+        self._missing.clear()
 
     async def _lease(self, routing: RoutingRequest, exclude: frozenset[str], *, begun: bool) -> Lease:
         pool = self._request.pool
@@ -193,6 +218,9 @@ class Attempts:
     def failed(self, engine: str, reason: str, message: str) -> None:
         """Note, count and log an engine's failure."""
         self._trail.failed(reason)
+        self._count(engine, reason, message)
+
+    def _count(self, engine: str, reason: str, message: str) -> None:
         self._metrics.engine_failures.labels(self._request.pool, reason).inc()
         logger.warning(
             "request %s: engine %s failed (%s): %s",
@@ -210,6 +238,4 @@ class Attempts:
 def _reason(error: ApiError) -> str:
     if error.status in (TOO_BUSY, 503):
         return BUSY
-    if error.status == NOT_FOUND:
-        return MODEL_MISSING
     return CREDENTIALS if error.code == "engine_credentials" else SERVER_ERROR

@@ -6,7 +6,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from fake_openai_engine import Behaviour, FakeRequest, Reply, fake_engine
-from gateway_builders import gateway
+from gateway_builders import GOLD_KEY, gateway
 from grpc_bench import KEY, PROMPT, running_bench
 
 A_DAY_S = 86400
@@ -37,6 +37,27 @@ async def test_client_is_told_what_no_engine_has() -> None:
             reply = await gate.chat()
             assert (reply.status_code, reply.json()["error"]["message"]) == (404, "no model tiny")
         assert {row.state for row in gate.fleet.status()} == {"ready"}
+        assert gate.sample("engine_failures_total", pool="tiny", reason="model_missing") == 0
+
+
+async def test_route_that_only_some_engines_have_is_found_and_nobody_is_blamed() -> None:
+    """A tenant that embeds must not take from others an engine that serves chats."""
+
+    async def without_embeddings(request: FakeRequest, reply: Reply) -> None:
+        if request.path == "/v1/embeddings":
+            await reply.json(404, {"detail": "Not Found"})
+        else:
+            await answering(request, reply)
+
+    async with fake_engine("a") as lacks, fake_engine("b") as has, gateway(lacks, has) as gate:
+        answering, lacks.behave = lacks.behave, without_embeddings
+        body = {"model": "tiny", "input": "hi"}
+        for _ in range(12):
+            reply = await gate.client.post("/v1/embeddings", json=body, headers={"authorization": f"Bearer {GOLD_KEY}"})
+            assert reply.status_code == 200
+        assert {row.state for row in gate.fleet.status()} == {"ready"}
+        assert gate.sample("engine_failures_total", pool="tiny", reason="model_missing") == 0
+        assert len(lacks.requests) == 6
 
 
 async def refused_over_grpc(behave: Behaviour, *, stream: bool = False) -> grpc.aio.AioRpcError:

@@ -42,6 +42,14 @@ def test_what_another_tenant_sends_changes_nothing() -> None:
     assert estimator.estimate("pool", "a", LONG_BYTES) == 1000
 
 
+@pytest.mark.parametrize("size", [47_702, 16_900], ids=["every letter escaped", "UTF-8"])
+def test_russian_is_not_said_to_have_more_tokens_than_it_has(size: int) -> None:
+    """A hundred times the first sentence of Anna Karenina, counted by the tokenizer tekken (240718)."""
+    tokens = 2_901
+    assert least_tokens(size) <= tokens
+    assert taught((size, tokens), times=100).estimate("pool", "a", size) == pytest.approx(tokens, rel=0.02)
+
+
 @given(st.lists(st.tuples(st.integers(0, 4 * 2**20), st.integers(0, 10**8)), max_size=50), st.integers(0, 4 * 2**20))
 def test_estimate_is_finite_and_positive_whatever_engines_report(prompts: list[tuple[int, int]], size: int) -> None:
     estimated = taught(*prompts).estimate("pool", "a", size)
