@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 WORKERS = 8
 JUDGE = ("", ("", ""))
 """The queue's entry for: see which resources are in force now."""
-KINDS_LIMIT_S = 120
+KINDS_LIMIT_S = 120.0
 JUDGE_AFTER_S = 0.05
 """Changes that come together are judged together."""
 
@@ -146,7 +146,8 @@ class OperatorRun:
     async def _kinds_served(self) -> bool:
         """Wait until our kinds are served: the API server needs a moment for those that were installed together with
         the operator, and may be busy. Tells whether ServiceMonitors are served, too."""
-        for _ in range(KINDS_LIMIT_S):
+        until_s, told = self._clock() + KINDS_LIMIT_S, ""
+        while True:
             try:
                 missing = [kind for kind in KINDS if not await self._kube.serves(kind)]
                 if not missing:
@@ -158,8 +159,12 @@ class OperatorRun:
                 if not error.retry:
                     raise
                 problem = error
+            if self._clock() >= until_s:
+                raise problem
+            if str(problem) != told:
+                told = str(problem)
+                logger.warning("not begun, asked again for %g s: %s", KINDS_LIMIT_S, told)
             await asyncio.sleep(1.0)
-        raise problem
 
     async def _act(self, ready: asyncio.Event, audit: Audit) -> None:
         # The first lists come after this, in any order: what a look needs and the store lacks, it asks for.

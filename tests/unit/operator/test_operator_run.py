@@ -73,15 +73,26 @@ async def acting(without_watches: None) -> AsyncIterator[Acting]:
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("missing", ["Tenant", "EnginePool"])
-async def test_operator_does_not_begin_without_one_of_its_kinds(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    kube = FakeKube()
+async def test_operator_says_at_once_that_it_lacks_a_kind_and_ends_in_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, missing: str
+) -> None:
+    kube, clock = FakeKube(), asyncio.get_running_loop().time
 
     async def serves(kind: str) -> bool:
+        # As slow as requests to a busy API server.
+        await asyncio.sleep(10.0)
         return kind != missing
 
     monkeypatch.setattr(kube, "serves", serves)
-    with pytest.raises(KubeError, match=f"does not serve {missing}: install the chart proserve-crds"):
-        await OperatorRun(kube, OperatorSettings()).act()
+    acting = asyncio.create_task(OperatorRun(kube, OperatorSettings(), clock=clock).act())
+    problem = f"the cluster does not serve {missing}: install the chart proserve-crds"
+    await asyncio.sleep(35.0)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == f"not begun, asked again for 120 s: {problem}"
+    with pytest.raises(KubeError, match=problem):
+        await acting
+    assert clock() < 160.0
+    assert len(caplog.records) == 1
 
 
 def high(*, generation: int, **spec: Any) -> Object:
