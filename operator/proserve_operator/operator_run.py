@@ -30,6 +30,8 @@ WORKERS = 8
 JUDGE = ("", ("", ""))
 """The queue's entry for: see which resources are in force now."""
 KINDS_LIMIT_S = 120.0
+KINDS_CHANGED_AFTER = 2
+"""Audits in a row: an API server that has just started does not know all kinds at once."""
 JUDGE_AFTER_S = 0.05
 """Changes that come together are judged together."""
 
@@ -243,14 +245,18 @@ class OperatorRun:
                     self._queue.add((kind, key))
 
     async def _other_kinds(self) -> bool:
-        """Whether the cluster has got or lost a kind since the start."""
-        return await self._kube.serves("ServiceMonitor") != self._with_monitor
+        """Whether the cluster has got or lost a kind since the start. One that came is of interest only if objects are
+        made of it; one that was there is watched in any case, since what an earlier operator made is removed."""
+        there = await self._kube.serves("ServiceMonitor")
+        return there != self._with_monitor and (self._settings.monitors or not there)
 
     async def _audit_now_and_then(self, audit: Audit) -> None:
+        changed = 0
         while True:
             await asyncio.sleep(self._settings.resync_s * (0.9 + 0.2 * random.random()))
             try:
-                if await self._other_kinds():
+                changed = changed + 1 if await self._other_kinds() else 0
+                if changed == KINDS_CHANGED_AFTER:
                     self._kinds_changed.set()
                     return
                 differs = await audit.look()

@@ -139,21 +139,44 @@ async def test_operator_waits_for_kinds_that_are_being_installed(monkeypatch: py
     await asyncio.wait({acting})
 
 
+@pytest.mark.looptime
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
-    [({"ServiceMonitor"}, set(), "now has"), (set(), {"ServiceMonitor"}, "no longer has")],
+    ("monitors", "answers", "said"),
+    [
+        (True, [False, True], "now has"),
+        (True, [True, False], "no longer has"),
+        # An API server that has just started does not know all kinds at once.
+        (True, [True, False, True], None),
+        # Nothing would be made of the kind; but what is there is removed, so it is watched.
+        (False, [False, True], None),
+        (False, [True, False], "no longer has"),
+    ],
 )
 async def test_operator_is_started_anew_when_the_prometheus_operator_comes_or_goes(
-    without_watches: None, before: set[str], after: set[str], said: str
+    without_watches: None, monkeypatch: pytest.MonkeyPatch, monitors: bool, answers: list[bool], said: str | None
 ) -> None:
-    kube = FakeKube()
-    kube.unknown_kinds = before
-    task = asyncio.create_task(OperatorRun(kube, OperatorSettings(resync_s=0.05)).act())
-    await asyncio.sleep(0.2)
-    assert not task.done()
-    kube.unknown_kinds = after
-    with pytest.raises(KindsChangedError, match=f"the cluster {said} the kind ServiceMonitor"):
-        await asyncio.wait_for(task, LIMIT_S)
+    kube, asked = FakeKube(), 0
+
+    async def serves(kind: str) -> bool:
+        """At the start and at each audit; the last answer lasts."""
+        nonlocal asked
+        if kind != "ServiceMonitor":
+            return True
+        asked += 1
+        return answers[min(asked, len(answers)) - 1]
+
+    monkeypatch.setattr(kube, "serves", serves)
+    settings = OperatorSettings(monitors=monitors)
+    task = asyncio.create_task(OperatorRun(kube, settings).act())
+    done, _ = await asyncio.wait({task}, timeout=10 * settings.resync_s)
+    if said is None:
+        assert not done
+        assert asked > len(answers)
+        task.cancel()
+        await asyncio.wait({task})
+    else:
+        with pytest.raises(KindsChangedError, match=f"the cluster {said} the kind ServiceMonitor"):
+            await task
 
 
 @pytest.mark.parametrize(("unknown", "ends_with"), [({"ServiceMonitor"}, KindsChangedError), (set[str](), LookupError)])
