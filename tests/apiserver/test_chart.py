@@ -164,6 +164,17 @@ def test_monitors_of_engines_are_as_those_of_the_others(cluster: ApiServer) -> N
     assert options() == {"--no-monitors"}
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_operator_that_makes_no_monitors_may_make_none(cluster: ApiServer, enabled: bool) -> None:
+    values = {
+        "monitoring": {"serviceMonitor": {"enabled": enabled}},
+        "networkPolicy": {"scraperNamespace": "monitoring"},
+    }
+    role = named(render(cluster, values), "ClusterRole", "serving:proserve-operator")
+    (verbs,) = (rule["verbs"] for rule in role["rules"] if "servicemonitors" in rule["resources"])
+    assert set(verbs) == {"get", "list", "watch", "delete"} | ({"create", "patch"} if enabled else set())
+
+
 def test_quota_of_cpu_can_be_met_by_every_pod(cluster: ApiServer) -> None:
     limits = {"resources": {"limits": {"cpu": "1"}}}
     for spec in pod_specs(render(cluster, dict.fromkeys(("operator", "gateway", "test"), limits))):

@@ -21,9 +21,10 @@ tests/cluster compares this with what they did. */}}
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]
+# Without monitoring those of before are removed.
 - apiGroups: [monitoring.coreos.com]
   resources: [servicemonitors]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, {{ if .Values.monitoring.serviceMonitor.enabled }}create, patch, {{ end }}delete]
 # Which engine a scale-down removes.
 - apiGroups: [""]
   resources: [pods]
