@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 import worker_groups
 from environments import EnvironmentSetupError
-from kubernetes_binaries import COMPLETE, binaries_folder
+from kubernetes_binaries import COMPLETE, KUBERNETES, NETWORK_POLICIES, Build
 from worker_groups import GroupScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,9 +64,19 @@ def kubernetes_programs() -> Path:
 
     Without them the test is skipped, or fails where PROSERVE_REQUIRE_ENGINE is set.
     """
-    message = "the programs of Kubernetes are not built; `make kubernetes` does it (once per machine)"
+    return built_programs(KUBERNETES)
+
+
+@pytest.fixture(scope="session")
+def network_policy_programs() -> Path:
+    """Folder with the agent that enforces NetworkPolicies; skipped or failed as above."""
+    return built_programs(NETWORK_POLICIES)
+
+
+def built_programs(build: Build) -> Path:
+    message = f"the programs of {build.name} are not built; `make kubernetes` does it (once per machine)"
     try:
-        folder = binaries_folder()
+        folder = build.folder
     except EnvironmentSetupError as error:
         message = str(error)
     else:

@@ -194,6 +194,10 @@ def scheduler_flags(folder: Path) -> list[str]:
     return _component_flags(folder, "scheduler")
 
 
+def network_policies_flags(folder: Path) -> list[str]:
+    return [f"--kubeconfig={folder}/admin.kubeconfig", f"--node={NODE.name}", f"--services={SERVICE_NETWORK}"]
+
+
 def kubelet_flags(folder: Path, node: Node) -> list[str]:
     return [
         f"--config={folder}/kubelet.yaml",

@@ -1,8 +1,8 @@
 """A real single-node Kubernetes in namespaces of its own: containerd, etcd, the control plane, kubelet and kube-proxy.
 
 Pods run, Services and DNS work, and the host reaches both. A second node can be had for a while. Not there: a way out
-of the nodes, enforced NetworkPolicies, load balancers, a metrics server. One such cluster runs on a machine at a time;
-a second one waits.
+of the nodes, load balancers, a metrics server, and enforced NetworkPolicies but for a while. One such cluster runs on a
+machine at a time; a second one waits.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from node_namespace import NodeNamespace
 from server_process import ServerProcess
 from worker import START_LIMIT_S, Worker
 
-TOOLS = ("containerd", "ctr", "runc", "iptables", "conntrack", "nsenter", "unshare", "ip", "openssl")
-PACKAGES = "containerd runc containernetworking-plugins iptables conntrack iproute2 util-linux openssl"
+TOOLS = ("containerd", "ctr", "runc", "iptables", "ipset", "conntrack", "nsenter", "unshare", "ip", "openssl")
+PACKAGES = "containerd runc containernetworking-plugins iptables ipset conntrack iproute2 util-linux openssl"
 LOCK = Path("/tmp/proserve-single-node.lock")
 
 
@@ -113,6 +113,22 @@ class SingleNode(KubernetesAccess):
             self.kubectl("delete", "node", worker.node.name)
             worker.kill()
 
+    @contextlib.contextmanager
+    def enforced_network_policies(self, programs: Path) -> Iterator[None]:
+        """NetworkPolicies, of which there are some, hold for the pods of the first node, until the end; `programs` has
+        the agent."""
+        flags = node_settings.network_policies_flags(self.folder)
+        agent = self._run("network-policies", programs / "network-policies", *flags)
+        try:
+            agent.wait_until(
+                lambda: "KUBE-POD-FW-" in self.namespace.run("iptables", "--list-rules"),
+                limit_s=START_LIMIT_S,
+                what="rules for pods",
+            )
+            yield
+        finally:
+            agent.stop(START_LIMIT_S)
+
     def _wait_for_scheduler(self, node: str) -> None:
         """Until it knows the node. After a restart of the API server it waits before it looks again, and until then
         places pods on a node that is being drained."""
@@ -122,8 +138,10 @@ class SingleNode(KubernetesAccess):
         self.kubectl("wait", "--for=condition=PodScheduled", "pod/probe", "--timeout=120s")
         self.kubectl("delete", "pod", "probe", "--now")
 
-    def _run(self, name: str, *command: str | Path) -> None:
-        self._processes[name] = ServerProcess(command, log=self.folder / f"{name}.log", enter=self.namespace.enter)
+    def _run(self, name: str, *command: str | Path) -> ServerProcess:
+        made = ServerProcess(command, log=self.folder / f"{name}.log", enter=self.namespace.enter)
+        self._processes[name] = made
+        return made
 
     def start_api_server(self) -> None:
         """At first, or after `stop_api_server`."""
