@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 TOGETHER_S = 0.05
 """Changes that come within this time are taken together."""
 SECRET_RETRY_S = 1.0
+SECRETS_AT_ONCE = 16
+"""Of hundreds at the start. One after the other each would wait for the round trip of all before it."""
 
 _GROUP = "/apis/proserve.dev/v1alpha1"
 _PLURALS = {kind.name: kind.definition.plural for kind in CUSTOM_KINDS if kind.definition is not None}
@@ -76,9 +78,9 @@ class KubernetesSource:
         self._objects: dict[str, dict[tuple[str, str], Object]] = {}
         self._named: set[tuple[str, str, str]] = set()
         """Kind, namespace and name of Secrets that resources name."""
-        self._asked_for: tuple[str, str, str] | None = None
-        """The Secret that is being asked for, while nothing has been heard of it: what its list or watch says
-        meanwhile counts, not the answer."""
+        self._asked_for: set[tuple[str, str, str]] = set()
+        """Secrets that are being asked for, while nothing has been heard of them: what a list or watch says meanwhile
+        counts, not the answer."""
         self._engine_keys = EngineKeys()
         self._authorities = EngineAuthorities()
         self._changed = asyncio.Event()
@@ -118,8 +120,7 @@ class KubernetesSource:
 
     def replace(self, kind: str, namespace: str | None, objects: Sequence[Object]) -> None:
         """All objects of a kind in a namespace."""
-        if self._asked_for is not None and self._asked_for[0] == kind and namespace in (None, self._asked_for[1]):
-            self._asked_for = None
+        self._asked_for -= {each for each in self._asked_for if each[0] == kind and namespace in (None, each[1])}
         kept = {
             key: body
             for key, body in self._objects.get(kind, {}).items()
@@ -134,8 +135,7 @@ class KubernetesSource:
         """One object came, changed or went."""
         key, objects = _key(body), self._objects.setdefault(kind, {})
         body = _needed(kind, body)
-        if (kind, *key) == self._asked_for:
-            self._asked_for = None
+        self._asked_for.discard((kind, *key))
         if gone:
             objects.pop(key, None)
         elif not self._wanted(kind, key) or _means(objects.get(key, {})) == _means(body):
@@ -208,19 +208,27 @@ class KubernetesSource:
         for kind in _SECRET_TYPES:
             kept = self._objects.get(kind, {})
             self._objects[kind] = {key: body for key, body in kept.items() if (kind, *key) in named}
-        for asked in sorted(unknown):
-            kind, *key = self._asked_for = asked
+        slots = asyncio.Semaphore(SECRETS_AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            for asked in sorted(unknown):
+                group.create_task(self._fetch_secret(api, asked, slots))
+        return self._named == named
+
+    async def _fetch_secret(self, api: ApiClient, asked: tuple[str, str, str], slots: asyncio.Semaphore) -> None:
+        kind, *key = asked
+        async with slots:
+            self._asked_for.add(asked)
             try:
                 body = await get(api, "/api/v1/namespaces/{}/secrets/{}".format(*key))
             except ClusterError as error:
                 logger.warning("a Secret is not read: %s", error)
                 self._named.discard(asked)
-                continue
-            if self._asked_for == asked and body is not None:
+                body = None
+            if asked in self._asked_for and body is not None:
                 right = body["type"] == _SECRET_TYPES[kind]
                 # A list that came meanwhile has made it another mapping.
                 self._objects[kind][_key(body)] = _needed(kind, body) if right else _without_entries(kind, body)
-        return self._named == named
+            self._asked_for.discard(asked)
 
     def _documents(self) -> Iterator[tuple[DocumentKey, Data]]:
         for kind in (*_PLURALS, "Secret"):

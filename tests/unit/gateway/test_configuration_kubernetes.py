@@ -13,7 +13,7 @@ from proserve_core.resources.live import DocumentKey, settle
 from proserve_gateway.configuration import kube_watch
 from proserve_gateway.configuration import kubernetes as configuration_kubernetes
 from proserve_gateway.configuration.kube_watch import ClusterError
-from proserve_gateway.configuration.kubernetes import TOGETHER_S, KubernetesSource, _Kind
+from proserve_gateway.configuration.kubernetes import SECRETS_AT_ONCE, TOGETHER_S, KubernetesSource, _Kind
 from resource_builders import Data, engine_pool, keyed_tenant, priority_class
 
 KEY = ("team", "keys")
@@ -126,6 +126,35 @@ async def test_secret_that_could_not_be_asked_for_is_asked_for_again(bench: Benc
     bench.meanwhile = lambda: None
     assert await bench.fetch()
     assert bench.kept == {"alice": "b2xk"}
+
+
+async def test_many_secrets_are_asked_for_at_once_but_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = KubernetesSource(namespaces=("team",))
+    tenants = [
+        in_namespace(keyed_tenant(f"tenant-{number}", secret=f"keys-{number}", key="alice")) for number in range(100)
+    ]
+    source.replace("Tenant", "team", tenants)
+    under_way: set[str] = set()
+    most = 0
+
+    async def get(_api: object, path: str) -> Data:
+        nonlocal most
+        under_way.add(path)
+        most = max(most, len(under_way))
+        # As long as others can begin meanwhile.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        under_way.remove(path)
+        if path.endswith("/keys-7"):
+            raise ClusterError("the API server does not answer")
+        body = stored()
+        return {**body, "metadata": {**body["metadata"], "name": path.rpartition("/")[2]}}
+
+    monkeypatch.setattr(configuration_kubernetes, "get", get)
+    assert not await source._fetch_secrets(cast(Any, None))
+    assert most == SECRETS_AT_ONCE
+    # One that fails hinders no other.
+    assert {name for _, name in source.secrets_kept} == {f"keys-{number}" for number in range(100)} - {"keys-7"}
 
 
 async def test_of_a_certificate_only_who_signed_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
