@@ -1,11 +1,13 @@
 """A watch that shows nothing any more is noticed, and what it missed is looked at."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from fake_kube import FakeKube, Object
 from proserve_operator.audit import Audit
+from proserve_operator.kube_client import KubeError
 from proserve_operator.store import Store
 
 
@@ -108,3 +110,17 @@ async def test_operator_that_may_list_nothing_is_as_deaf_as_a_dead_watch(
     bench.kube.forbidden = set()
     await bench.round()
     assert (bench.audit.unlisted, bench.audit.dead) == (0, [])
+
+
+async def test_namespace_of_which_the_rest_may_not_be_listed_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench("team")
+    bench.kube.put(service("first", "team"))
+    bench.shown(service("second", "team"))
+
+    async def versions(kind: str, namespace: str | None, *, managed: bool) -> AsyncIterator[Object]:
+        yield bench.kube.objects[kind, str(namespace), "first"]["metadata"]
+        raise KubeError(403, "forbidden")
+
+    monkeypatch.setattr(bench.kube, "versions", versions)
+    await bench.round()
+    assert (bench.fixed, bench.missed) == ([], [])

@@ -10,10 +10,12 @@ from fake_kube import FakeKube, Object
 from proserve_operator import operator_run
 from proserve_operator.kube_client import KubeError
 from proserve_operator.operator_run import KindsChangedError, OperatorRun
+from proserve_operator.reports import Reports
 from proserve_operator.settings import OperatorSettings
 from resource_builders import priority_class
 
 LIMIT_S = 30.0
+GAUGES = ("gateways_silent", "unlisted")
 
 
 class Acting:
@@ -208,3 +210,26 @@ async def test_operator_asks_again_when_the_api_server_is_busy(monkeypatch: pyte
     with pytest.raises(KubeError, match="who are you"):
         await OperatorRun(kube, OperatorSettings()).act()
     assert asked == 21
+
+
+@pytest.mark.looptime
+async def test_operator_that_does_not_see_everything_says_so(
+    without_watches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read(reports: Reports, *, now_s: float) -> None:
+        reports.silent = 2
+
+    monkeypatch.setattr(Reports, "read", read)
+    kube = FakeKube()
+    kube.forbidden = {None}
+    run = OperatorRun(kube, OperatorSettings(resync_s=300.0))
+    task = asyncio.create_task(run.act())
+    await asyncio.sleep(400.0)
+    figures = {name: run.metrics.registry.get_sample_value(f"proserve_operator_{name}") for name in GAUGES}
+    # Our three kinds, and four of what is made for pools.
+    assert figures == {"gateways_silent": 2.0, "unlisted": 7.0}
+    assert run.unhealthy == []
+    await asyncio.sleep(300.0)
+    assert len(run.unhealthy) == 7
+    task.cancel()
+    await asyncio.wait({task})

@@ -295,6 +295,20 @@ async def test_new_leader_that_cannot_read_a_deployment_leaves_it_and_says_so_if
     assert bench.kube.objects["EnginePool", "default", "tiny"]["status"] == before
 
 
+async def test_status_that_needs_no_writing_any_more_has_not_failed() -> None:
+    bench = ReconcileBench()
+    await bench.look()
+    refused = KubeError(500, "no quorum")
+    for _ in range(2):
+        # In a row only.
+        bench.engines_are(1)
+        bench.kube.refuse = lambda _, body: refused if body["kind"] == "EnginePool" else None
+        await bench.failing_looks(FAILURES_TOLD - 1)
+        bench.engines_are(0)
+        assert await bench.quiet_look() == []
+    assert bench.told("StatusNotWritten") == []
+
+
 async def test_figures_are_written_once_a_minute_and_conditions_at_once() -> None:
     bench = ReconcileBench()
     await bench.look()

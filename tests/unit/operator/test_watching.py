@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+from collections.abc import Sized
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import kmock
+import kopf
 import pytest
 
 from proserve_operator.kube_client import KubeError
-from proserve_operator.watching import registry, watch
+from proserve_operator.watching import _configure, registry, watch
 
 pytestmark = pytest.mark.kmock(cls=kmock.RawHandler)
 LIMIT_S = 60.0
@@ -73,3 +76,14 @@ async def test_watch_that_is_ended_for_good_is_an_error_and_leaves_nothing_runni
         with pytest.raises(KubeError, match="enginepools is forbidden"):
             await watch(handlers, namespaces=("team",), ready=asyncio.Event())
     assert {task.get_name() for task in asyncio.all_tasks() - before if "watcher" in task.get_name()} == set()
+
+
+def test_request_of_a_watch_that_is_refused_is_tried_without_end() -> None:
+    settings = kopf.OperatorSettings()
+    _configure(settings)
+    pauses_s: Any = settings.networking.error_backoffs
+    # kopf takes what has a length for a limit.
+    assert not isinstance(pauses_s, Sized)
+    for _ in range(2):
+        some_s = list(islice(pauses_s, 1000))
+        assert (some_s[0], some_s[-1], len(some_s)) == (1.0, 15.0, 1000)
