@@ -48,6 +48,12 @@ def test_replaced_authority_is_trusted_until_engines_have_their_new_files() -> N
     assert not authorities.overlap
 
 
+def test_secret_may_hold_two_authorities_for_gateways_that_start_while_one_replaces_the_other() -> None:
+    authorities = EngineAuthorities()
+    assert authorities.read([POOL], secret(SECOND + FIRST), now_s=0.0) == {}
+    assert trusted(authorities) == (SECOND + FIRST).decode()
+
+
 @pytest.mark.parametrize(
     ("secrets", "said"),
     [
