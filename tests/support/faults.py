@@ -178,3 +178,17 @@ def outcome(status: int, content_type: str, body: str) -> Outcome:
     if "error" in chunks[-1]:
         return Outcome("error", text)
     return Outcome("full" if [c for c in choices if c["finish_reason"]] == choices[-1:] else "unclear", text)
+
+
+async def refuse(request: FakeRequest, reply: Reply) -> None:
+    await reply.json(400, {"error": {"message": "no"}})
+
+
+async def be_busy(request: FakeRequest, reply: Reply) -> None:
+    await reply.json(429, {"error": {"message": "busy"}})
+
+
+async def report_an_error(request: FakeRequest, reply: Reply) -> None:
+    await reply.start_stream()
+    await reply.event({"error": {"message": "bad", "code": 400}})
+    await reply.end()

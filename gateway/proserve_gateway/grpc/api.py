@@ -8,8 +8,8 @@ the client cancels or its deadline passes; that aborts the engine's work.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import NoReturn, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -37,6 +37,7 @@ _ONCE = frozenset({"authorization", *CONTROL_HEADERS})
 """Keys that say whose a call is and what it asks for: never twice."""
 
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, Message]
+T = TypeVar("T")
 
 
 class GrpcApi:
@@ -73,46 +74,52 @@ class GrpcApi:
 
     async def generate(self, _: object, context: Context) -> pb.GenerateResponse:
         """The whole answer at once."""
-        request_id = new_request_id()
-        try:
-            request = await self._accept(context, request_id, stream=False)
-            with self._holds(request), await self._dispatcher.answer(request) as answer:
-                served = await self._begin(request, answer, context)
-                return response(answer.first, served)
-        except ApiError as error:
-            await abort(context, error, request_id)
-        except Exception as error:  # noqa: BLE001 - logged, and the client is told
-            await self._fault(context, error, request_id)
+        return await self._told(context, self._generate)
 
     async def generate_stream(self, _: object, context: Context) -> None:
         """The answer as it comes: one message per piece that the engine sent, however many events it holds."""
+        await self._told(context, self._generate_stream)
+
+    async def _told(self, context: Context, serve: Callable[[Context, str], Awaitable[T]]) -> T:
+        """What `serve` returns; if it fails, the client is told why.
+
+        grpc keeps the exception of `abort` with the call, and so the frames that it passed and what they refer to.
+        Requests are in none of them: else only the garbage collector could free their bodies, and it counts no bytes.
+        """
         request_id = new_request_id()
         try:
-            request = await self._accept(context, request_id, stream=True)
-            with self._holds(request):
-                answer = await self._dispatcher.answer(request)
-                if (task := asyncio.current_task()) is not None:
-                    answer.on_stall(task.cancel)
-                try:
-                    with answer:
-                        await self._pass_on(request, answer, context)
-                except asyncio.CancelledError:
-                    if not answer.stalled:
-                        raise
-                    raise client_stalled() from None
+            return await serve(context, request_id)
         except ApiError as error:
-            await abort(context, error, request_id)
-        except Exception as error:  # noqa: BLE001 - as above
-            await self._fault(context, error, request_id)
+            failure = error
+        except Exception as error:  # noqa: BLE001 - logged, and the client is told
+            # Before there was an account; later ones are `Dispatcher`'s and `Answer`'s to book.
+            failure = gateway_fault(request_id, error)
+            self._intake.refused(failure)
+        failure.__traceback__ = failure.__cause__ = failure.__context__ = None
+        return await abort(context, failure, request_id)
+
+    async def _generate(self, context: Context, request_id: str) -> pb.GenerateResponse:
+        request = await self._accept(context, request_id, stream=False)
+        with self._holds(request), await self._dispatcher.answer(request) as answer:
+            served = await self._begin(request, answer, context)
+            return response(answer.first, served)
+
+    async def _generate_stream(self, context: Context, request_id: str) -> None:
+        request = await self._accept(context, request_id, stream=True)
+        with self._holds(request):
+            answer = await self._dispatcher.answer(request)
+            if (task := asyncio.current_task()) is not None:
+                answer.on_stall(task.cancel)
+            try:
+                with answer:
+                    await self._pass_on(request, answer, context)
+            except asyncio.CancelledError:
+                if not answer.stalled:
+                    raise
+                raise client_stalled() from None
 
     def _holds(self, request: InferenceRequest) -> HeldBody:
         return self._intake.holds(request.tenant, request.body.size)
-
-    async def _fault(self, context: Context, error: Exception, request_id: str) -> NoReturn:
-        """Before there was an account; later ones are `Dispatcher`'s and `Answer`'s to book."""
-        fault = gateway_fault(request_id, error)
-        self._intake.refused(fault)
-        await abort(context, fault, request_id)
 
     async def _pass_on(self, request: InferenceRequest, answer: Answer, context: Context) -> None:
         served: pb.Served | None = await self._begin(request, answer, context)

@@ -20,7 +20,8 @@ class Relay(Protocol):
     done: bool
     """The stream is complete."""
     failure: SseError | None
-    """What is wrong with the event after those that were returned last."""
+    """What is wrong with the event after those that were returned last. Without its traceback, and whoever raises it
+    raises a copy: frames refer to the relay and to the request's body, which only the garbage collector could free."""
 
     @property
     def finished(self) -> bool:

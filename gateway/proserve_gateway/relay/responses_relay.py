@@ -99,14 +99,14 @@ class ResponsesRelay:
         try:
             data = self._splitter.whole(data)
         except SseError as error:
-            self.failure = error
+            self.failure = error.with_traceback(None)
             return b""
         kept = []
         for event in data[:-2].split(b"\n\n") if data else ():
             try:
                 self._read(event)
             except SseError as error:
-                self.failure = error
+                self.failure = error.with_traceback(None)
                 break
             kept.append(event + b"\n\n")
             if self.done:

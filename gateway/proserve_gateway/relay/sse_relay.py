@@ -122,7 +122,7 @@ class SseRelay:
         try:
             data = self._splitter.whole(data)
         except SseError as error:
-            self.failure = error
+            self.failure = error.with_traceback(None)
             return b""
         if not data:
             return b""
@@ -199,7 +199,7 @@ class SseRelay:
                 if self._event(event):
                     kept.append(shown if self.trail is None else self.trail.take(shown))
             except SseError as error:
-                self.failure = error
+                self.failure = error.with_traceback(None)
                 break
             if self.done:
                 break

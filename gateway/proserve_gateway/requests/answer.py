@@ -6,6 +6,7 @@ Tokens are judged on the clock that stamped the arrival. A stream whose engine f
 another engine where that is possible; where it is not, it ends with an explicit error event.
 """
 
+import copy
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
@@ -104,7 +105,7 @@ class Answer:
         relay = self._stream()
         while not self.first and not self.ended:
             if relay.failure is not None:
-                raise relay.failure
+                raise copy.copy(relay.failure)
             data = await self._leg.exchange.read()
             if not data:
                 raise SseError("it ended its stream before the first event")
@@ -123,7 +124,7 @@ class Answer:
             relay = self._stream()
             try:
                 if relay.failure is not None:
-                    raise relay.failure
+                    raise copy.copy(relay.failure)
                 data = await self._leg.exchange.read()
                 if not data:
                     raise SseError("it ended its stream before the answer was complete")

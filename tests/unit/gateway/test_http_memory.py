@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from fake_openai_engine import Behaviour, FakeEngine, FakeRequest, Reply, fake_engine
-from faults import chunked, saying, token
+from faults import be_busy, chunked, refuse, report_an_error, saying, token
 from gateway_builders import Gateway, gateway
 from proserve_gateway.fleet.health import EngineHealth
 from raw_http import POST, sized
@@ -92,14 +92,6 @@ async def answer(gate: Gateway, engine: FakeEngine, behave: Behaviour, *, stream
         known.health = EngineHealth()
 
 
-async def refuse(request: FakeRequest, reply: Reply) -> None:
-    await reply.json(400, {"error": {"message": "no"}})
-
-
-async def be_busy(request: FakeRequest, reply: Reply) -> None:
-    await reply.json(429, {"error": {"message": "busy"}})
-
-
 async def refused_by_the_engine(gate: Gateway, engine: FakeEngine) -> None:
     await answer(gate, engine, refuse)
 
@@ -116,9 +108,13 @@ async def broken_stream(gate: Gateway, engine: FakeEngine) -> None:
     await answer(gate, engine, saying(chunked(token(0), b"data: <html>\n\n")), stream=True)
 
 
+async def error_before_the_first_token(gate: Gateway, engine: FakeEngine) -> None:
+    await answer(gate, engine, report_an_error, stream=True)
+
+
 ENDINGS = [
     leave_before_the_answer, leave_inside_the_answer, close_after_the_answer, refused_by_the_engine,
-    too_much_for_the_engine, failed_by_the_engine, broken_stream,
+    too_much_for_the_engine, failed_by_the_engine, broken_stream, error_before_the_first_token,
 ]  # fmt: skip
 
 
