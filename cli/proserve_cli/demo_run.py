@@ -29,7 +29,7 @@ from proserve_lab.probe import ProbeError, Throughput, probe
 from proserve_lab.replay import replay
 from proserve_lab.trace import TraceRow
 
-GATEWAY_START_LIMIT_S = 60.0
+GATEWAY_START_LIMIT_S = 180.0
 REQUEST_TIMEOUT_S = 300.0
 LATE_MARK = "behind the calibrated timing"
 """In the log of an emulated engine that could not keep up."""

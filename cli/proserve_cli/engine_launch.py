@@ -15,8 +15,9 @@ from proserve_lab.free_port import free_port
 STOCK = "stock"
 """Stands for a policy where engines have none of ours."""
 SCHEDULER_OPTION = "--scheduler-cls"
-START_LIMIT_S = {EngineKind.VLLM: 600.0, EngineKind.EMULATED: 30.0}
-"""Time an engine gets until it answers: a large model may come from a slow disk, an emulator has nothing to load."""
+START_LIMIT_S = {EngineKind.VLLM: 1800.0, EngineKind.EMULATED: 180.0}
+"""Time an engine gets until it answers: a large model may come from a slow disk, and three small engines that start
+together on two busy cores take minutes; an emulator has nothing to load."""
 
 
 class LaunchError(Exception):

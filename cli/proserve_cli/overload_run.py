@@ -46,7 +46,7 @@ SCALE = LengthScale(divisor=4, longest_prompt=1024, longest_output=64)
 QUEUE_S = 10.0
 """Longest wait of the middle and light classes."""
 TIMEOUT_S = 120.0
-START_S = 60.0
+START_S = 180.0
 PROBE_S = 8.0
 _SAMPLE_S = 0.25
 

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 DRAIN_S = 5.0
 """What open requests get when the user wants everything to stop; a second signal cuts it short."""
-GATEWAY_READY_S = 30.0
+GATEWAY_READY_S = 180.0
 
 
 class UpError(Exception):

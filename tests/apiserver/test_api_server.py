@@ -38,7 +38,7 @@ def test_controllers_make_pods_for_a_deployment(kubernetes_programs: Path, tmp_p
     server = ApiServer(kubernetes_programs, tmp_path, controllers=["deployment-controller", "replicaset-controller"])
     try:
         server.kubectl("create", "deployment", "web", "--image=nowhere/web:1", "--replicas=2")
-        server.kubectl("wait", "--for=jsonpath={.status.replicas}=2", "deployment/web", "--timeout=30s")
+        server.kubectl("wait", "--for=jsonpath={.status.replicas}=2", "deployment/web", "--timeout=300s")
         assert len(server.get("pods", "-l", "app=web")["items"]) == 2
     finally:
         server.end()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from resource_builders import engine_pool
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CRD_NAMES = [f"{plural}.proserve.dev" for plural in ("enginepools", "priorityclasses", "tenants")]
-ESTABLISHED = ("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+ESTABLISHED = ("wait", "--for=condition=Established", "--timeout=300s", "crd", "--all")
 
 
 @pytest.fixture(scope="module")
@@ -376,10 +377,10 @@ def test_people_with_a_role_in_a_namespace(
     bound = ["rolebinding", who, f"--clusterrole={role}", f"--user={who}", "-n", "team-a", "-o", "yaml"]
     binding = installed.kubectl("create", *bound, "--dry-run=client")
     installed.kubectl("apply", "-f", "-", stdin=binding)
-    # A controller of Kubernetes adds the rules of the chart's roles to the cluster's own.
-    installed.wait_for(
-        lambda: may(installed, who, "list", "tenants.proserve.dev", "-n", "team-a"), limit_s=60, what="aggregated role"
-    )
+    # A controller of Kubernetes adds the rules of the chart's roles to the cluster's own, one after the other.
+    for wanted in (("list", "tenants.proserve.dev"), *([what] if allowed else [])):
+        granted = partial(may, installed, who, *wanted, "-n", "team-a")
+        installed.wait_for(granted, limit_s=300, what="aggregated role")
     assert may(installed, who, *what, "-n", "team-a") is allowed
     assert not may(installed, who, "list", "tenants.proserve.dev", "-n", "team-b")
     # All three kinds in one go.

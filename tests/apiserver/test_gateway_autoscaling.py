@@ -10,6 +10,7 @@ import yaml
 
 from api_server import ApiServer
 from charts import named, render
+from cluster_objects import LIMIT_S
 from pod_metrics import pod_metrics
 
 NAME, NAMESPACE = "proserve-gateway", "serving"
@@ -60,7 +61,7 @@ class Gateways:
         return len(names)
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
-        end_s = time.monotonic() + 90
+        end_s = time.monotonic() + LIMIT_S
         while not holds():
             assert time.monotonic() < end_s, f"{what}; the autoscaler says {self.kubectl('describe', 'hpa', NAME)}"
             time.sleep(0.2)

@@ -253,7 +253,7 @@ async def test_gateway_serves_on_without_the_api_server_and_follows_it_again(
         assert await front.ready()
         await asyncio.to_thread(own_api_server.start)
         await namespace.apply(secret(alice="sk-b"))
-        await until(lambda: front.models("sk-b"), lambda said: said == ["tiny"], limit_s=60)
+        await until(lambda: front.models("sk-b"), lambda said: said == ["tiny"])
         assert await front.models("sk-a") == 401
 
 

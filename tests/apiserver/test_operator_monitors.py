@@ -6,7 +6,7 @@ import pytest
 
 from acting_operator import acting
 from api_server import ApiServer
-from cluster_objects import Namespace, condition, install_definitions
+from cluster_objects import LIMIT_S, Namespace, condition, install_definitions
 from others_kinds import SERVICE_MONITOR, definition
 from proserve_operator.kube_client import connect
 from proserve_operator.operator_run import KindsChangedError, OperatorRun
@@ -33,7 +33,7 @@ async def test_monitors_come_with_their_kind_are_kept_and_hinder_nobody_when_it_
         await kube.close()
         return run.exception()
 
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(3 * LIMIT_S):
         first = asyncio.create_task(end_of_acting())
         await namespace.until("epool", "tiny", lambda body: condition(body, "Ready"))
         await asyncio.to_thread(own_api_server.kubectl, "apply", "-f", "-", stdin=definition(SERVICE_MONITOR))

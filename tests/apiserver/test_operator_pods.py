@@ -78,7 +78,7 @@ async def test_rollout_whose_pods_never_become_ready_is_told_until_they_do(
         await namespace.apply(engine_pool("tiny", engine=engine | {"args": ["--not-an-option"]}))
         # The engine of the version before serves on.
         stuck = ("True", "RolloutStuck")
-        pool = await namespace.until("epool", "tiny", lambda body: condition(body, "Ready") == stuck, limit_s=120)
+        pool = await namespace.until("epool", "tiny", lambda body: condition(body, "Ready") == stuck)
         assert message(pool, "Ready").startswith("1 of 1 engines are ready; pods of the newest version do not become")
         events = await namespace.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")
         assert "RolloutStuck" in events.split()

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from acting_operator import acting
+from acting_operator import acting, until_healthy
 from api_server import ApiServer
 from cluster_objects import Namespace, condition, install_definitions
 from refusing_proxy import REFUSALS, RefusingProxy, refusing_proxy
 from resource_builders import engine_pool
 
 POOLS = 6
-LIMIT_S = 120
 
 
 def pool(number: int, replicas: int) -> dict[str, object]:
@@ -38,13 +37,13 @@ async def check_that_edits_arrive(namespace: Namespace) -> None:
     for replicas in (1, 2):
         await namespace.apply(*(pool(number, replicas) for number in range(POOLS)))
         for number in range(POOLS):
-            await namespace.until("deployment", f"engine-p{number}", sized(replicas), limit_s=LIMIT_S)
-            await namespace.until("epool", f"p{number}", judged, limit_s=LIMIT_S)
+            await namespace.until("deployment", f"engine-p{number}", sized(replicas))
+            await namespace.until("epool", f"p{number}", judged)
     for kind in ("service", "pdb"):
         for number in range(POOLS):
-            await namespace.until(kind, f"engine-p{number}", exists, limit_s=LIMIT_S)
+            await namespace.until(kind, f"engine-p{number}", exists)
     await namespace.kubectl("delete", "service", "engine-p0")
-    await namespace.until("service", "engine-p0", exists, limit_s=LIMIT_S)
+    await namespace.until("service", "engine-p0", exists)
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ async def behind_proxy(
         acting(api_server, namespace.name, monkeypatch, kubeconfig=proxy.kubeconfig) as run,
     ):
         yield namespace, proxy
-        assert run.unhealthy == []
+        await until_healthy(run)
 
 
 async def test_what_is_refused_is_asked_for_again(behind_proxy: tuple[Namespace, RefusingProxy]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from acting_operator import acting
+from acting_operator import acting, until_healthy
 from api_server import ApiServer
 from cluster_objects import Namespace, condition, install_definitions
 from deaf_proxy import deaf_proxy
@@ -35,7 +35,7 @@ async def test_watch_that_is_silent_is_noticed_and_what_it_misses_is_done(
     ):
         await namespace.apply(engine_pool("tiny", replicas=1))
         await namespace.until("epool", "tiny", lambda body: condition(body, "Ready"))
-        assert run.unhealthy == []
+        await until_healthy(run)
         proxy.silent = True
         for replicas in range(2, 20):
             await namespace.kubectl("scale", "epool/tiny", f"--replicas={replicas}")
@@ -65,5 +65,5 @@ async def test_edit_is_followed_though_the_history_that_would_tell_of_it_is_lost
         path = f"/apis/proserve.dev/v1alpha1/namespaces/{namespace.name}/enginepools?{query}"
         assert '"code":410' in await namespace.kubectl("get", "--raw", path)
         proxy.gone = False
-        await namespace.until("deployment", "engine-tiny", has(2), limit_s=90)
-        assert run.unhealthy == []
+        await namespace.until("deployment", "engine-tiny", has(2))
+        await until_healthy(run)

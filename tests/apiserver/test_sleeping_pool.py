@@ -59,9 +59,9 @@ async def test_request_wakes_a_pool_that_sleeps_and_is_answered(
             secret(alice="sk-alice"),
             engine_pool("tiny", scaling={"min": 0, "max": 2, "idleDelay": "10s"}),
         )
-        await namespace.until("deployment", "engine-tiny", lambda body: engines_of(body) == 1)
+        await namespace.until("deployment", "engine-tiny", lambda body: body is not None)
         await pods_are(namespace, 1)
-        await namespace.until("deployment", "engine-tiny", lambda body: engines_of(body) == 0, limit_s=60)
+        await namespace.until("deployment", "engine-tiny", lambda body: engines_of(body) == 0)
         await pods_are(namespace, 0)
         await namespace.until(
             "epool", "tiny", lambda body: condition(body, "ScalingActive") == ("True", "ScaledToZero")
@@ -74,4 +74,4 @@ async def test_request_wakes_a_pool_that_sleeps_and_is_answered(
         await pods_are(namespace, 1)
         await namespace.apply(endpoints(engine, "192.0.2.1"))
         assert (await asked).status_code == 200
-        await namespace.until("deployment", "engine-tiny", lambda body: engines_of(body) == 0, limit_s=60)
+        await namespace.until("deployment", "engine-tiny", lambda body: engines_of(body) == 0)

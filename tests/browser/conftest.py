@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+
+
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,6 +41,7 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
     """A page that fails the test for what goes wrong in it, an unknown request aside."""
     context = await browser.new_context(viewport={"width": 1280, "height": 1000})
     made = await context.new_page()
+    made.set_default_timeout(60_000)
     wrong: list[str] = []
     made.on("pageerror", lambda error: wrong.append(str(error)))
     made.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)

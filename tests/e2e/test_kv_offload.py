@@ -82,7 +82,7 @@ def real(engine_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         environment={"PROSERVE_ENGINE_PYTHON": engine_python},
     )
     try:
-        running.wait_ready(900)
+        running.wait_ready(1500)
         yield running
     finally:
         running.end()

@@ -71,7 +71,7 @@ def real(
         },
     )  # fmt: skip
     try:
-        running.wait_ready(900)
+        running.wait_ready(1500)
         yield running
         assert running.stop(limit_s=300) == 0
         assert running.descendants() == {}

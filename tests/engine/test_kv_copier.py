@@ -18,7 +18,7 @@ from proserve_engine.kv.worker import CopyWorker
 from proserve_engine.vllm.kv_worker import make_worker
 
 BLOCKS = 10
-LIMIT_S = 30
+LIMIT_S = 300
 """Of waits that end at once unless something is broken."""
 
 SHAPES = {

@@ -22,7 +22,7 @@ from proserve_engine.kv.cpu_copier import CpuCopier
 from proserve_engine.vllm.scheduler import ProServeAsyncScheduler, ProServeScheduler
 from real_engine import RealEngine, kv_settings
 
-LIMIT_S = 30
+LIMIT_S = 300
 """Of waits that end at once unless something is broken."""
 FEW_BLOCKS = 24
 """Two or three of the requests below fit at a time."""

@@ -10,9 +10,20 @@ from typing import Any
 import pytest
 
 from api_server import ApiServer
+from cluster_objects import LIMIT_S
 from proserve_operator.kube_client import connect
 from proserve_operator.operator_run import OperatorRun
 from proserve_operator.settings import OperatorSettings
+
+
+async def until_healthy(run: OperatorRun) -> None:
+    """Until it says nothing against itself: on a busy machine an event is late now and then."""
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            while run.unhealthy:  # noqa: ASYNC110 - what is awaited is seen from outside
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"still {run.unhealthy}") from None
 
 
 @asynccontextmanager

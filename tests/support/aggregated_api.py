@@ -43,7 +43,7 @@ def aggregated_api(
         made = "\n---\n".join(json.dumps(each) for each in _objects(group, name, host, port))
         try:
             cluster.kubectl("apply", "-f", "-", stdin=made)
-            cluster.kubectl("wait", "--for=condition=Available", f"apiservice/{VERSION}.{group}", "--timeout=60s")
+            cluster.kubectl("wait", "--for=condition=Available", f"apiservice/{VERSION}.{group}", "--timeout=300s")
             yield
         finally:
             # An API that does not answer would keep namespaces from being deleted.

@@ -16,7 +16,7 @@ from kubernetes_keys import kubeconfig, make_authority, make_certificate
 from proserve_lab.free_port import free_port
 from server_process import ServerProcess
 
-START_LIMIT_S = 60.0
+START_LIMIT_S = 300.0
 
 
 class ApiServer(KubernetesAccess):

@@ -22,6 +22,8 @@ class Echo:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.begun = asyncio.Event()
+        """A request is here."""
         self.refusals: list[int] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -29,6 +31,7 @@ class Echo:
 
     async def __call__(self, request: HttpRequest) -> None:
         self.asked.append(request.path)
+        self.begun.set()
         if request.path == "/early":
             request.reply(401, [], b"who are you?")
             return
@@ -77,11 +80,11 @@ class Client:
 
     async def answer(self) -> tuple[int, bytes]:
         """Status and body of the next answer."""
-        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 60)
         status = int(head.split(b" ", 2)[1])
         found = re.search(rb"content-length: (\d+)", head)
         if found is not None:
-            return status, await asyncio.wait_for(self.reader.readexactly(int(found[1])), 10)
+            return status, await asyncio.wait_for(self.reader.readexactly(int(found[1])), 60)
         assert b"transfer-encoding: chunked" in head
         body = b""
         while size := int(await self.reader.readuntil(b"\r\n"), 16):
@@ -91,7 +94,7 @@ class Client:
 
     async def rest(self) -> bytes:
         """All until the server closes."""
-        return await asyncio.wait_for(self.reader.read(), 10)
+        return await asyncio.wait_for(self.reader.read(), 60)
 
 
 class Bench:

@@ -19,7 +19,7 @@ class FakeGateway:
         self.answers = 0
         """Reports that were asked for."""
 
-    async def say(self, report: GainReport, *, limit_s: float = 30.0) -> None:
+    async def say(self, report: GainReport, *, limit_s: float = 300.0) -> None:
         """Report this from now on; returns when an operator knows it, who asks again
         when it has taken an answer, and may be taking an older one now."""
         self.report = report

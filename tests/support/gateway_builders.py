@@ -105,7 +105,7 @@ class Gateway:
 
     async def tokens(self, count: int) -> None:
         """Wait until so many tokens have passed, over all engines and requests in flight."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while sum(each.emitted_tokens for e in self.fleet.engines for each in e.view.dispatched.values()) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
@@ -191,7 +191,7 @@ async def gateway(
         server=server, fleet=fleet, accounting=accounting, metrics=metrics, upstream=client, decisions=decisions
     )
     try:
-        async with httpx.AsyncClient(base_url=running.url, timeout=10, verify=False) as running.client:
+        async with httpx.AsyncClient(base_url=running.url, timeout=60, verify=False) as running.client:
             yield running
     finally:
         server.close()

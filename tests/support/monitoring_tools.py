@@ -47,7 +47,7 @@ def prometheus(target: str, folder: Path, *, rules: Path) -> Iterator[httpx.Clie
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
-        with httpx.Client(base_url=f"http://{address}", timeout=10) as client:
+        with httpx.Client(base_url=f"http://{address}", timeout=60) as client:
             _wait(client, process)
             yield client
     finally:

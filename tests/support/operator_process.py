@@ -56,7 +56,7 @@ class OperatorProcess:
 
     def samples(self) -> dict[str, float]:
         """Its metrics, by name with labels as they are written."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=120) as reply:
             lines = reply.read().decode().splitlines()
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 

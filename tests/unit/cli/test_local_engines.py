@@ -42,14 +42,14 @@ def spec(code: str, *, name: str = "engine", port: int = 0) -> EngineSpec:
 
 def alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
     # A zombie has ended; it only waits to be collected by whatever adopted it.
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
+    return stat.rsplit(") ", 1)[1][0] != "Z"
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], limit_s: float = 300.0) -> None:
     start_s = time.monotonic()
     while not condition():
         assert time.monotonic() - start_s < limit_s
@@ -60,7 +60,7 @@ async def test_engines_start_together_and_nothing_is_left_when_the_block_ends(tm
     specs = [spec(SERVER, name=name, port=free_port()) for name in ("a", "b")]
     ready: list[str] = []
     async with LocalEngines(specs, tmp_path) as engines:
-        await engines.ready(20, lambda engine: ready.append(engine.spec.name))
+        await engines.ready(300, lambda engine: ready.append(engine.spec.name))
         assert [engine.state for engine in engines.engines] == [EngineState.READY] * 2
         pids = [engine.process.pid for engine in engines.engines if engine.process is not None]
         pids += [int((tmp_path / f"{name}.log").read_text().split()[1]) for name in ("a", "b")]
@@ -72,7 +72,7 @@ async def test_engines_start_together_and_nothing_is_left_when_the_block_ends(tm
 async def test_an_engine_that_dies_at_start_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     with pytest.raises(EngineStartError, match=r"(?s)engine engine exited with code 3.*no such model") as caught:
         async with LocalEngines([spec("print('no such model'); raise SystemExit(3)")], tmp_path) as engines:
-            await engines.ready(20)
+            await engines.ready(300)
     assert str(tmp_path / "engine.log") in str(caught.value)
 
 
@@ -94,8 +94,8 @@ async def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 async def test_a_killed_engine_is_started_again_and_its_children_are_gone(tmp_path: Path) -> None:
     async with LocalEngines([spec(SERVER, port=free_port())], tmp_path) as engines:
-        await engines.ready(20)
-        engines.watch(20)
+        await engines.ready(300)
+        engines.watch(300)
         [engine] = engines.engines
         assert engine.process is not None
         child = int(engine.log.read_text().split()[1])
@@ -109,12 +109,12 @@ async def test_an_engine_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
     once = f"import os, sys\nif os.path.exists({str(tmp_path / 'ran')!r}): sys.exit(1)\n"
     once += f"open({str(tmp_path / 'ran')!r}, 'w').close()\n{SERVER}"
     async with LocalEngines([spec(once, port=port)], tmp_path) as engines:
-        await engines.ready(20)
-        engines.watch(20)
+        await engines.ready(300)
+        engines.watch(300)
         [engine] = engines.engines
         assert engine.process is not None
         os.kill(engine.process.pid, signal.SIGKILL)
-        await until(lambda: engine.state is EngineState.FAILED and engine.restarts == 3, 20)
+        await until(lambda: engine.state is EngineState.FAILED and engine.restarts == 3)
 
 
 async def test_a_process_that_ignores_term_is_killed_after_the_grace(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ async def emulator(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         engine = asyncio.create_task(clockwork.run())
         serving = asyncio.create_task(server._serve([listener]))
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=10) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
             yield client
         server.should_exit = True
         await serving
@@ -83,16 +83,16 @@ async def test_usage_counts_every_token_when_it_is_asked_for_with_every_event() 
 
 
 async def test_class_facts_and_the_callers_id_show_in_the_capacity_rows() -> None:
-    terms = PriorityClass(name="high", weight=4, objectives=ServiceObjectives(ttft_s=5, tpot_s=0.04)).terms()
-    body = {"model": "tiny", "prompt": [1] * 20, "max_tokens": 5000, "vllm_xargs": encode_facts(terms, age_s=2)}
+    terms = PriorityClass(name="high", weight=4, objectives=ServiceObjectives(ttft_s=500, tpot_s=0.04)).terms()
+    body = {"model": "tiny", "prompt": [1] * 20, "max_tokens": 5000, "vllm_xargs": encode_facts(terms, age_s=200)}
     async with emulator(speed=1.0) as client:
         request = asyncio.create_task(client.post("/v1/completions", json=body, headers={"x-request-id": "abc123"}))
-        current = await snapshot(client, "?after=0&wait=5000")
+        current = await snapshot(client, "?after=0&wait=30000")
         request.cancel()
     row = current.rows[0]
     assert row.priority_class == "high"
     assert row.id.startswith("cmpl-abc123-0-")
-    assert row.deadline_in_s == pytest.approx(3, abs=0.5)
+    assert row.deadline_in_s == pytest.approx(300, abs=30)
 
 
 async def test_a_client_that_leaves_frees_its_blocks() -> None:
@@ -105,7 +105,7 @@ async def test_a_client_that_leaves_frees_its_blocks() -> None:
         left_s = time.monotonic()
         # It counts as gone at once, its blocks are free when the step that it was in ends.
         while (idle := await snapshot(client)).free_blocks < idle.blocks:
-            assert time.monotonic() - left_s < 5
+            assert time.monotonic() - left_s < 30  # the answer takes longer
         assert idle.running == 0
         assert idle.blocks > busy.free_blocks
 

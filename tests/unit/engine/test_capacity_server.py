@@ -42,7 +42,7 @@ class Served:
     def request(self, path: str, method: str = "GET") -> tuple[int, bytes]:
         request = urllib.request.Request(f"http://127.0.0.1:{self.server.port}{path}", method=method)
         try:
-            with urllib.request.urlopen(request, timeout=10) as response:
+            with urllib.request.urlopen(request, timeout=60) as response:
                 return response.status, response.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
@@ -66,7 +66,7 @@ def test_latest_snapshot_with_its_age(served: Served) -> None:
     time.sleep(0.02)
     got = served.capacity()
     assert (got.running, got.seq, got.draining) == (2, 2, False)
-    assert 0.02 <= got.age_s < 5
+    assert 0.02 <= got.age_s < 60
     assert got.engine_id == served.board.engine_id
 
 
@@ -79,13 +79,13 @@ def test_before_the_first_snapshot_the_answer_is_503(served: Served) -> None:
 def test_reader_that_knows_the_latest_is_held_until_something_changes(served: Served) -> None:
     served.board.publish(snapshot(running=1))
     answers: list[CapacitySnapshot] = []
-    reader = threading.Thread(target=lambda: answers.append(served.capacity("?after=1&wait=10000")))
+    reader = threading.Thread(target=lambda: answers.append(served.capacity("?after=1&wait=30000")))
     reader.start()
     while not served.board.waiting_readers:
         time.sleep(0.001)
     assert not answers
     served.board.publish(snapshot(running=7))
-    reader.join(timeout=5)
+    reader.join()
     assert answers[0].running == 7
 
 
@@ -93,8 +93,8 @@ def test_reader_that_is_behind_is_answered_at_once(served: Served) -> None:
     served.board.publish(snapshot())
     served.board.publish(snapshot())
     start_s = time.monotonic()
-    assert served.capacity("?after=1&wait=10000").seq == 2
-    assert time.monotonic() - start_s < 5
+    assert served.capacity("?after=1&wait=30000").seq == 2
+    assert time.monotonic() - start_s < 30
 
 
 def test_wait_ends_with_the_same_snapshot_when_nothing_changes(served: Served) -> None:
@@ -106,7 +106,7 @@ def test_wait_ends_with_the_same_snapshot_when_nothing_changes(served: Served) -
 def test_readers_beyond_the_limit_are_not_held(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity_server, "MAX_WAITERS", 0)
     served.board.publish(snapshot())
-    assert served.capacity("?after=1&wait=10000").seq == 1
+    assert served.capacity("?after=1&wait=30000").seq == 1
 
 
 @pytest.mark.parametrize("query", ["?after=x", "?wait=-1", "?after=1.5&wait=2", "?after=" + "9" * 30])
@@ -120,12 +120,12 @@ def test_unusable_numbers_are_refused_by_name(served: Served, query: str) -> Non
 def test_drain_is_seen_in_every_later_snapshot_and_wakes_readers(served: Served) -> None:
     served.board.publish(snapshot(running=3))
     answers: list[CapacitySnapshot] = []
-    reader = threading.Thread(target=lambda: answers.append(served.capacity("?after=1&wait=10000")))
+    reader = threading.Thread(target=lambda: answers.append(served.capacity("?after=1&wait=30000")))
     reader.start()
     while not served.board.waiting_readers:
         time.sleep(0.001)
     assert served.request("/drain", "POST") == (200, b'{"draining":true}')
-    reader.join(timeout=5)
+    reader.join()
     assert answers[0].draining
     assert answers[0].running == 3
     served.board.publish(snapshot())

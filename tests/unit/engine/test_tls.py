@@ -32,7 +32,7 @@ class Served:
         """Whether a client that trusts one authority gets an answer."""
         url = f"https://localhost:{self.server.port}/healthz"
         try:
-            with urllib.request.urlopen(url, context=client_context(authority), timeout=30) as reply:
+            with urllib.request.urlopen(url, context=client_context(authority), timeout=60) as reply:
                 return bool(reply.status == 200)
         except urllib.error.URLError as error:
             if not isinstance(error.reason, ssl.SSLCertVerificationError):
@@ -64,7 +64,7 @@ def test_renewed_certificate_is_served_each_time_that_it_is_renewed(
 
 def test_plain_text_is_not_answered(served: Served) -> None:
     with pytest.raises(OSError):
-        urllib.request.urlopen(f"http://localhost:{served.server.port}/healthz", timeout=30)
+        urllib.request.urlopen(f"http://localhost:{served.server.port}/healthz", timeout=60)
 
 
 @pytest.mark.parametrize(

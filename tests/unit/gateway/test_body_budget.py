@@ -48,7 +48,7 @@ async def test_tenant_with_too_much_under_way_is_told_to_come_back_and_others_ar
         engine.behave = hang
         long = [{"role": "user", "content": "x" * (BYTES * 2 // 5)}]
         first = asyncio.create_task(gate.chat(messages=long))
-        await asyncio.wait_for(begun.wait(), 30)
+        await asyncio.wait_for(begun.wait(), 60)
         engine.behave = engine.generate
         refused = await gate.chat(messages=long)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
@@ -58,7 +58,7 @@ async def test_tenant_with_too_much_under_way_is_told_to_come_back_and_others_ar
         assert (await gate.chat()).status_code == 200
         assert (await gate.chat(key=FREE_KEY, messages=long)).status_code == 200
         first.cancel()
-        await asyncio.wait_for(engine.client_left.wait(), 30)
+        await asyncio.wait_for(engine.client_left.wait(), 60)
         assert (await gate.chat(messages=long)).status_code == 200
 
 
@@ -81,7 +81,7 @@ async def test_chunked_body_needs_the_room_of_the_longest_only_until_it_is_here(
         for _ in range(3):
             begun.clear()
             asking.append(asyncio.create_task(ask()))
-            await asyncio.wait_for(begun.wait(), 30)
+            await asyncio.wait_for(begun.wait(), 60)
         engine.behave = engine.generate
         assert await ask() == 200
         for each in asking:

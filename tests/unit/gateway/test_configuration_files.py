@@ -56,7 +56,7 @@ class Taker:
         raise AssertionError("files are read, not listed")
 
     async def next(self) -> None:
-        await asyncio.wait_for(self.happened.wait(), 10)
+        await asyncio.wait_for(self.happened.wait(), 60)
         self.happened.clear()
 
 

@@ -54,7 +54,7 @@ async def test_leaving_a_stream_aborts_it_at_the_engine(bench: Bench) -> None:
         stream = client.stream(HELLO)
         assert (await anext(stream)).text == "a"
         await stream.aclose()  # type: ignore[attr-defined]
-        await asyncio.wait_for(bench.engine.left.wait(), 5)
+        await asyncio.wait_for(bench.engine.left.wait(), 60)
 
 
 @pytest.mark.parametrize("prompt", [[], [Message("user", "x"), 5]])

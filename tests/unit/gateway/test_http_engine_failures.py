@@ -253,14 +253,14 @@ async def test_truncated_whole_reply_is_never_a_success() -> None:
 
 
 async def hang(request: FakeRequest, reply: Reply) -> None:
-    await asyncio.sleep(5)
+    await asyncio.sleep(60)
 
 
 async def test_silent_engine_is_replaced_when_the_time_for_its_headers_is_over() -> None:
     async with (
         fake_engine("a") as a,
         fake_engine("b") as b,
-        gateway(a, b, upstream=UpstreamLimits(head_s=0.05)) as gate,
+        gateway(a, b, upstream=UpstreamLimits(head_s=0.5)) as gate,
     ):
         a.behave = hang
         for _ in range(2):
@@ -270,8 +270,8 @@ async def test_silent_engine_is_replaced_when_the_time_for_its_headers_is_over()
 @pytest.mark.parametrize(
     ("limits", "code", "tried"),
     [
-        (UpstreamLimits(head_s=0.05), "engine_header_timeout", 2),
-        (UpstreamLimits(total_s=0.05), "request_total_timeout", 1),
+        (UpstreamLimits(head_s=0.5), "engine_header_timeout", 2),
+        (UpstreamLimits(total_s=0.5), "request_total_timeout", 1),
     ],
 )
 async def test_time_that_is_up_has_a_name(limits: UpstreamLimits, code: str, tried: int) -> None:

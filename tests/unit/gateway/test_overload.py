@@ -1,6 +1,7 @@
 """Overload as a client meets it: what its class says, the status, when to try again, and what is counted."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,7 +20,8 @@ SHORT_S = 0.05
 
 @asynccontextmanager
 async def busy_gateway(
-    overload: Overload | None = None, tenant_limits: TenantLimits | None = None
+    overload: Overload | None = None,
+    tenant_limits: TenantLimits | None = None,
 ) -> AsyncIterator[tuple[Gateway, FakeEngine]]:
     """One engine that has enough to do."""
     async with (
@@ -36,7 +38,7 @@ def show(gate: Gateway, snapshot: CapacitySnapshot) -> None:
 
 
 async def until_waiting(gate: Gateway, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while gate.fleet.waiting != count:  # noqa: ASYNC110 - what is awaited is seen from outside
             await asyncio.sleep(0.002)
 
@@ -74,13 +76,15 @@ async def test_class_that_sheds_does_not_keep_a_request_that_is_of_no_use_any_mo
 
 async def test_degraded_request_is_served_as_the_other_class_and_accounted_in_its_own() -> None:
     # Long beside what the first request of a process takes before it waits.
-    patience_s = 10 * SHORT_S
-    overload = Overload(action=OverloadAction.DEGRADE, max_queue_time_s=patience_s, degrade_to="low")
+    overload = Overload(action=OverloadAction.DEGRADE, max_queue_time_s=10 * SHORT_S, degrade_to="low")
     async with busy_gateway(overload) as (gate, engine):
         asked = asyncio.create_task(gate.chat())
-        async with asyncio.timeout(10):
+        await until_waiting(gate, 1)
+        seen_s = time.monotonic()
+        async with asyncio.timeout(60):
             while not gate.sample("degraded_requests_total", pool="tiny", cls="high", to="low"):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
+        waited_s = time.monotonic() - seen_s
         show(gate, IDLE)
         answer = await asked
         assert (answer.status_code, answer.headers["x-proserve-class"]) == (200, "low")
@@ -89,8 +93,8 @@ async def test_degraded_request_is_served_as_the_other_class_and_accounted_in_it
         (record,) = gate.decisions.latest(1)
         (attempt,) = record.attempts
         assert (record.priority_class, attempt.served_as) == ("high", "low")
-        # From when it began to wait; its patience counts from its arrival.
-        assert attempt.waited_s > patience_s / 2
+        # As both classes.
+        assert attempt.waited_s >= waited_s
 
 
 async def test_client_that_leaves_while_it_waits_is_gone() -> None:
@@ -108,7 +112,7 @@ async def test_client_that_leaves_while_it_waits_pays_for_no_tokens() -> None:
         await until_waiting(gate, 1)
         assert gate.sample("quota_used", tenant="gold", quota="tokens") > 0
         asked.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while gate.sample("quota_used", tenant="gold", quota="in_flight"):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
         assert gate.sample("quota_used", tenant="gold", quota="tokens") == 0
@@ -116,10 +120,12 @@ async def test_client_that_leaves_while_it_waits_pays_for_no_tokens() -> None:
 
 async def test_waiting_requests_are_seen_and_served_heavier_ones_first() -> None:
     async with busy_gateway() as (gate, engine):
+        # None is late on a busy machine: a heavy one that is may be worth less than a light one that is not.
+        patient = {"x-proserve-ttft-ms": "60000", "x-proserve-tpot-ms": "60000"}
         second_of_prefill = [{"role": "user", "content": "x" * 4000}]
-        light = asyncio.create_task(gate.chat(key=FREE_KEY, user="light", messages=second_of_prefill))
+        light = asyncio.create_task(gate.chat(key=FREE_KEY, headers=patient, user="light", messages=second_of_prefill))
         await until_waiting(gate, 1)
-        heavy = asyncio.create_task(gate.chat(user="heavy", messages=second_of_prefill))
+        heavy = asyncio.create_task(gate.chat(headers=patient, user="heavy", messages=second_of_prefill))
         await until_waiting(gate, 2)
         assert gate.sample("requests_waiting", pool="tiny", cls="low") == 1
         await asyncio.sleep(SHORT_S)
@@ -142,7 +148,7 @@ async def test_flood_of_one_tenant_takes_no_place_from_another_of_its_class() ->
         modest = [asyncio.create_task(gate.chat(key=FREE_KEY, messages=long_prompt)) for _ in range(2)]
         await until_waiting(gate, 2)
         flood = [asyncio.create_task(gate.chat(key=None)) for _ in range(12)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while sum(task.done() for task in flood) < 10:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
         assert not any(task.done() for task in modest)

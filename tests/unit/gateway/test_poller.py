@@ -16,8 +16,10 @@ from proserve_gateway.fleet.poller import Poller, PollResult, PollSettings
 from proserve_gateway.fleet.target import EngineTarget
 
 QUICK = PollSettings(
-    wait_s=0.05, answer_s=0.1, retry_s=0.005, probe_s=0.005, recheck_s=0.02, closest_s=0.002, metrics_s=0.004
+    wait_s=0.05, answer_s=60.0, retry_s=0.005, probe_s=0.005, recheck_s=0.02, closest_s=0.002, metrics_s=0.004
 )
+HANGS_S = 0.3
+"""Without an answer; a busy machine may take that long now and then, so only for tests of engines that hang."""
 SNAPSHOT = CapacitySnapshot(
     seq=1, engine_id="e", model="m", policy="fcfs", age_s=0.0, block_size=16, blocks=100, free_blocks=50, running=0,
     waiting=0, max_sequences=8, max_step_tokens=512,
@@ -72,15 +74,16 @@ class FakeEngine:
 
 
 class Bench:
-    def __init__(self, *, capacity: bool = True) -> None:
+    def __init__(self, *, capacity: bool = True, answer_s: float = QUICK.answer_s) -> None:
         self.engine = FakeEngine()
         self.capacity = capacity
         self.polls: list[PollResult] = []
         self.fleet = Fleet(make_room=lambda _: ImmediateRoom(NoChoice()), clock=asyncio.get_running_loop().time)
-        self.poller = Poller(self.fleet, settings=QUICK, on_poll=lambda _, result: self.polls.append(result))
+        settings = msgspec.structs.replace(QUICK, answer_s=answer_s)
+        self.poller = Poller(self.fleet, settings=settings, on_poll=lambda _, result: self.polls.append(result))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - what is awaited is seen from outside
                 await asyncio.sleep(0.002)
 
@@ -105,9 +108,12 @@ class Bench:
 
 @asynccontextmanager
 async def following(
-    *, capacity: bool = True, prepare: Callable[[FakeEngine], None] | None = None
+    *,
+    capacity: bool = True,
+    prepare: Callable[[FakeEngine], None] | None = None,
+    answer_s: float = QUICK.answer_s,
 ) -> AsyncIterator[Bench]:
-    bench = Bench(capacity=capacity)
+    bench = Bench(capacity=capacity, answer_s=answer_s)
     if prepare is not None:
         prepare(bench.engine)
     server = await bench.listen()
@@ -192,7 +198,7 @@ async def test_engine_with_metrics_that_gets_capacity_is_read_exactly_from_then_
 
 
 async def test_engine_whose_metrics_hang_is_suspected_and_one_that_drops_them_is_probed() -> None:
-    async with following(capacity=False, prepare=measured) as bench:
+    async with following(capacity=False, prepare=measured, answer_s=HANGS_S) as bench:
         await bench.until(lambda: PollResult.MEASURED in bench.polls)
         bench.engine.metrics_status = 0
         await bench.until_state(EngineState.SUSPECTED)
@@ -214,7 +220,7 @@ async def test_engine_whose_capacity_is_not_there_is_probed_and_looked_at_again(
 
 
 async def test_engine_that_stops_answering_is_suspected_and_comes_back() -> None:
-    async with following() as bench:
+    async with following(answer_s=HANGS_S) as bench:
         await bench.until_state(EngineState.READY)
         bench.engine.capacity_status = 0
         await bench.until_state(EngineState.SUSPECTED)

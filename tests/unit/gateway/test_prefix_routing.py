@@ -34,7 +34,7 @@ def show(gate: Gateway, name: str, *, busy: bool) -> None:
 async def ask(gate: Gateway, text: str) -> str:
     """The engine that answered."""
     # Nothing may be in flight, or the other engine would be the idler one.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while any(engine.view.dispatched for engine in gate.fleet.engines):  # noqa: ASYNC110
             await asyncio.sleep(0.002)
     answer = await gate.chat(messages=[{"role": "user", "content": text}])

