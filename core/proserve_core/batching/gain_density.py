@@ -4,12 +4,14 @@ Tokens that are late already are lost, but a late request that runs catches up: 
 advance by one TPOT per token. If the next token comes `late_s` after its deadline and steps take `s`, the first
 `k = 1 + floor(late_s / (TPOT - s))` tokens miss theirs. The recoverable gain of a request is that of its tokens after
 those, by expected length; its cost all engine time until its end: the prompt, then a token per step with a growing
-context and its share of the step's constant. Their ratio is gain per engine second.
+context and its share of the step's constant. Their ratio is gain per engine second. Where steps cannot keep a TPOT,
+gain and cost are those of the tokens that come before what is in hand is used up (`fading`).
 """
 
 import msgspec
 import numpy as np
 
+from proserve_core.batching.fading import KeptTpots, gain_of, tokens_in_time
 from proserve_core.batching.lengths import LengthTable
 from proserve_core.batching.request_columns import Column, Index, RequestColumns
 from proserve_core.latency import LatencyModel
@@ -49,22 +51,26 @@ class Prospects(msgspec.Struct, frozen=True):
     rest: Column
     """Expected tokens to come."""
     cost_s: Column
-    """Engine time for all of them."""
+    """Engine time for them, as far as they earn anything."""
+    lost_s: Column
+    """What each token takes of the slack, where the TPOT can't be kept; else 0."""
+    lead_s: Column
+    """Slack less what all expected tokens take of it."""
 
 
 def prefill_share(
-    columns: RequestColumns, latency: LatencyModel, decodes: Index, wanted: Column | float = 1.0
+    columns: RequestColumns, tpots: KeptTpots, latency: LatencyModel, decodes: Index, wanted: Column | float = 1.0
 ) -> float:
     """Part of the time left to prompts when `decodes`, weighted by `wanted`, get a token per TPOT."""
     each_s = wanted * _each_s(columns, latency, decodes)
-    busy = float(np.add.reduce(each_s / columns.tpot_s[decodes])) + latency.constant_s / (0.8 * columns.least_tpot_s)
+    busy = float(np.add.reduce(each_s / tpots.tpot_s[decodes])) + latency.constant_s / (0.8 * tpots.least_s)
     return max(LEAST_PREFILL_SHARE, 1 - busy)
 
 
-def decode_share(columns: RequestColumns, latency: LatencyModel, decodes: Index) -> float:
+def decode_share(columns: RequestColumns, tpots: KeptTpots, latency: LatencyModel, decodes: Index) -> float:
     """Part of the time that `decodes` take when each gets a token per TPOT, with the steps' constant."""
     each_s = _each_s(columns, latency, decodes)
-    return float(np.add.reduce(each_s / columns.tpot_s[decodes])) + latency.constant_s / columns.least_tpot_s
+    return float(np.add.reduce(each_s / tpots.tpot_s[decodes])) + latency.constant_s / tpots.least_s
 
 
 def _each_s(columns: RequestColumns, latency: LatencyModel, decodes: Index) -> Column:
@@ -74,11 +80,19 @@ def _each_s(columns: RequestColumns, latency: LatencyModel, decodes: Index) -> C
 
 
 def prospects(
-    columns: RequestColumns, pace: Pace, lengths: LengthTable, profiles: Index, latency: LatencyModel
+    columns: RequestColumns,
+    tpots: KeptTpots,
+    pace: Pace,
+    lengths: LengthTable,
+    profiles: Index,
+    latency: LatencyModel,
 ) -> Prospects:
     """What each request can still bring. `profiles` are the requests' in the length table."""
     tpot_s, token_gain, emitted = columns.tpot_s, columns.token_gain, columns.emitted
-    step_s = np.minimum(max(pace.step_s, pace.decode_step_s), TPOT_SHARE * tpot_s)
+    pace_s = max(pace.step_s, pace.decode_step_s)
+    step_s = np.minimum(pace_s, TPOT_SHARE * tpot_s)
+    fading = tpots.fading
+    step_s[fading] = np.maximum(pace_s, tpots.tpot_s[fading])
     # A decode has no prompt to compute.
     ready_s = np.maximum(columns.prefill_s / pace.prefill_share, pace.decode_step_s)
     np.minimum(ready_s, step_s, out=ready_s, where=columns.decode)
@@ -89,18 +103,31 @@ def prospects(
     rest[started] = lengths.expected_rest(profiles[started], emitted[started])
     np.minimum(rest, most, out=rest)
     full = columns.next_gain + token_gain * np.maximum(0.0, rest - 1)
-    value = full
+    value, earning, lost_s, lead_s = full, rest, np.zeros(len(columns)), columns.slack_s
+    if len(fading):
+        lost_s[fading] = step_s[fading] - tpot_s[fading]
+        lead_s = lead_s - rest * lost_s
+        earning = rest.copy()
+        early_s = columns.slack_s - np.maximum(ready_s, latency.host_s + latency.floor_s)
+        earning[fading] = tokens_in_time(
+            columns, fading, lengths, profiles, early_s=early_s[fading], lost_s=lost_s[fading]
+        )
+        value = full.copy()
+        value[fading] = gain_of(columns, fading, earning[fading])
+        late_s[fading] = -np.inf
     late = (late_s >= 0).nonzero()[0]
     if len(late):
-        value = full.copy()
+        value = value.copy()
         value[late] = _late_value(
             columns, late, lengths, profiles, late_s=late_s[late], step_s=step_s[late], rest=rest[late]
         )
     share_s = latency.constant_s / max(CONSTANT_SHARERS, pace.decodes + 1)
     token_s = latency.linear_token_s + latency.sequence_s + share_s
-    cost_s = columns.prefill_s + rest * (token_s + latency.context_s * (columns.context + rest / 2))
+    cost_s = columns.prefill_s + earning * (token_s + latency.context_s * (columns.context + earning / 2))
     density = value / np.maximum(cost_s, _NO_TIME_S)
-    return Prospects(value=value, full_value=full, density=density, rest=rest, cost_s=cost_s)
+    return Prospects(
+        value=value, full_value=full, density=density, rest=rest, cost_s=cost_s, lost_s=lost_s, lead_s=lead_s
+    )
 
 
 def value_when_ready(
@@ -116,6 +143,14 @@ def value_when_ready(
     step_s = np.minimum(max(pace.step_s, pace.decode_step_s), TPOT_SHARE * columns.tpot_s[places])
     late_s = ready_s - columns.slack_s[places]
     value: Column = worth.full_value[places].copy()
+    fading = worth.lost_s[places].nonzero()[0]
+    if len(fading):
+        chosen = places[fading]
+        tokens = tokens_in_time(
+            columns, chosen, lengths, profiles, early_s=-late_s[fading], lost_s=worth.lost_s[chosen]
+        )
+        value[fading] = gain_of(columns, chosen, tokens)
+        late_s[fading] = -np.inf
     late = (late_s >= 0).nonzero()[0]
     value[late] = _late_value(
         columns,

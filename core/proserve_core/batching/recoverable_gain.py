@@ -10,6 +10,8 @@ saturation, two GPUs and three sets of objectives (docs/batching.md has figures)
 - Who cannot earn anything any more comes last, but is never dropped.
 - The step is as long as loses the least gain per second (`step_length`), but no longer than helps when slots or blocks
   are short (`full_house`).
+- Who asks for tokens faster than any step brings them sets no pace and is worth what comes before its slack is used up
+  (`fading`).
 - Crowd: when one step of all decodes takes longer than the tightest TPOT allows, holding all of them makes all of them
   late. Then the step ends before, and decodes that would be late without it come first: others, such as those with a
   longer TPOT, can pause.
@@ -27,6 +29,7 @@ faster than its TPOT needs its slot only part of the time (1-2 points of gain at
 
 import numpy as np
 
+from proserve_core.batching.fading import KeptTpots, kept_tpots, shortest_step_s
 from proserve_core.batching.fill import FillOptions, fill_ranked
 from proserve_core.batching.full_house import OutputFlow, full_house_s, room_for
 from proserve_core.batching.gain_density import Pace, Prospects, decode_share, prefill_share, prospects
@@ -92,31 +95,32 @@ class RecoverableGain:
         profiles = self._lengths.profiles(columns)
         self._lengths.observe(state.requests.residents, state.now_s)
 
-        tpot_s, residents = columns.least_tpot_s, columns.residents
-        decode = columns.decode[:residents]
+        tpots, residents = kept_tpots(columns, latency), columns.residents
+        tpot_s = tpots.least_s
+        decode = columns.decode[:residents] & ~tpots.spent[:residents]
         decoding = decode.nonzero()[0]
         decodes = len(decoding)
         computed = float(np.add.reduce(columns.context[decoding])) - decodes
         decode_step_s = latency.sums_s(decodes, 0, computed, decodes)
         crowded = decodes > 0 and decode_step_s > SATURATED_SHARE * tpot_s
-        saturated = crowded and decode_share(columns, latency, decoding) > SATURATED_SHARE
+        saturated = crowded and decode_share(columns, tpots, latency, decoding) > SATURATED_SHARE
         if crowded:
-            decode_step_s = max(SATURATED_SHARE * tpot_s, latency.host_s + latency.floor_s + 1e-3)
+            decode_step_s = max(SATURATED_SHARE * tpot_s, shortest_step_s(latency))
         elif not decodes:
             decode_step_s = 0.0
         pace = Pace(
             decode_step_s=decode_step_s,
             step_s=self._step_s,
             decodes=decodes,
-            prefill_share=prefill_share(columns, latency, decoding),
+            prefill_share=prefill_share(columns, tpots, latency, decoding),
         )
-        worth = prospects(columns, pace, self._lengths.table, profiles, latency)
+        worth = prospects(columns, tpots, pace, self._lengths.table, profiles, latency)
         arrived = self._lengths.arrived
         self._flow.note(float(worth.rest[arrived].sum()) if len(arrived) else 0.0, now_s=state.now_s)
         valuable = worth.value > 0
         running = (valuable[:residents] & decode).nonzero()[0]
         prompts = (valuable & ~columns.decode).nonzero()[0]
-        unhurried = self._unhurried(state, columns, pace, running, prompts, saturated, elapsed_s)
+        unhurried = self._unhurried(state, columns, tpots, worth, pace, running, prompts, saturated, elapsed_s)
 
         ranking, first_prompt_density = _rank(
             columns, worth, pace, valuable, running, prompts,
@@ -131,12 +135,7 @@ class RecoverableGain:
             budget_s, prefill_budget_s = decode_step_s, DISPLACEMENT_SHARE * decode_step_s
         else:
             prefill_budget_s = np.inf
-            stakes = DecodeStakes(
-                slack_s=columns.slack_s[running],
-                tpot_s=columns.tpot_s[running],
-                token_gain=columns.token_gain[running],
-                left=np.minimum(1.0, worth.value[running] / np.maximum(worth.full_value[running], 1e-300)),
-            )
+            stakes = _stakes(columns, worth, running)
             budget_s = step_length(
                 stakes=stakes,
                 price=time_price(
@@ -156,7 +155,7 @@ class RecoverableGain:
             if state.resume is not None:
                 again_s = columns.return_s
             ahead_s = LEND_TPOTS * columns.tpot_s[:residents] + again_s / pace.prefill_share
-            kept_for_itself = kept_for_itself & ~(decode & (columns.slack_s[:residents] > ahead_s))
+            kept_for_itself = kept_for_itself & ~(decode & (worth.lead_s[:residents] > ahead_s))
         return fill_ranked(
             state,
             columns,
@@ -204,6 +203,8 @@ class RecoverableGain:
         self,
         state: EngineState,
         columns: RequestColumns,
+        tpots: KeptTpots,
+        worth: Prospects,
         pace: Pace,
         running: Index,
         prompts: Index,
@@ -211,9 +212,9 @@ class RecoverableGain:
         elapsed_s: float,
     ) -> bool:
         """Whether all deadlines can be met, and have been for a while."""
-        running_slack_s = columns.slack_s[running]
+        running_slack_s = worth.lead_s[running]
         feasible = not saturated and not (len(running) and running_slack_s.min() < pace.decode_step_s)
-        slack_s, prefill_s = columns.slack_s[prompts], columns.prefill_s[prompts]
+        slack_s, prefill_s = worth.lead_s[prompts], columns.prefill_s[prompts]
         # Under overload some prompt will be late whatever share of the time prompts get.
         feasible = feasible and not np.count_nonzero(prefill_s > slack_s)
         if feasible and len(prompts):
@@ -221,10 +222,29 @@ class RecoverableGain:
             # A decode that is ahead needs no time until its lead is used up.
             lead_s = running_slack_s - URGENT_TPOTS * columns.tpot_s[running]
             wanted = np.minimum(1.0, np.maximum(0.0, 1 - lead_s / horizon_s))
-            share = prefill_share(columns, state.latency, running, wanted)
+            share = prefill_share(columns, tpots, state.latency, running, wanted)
             feasible = prompts_feasible(slack_s, prefill_s, share)
         safe = self._gate.note(feasible, elapsed_s)
         return safe and len(prompts) >= 2 and len(running) + len(prompts) <= state.limits.max_sequences - CROWD
+
+
+def _stakes(columns: RequestColumns, worth: Prospects, running: Index) -> DecodeStakes:
+    value, token_gain, lost_s = worth.value[running], columns.token_gain[running], worth.lost_s[running]
+    left = np.minimum(1.0, value / np.maximum(worth.full_value[running], 1e-300))
+    most_lost = np.full(len(running), np.inf)
+    fading = lost_s.nonzero()[0]
+    if len(fading):
+        left[fading] = 1.0
+        most_lost[fading] = value[fading] / np.maximum(token_gain[fading], 1e-300)
+    return DecodeStakes(
+        slack_s=columns.slack_s[running],
+        lead_s=worth.lead_s[running],
+        tpot_s=columns.tpot_s[running] + lost_s,
+        lost_s=lost_s,
+        token_gain=token_gain,
+        left=left,
+        most_lost=most_lost,
+    )
 
 
 def _delay_loss(columns: RequestColumns, prompts: Index, share: float) -> float:
@@ -257,7 +277,7 @@ def _rank(
         spare_s = slack_s[prompts] - queue_s
         can_wait = (spare_s > 0).nonzero()[0]
         index[prompts[can_wait]] *= np.exp(-spare_s[can_wait] / (URGENCY * drain_s))
-    near = slack_s[running] <= URGENT_TPOTS * columns.tpot_s[running]
+    near = worth.lead_s[running] <= URGENT_TPOTS * columns.tpot_s[running]
     front, others = running[near], running[~near]
     if saturated:
         index[front] *= HOLD

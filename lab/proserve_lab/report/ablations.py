@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from proserve_core.batching import recoverable_gain, step_length
+from proserve_core.batching.fading import KeptTpots, shortest_step_s
 from proserve_core.batching.gain_density import Pace, Prospects, prospects
 from proserve_core.batching.lengths import LengthTable
 from proserve_core.batching.output_bins import Column, Index
@@ -34,7 +35,7 @@ def _fixed_step(
     del price, longest_s
     if not len(stakes.slack_s):
         return NO_DECODES_S
-    return max(1.03 * decode_step_s + 1e-3, latency.host_s + latency.floor_s + 1e-3, 0.7 * tpot_s)
+    return max(1.03 * decode_step_s + 1e-3, shortest_step_s(latency), 0.7 * tpot_s)
 
 
 def _tightest_slack(
@@ -56,10 +57,15 @@ def _tightest_slack(
 
 
 def _late_in_full(
-    columns: RequestColumns, pace: Pace, lengths: LengthTable, profiles: Index, latency: LatencyModel
+    columns: RequestColumns,
+    tpots: KeptTpots,
+    pace: Pace,
+    lengths: LengthTable,
+    profiles: Index,
+    latency: LatencyModel,
 ) -> Prospects:
     """Every request counts with the gain of all tokens that it has left, however late it is."""
-    found = prospects(columns, pace, lengths, profiles, latency)
+    found = prospects(columns, tpots, pace, lengths, profiles, latency)
     cost_s = np.divide(found.value, found.density, out=columns.prefill_s + 0.01, where=found.value > 0)
     return msgspec.structs.replace(found, value=found.full_value, density=found.full_value / cost_s)
 

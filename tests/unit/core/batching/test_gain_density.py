@@ -5,6 +5,7 @@ import pytest
 
 from engine_builders import MILLISECOND_PER_TOKEN, decoding, engine_state, prefilling, service_terms, waiting
 from proserve_core.batching import RequestState
+from proserve_core.batching.fading import kept_tpots
 from proserve_core.batching.gain_density import LEAST_PREFILL_SHARE, Pace, Prospects, prefill_share, prospects
 from proserve_core.batching.length_observer import LengthObserver
 from proserve_core.batching.request_columns import RequestColumns
@@ -22,7 +23,14 @@ def worth(*requests: RequestState, now_s: float = 0.0) -> Prospects:
     asked = columns(*requests, now_s=now_s)
     profiles = lengths.profiles(asked)
     lengths.observe([], 0.0)
-    return prospects(asked, PACE, lengths.table, profiles, MILLISECOND_PER_TOKEN)
+    tpots = kept_tpots(asked, MILLISECOND_PER_TOKEN)
+    return prospects(asked, tpots, PACE, lengths.table, profiles, MILLISECOND_PER_TOKEN)
+
+
+def share(*decodes: RequestState, wanted: float = 1.0) -> float:
+    asked = columns(*decodes)
+    tpots = kept_tpots(asked, MILLISECOND_PER_TOKEN)
+    return prefill_share(asked, tpots, MILLISECOND_PER_TOKEN, np.arange(len(decodes)), wanted)
 
 
 def test_a_prompt_in_time_brings_its_first_token_and_199_more() -> None:
@@ -52,6 +60,24 @@ def test_a_late_decode_loses_the_tokens_until_it_has_caught_up() -> None:
     assert value == pytest.approx(200 * (1 - 1 / 200) ** missed)
 
 
+def test_where_no_step_keeps_the_tpot_only_tokens_until_the_slack_is_used_up_are_worth_and_cost_something() -> None:
+    # Due at 0.55 s and ready in 12 ms, each step of 25 ms takes 20 ms: the 1st and 26 more come in time.
+    fast = decoding("d", emitted=10, terms=service_terms(2.0, ttft_s=0.5, tpot_s=0.005))
+    result = worth(fast)
+    tokens = 200 * (1 - (1 - 1 / 200) ** 27)
+    assert result.value[0] == pytest.approx(2 * tokens)
+    assert result.full_value[0] == pytest.approx(2 * 200)
+    assert result.cost_s[0] == pytest.approx(tokens * (0.001 + 0.01 / 16))
+    assert result.lead_s[0] == pytest.approx(0.55 - 200 * 0.02)
+
+
+def test_where_no_step_keeps_the_tpot_a_late_request_is_worth_nothing_however_long_its_output() -> None:
+    fast = service_terms(9.0, ttft_s=0.5, tpot_s=0.005)
+    late = worth(decoding("d", emitted=10, terms=fast), waiting("w", 400, terms=fast), now_s=0.545)
+    assert late.value.tolist() == [0, 0]
+    assert late.density.tolist() == [0, 0]
+
+
 def test_a_late_prompt_counts_what_others_leave_of_the_time() -> None:
     # 100 ms of prompt in half of the time: ready in 200 ms, 0.3 s after the deadline of 1 s.
     value = worth(waiting("w", 100), now_s=1.1).value[0]
@@ -77,9 +103,7 @@ def test_a_preempted_request_pays_for_its_emitted_tokens_again() -> None:
 
 def test_decodes_leave_the_rest_of_the_time_to_prompts() -> None:
     # Four of 1 ms per 50 ms each, and the constant of 10 ms per 40 ms.
-    state = columns(*[decoding(name) for name in "abcd"])
-    four = np.arange(4)
-    assert prefill_share(state, MILLISECOND_PER_TOKEN, four) == pytest.approx(1 - 4 * 0.02 - 0.25)
-    assert prefill_share(state, MILLISECOND_PER_TOKEN, four, 0.5) == pytest.approx(1 - 2 * 0.02 - 0.25)
-    crowd = columns(*[decoding(f"d{number}") for number in range(64)])
-    assert prefill_share(crowd, MILLISECOND_PER_TOKEN, np.arange(64)) == LEAST_PREFILL_SHARE
+    four = [decoding(name) for name in "abcd"]
+    assert share(*four) == pytest.approx(1 - 4 * 0.02 - 0.25)
+    assert share(*four, wanted=0.5) == pytest.approx(1 - 2 * 0.02 - 0.25)
+    assert share(*[decoding(f"d{number}") for number in range(64)]) == LEAST_PREFILL_SHARE

@@ -14,6 +14,9 @@ def stakes(*slacks_s: float, gain: float = 1.0, left: float = 1.0) -> DecodeStak
     count = len(slacks_s)
     return DecodeStakes(
         slack_s=np.array(slacks_s),
+        lead_s=np.array(slacks_s),
+        lost_s=np.zeros(count),
+        most_lost=np.full(count, np.inf),
         tpot_s=np.full(count, 0.1),
         token_gain=np.full(count, gain),
         left=np.full(count, left),
@@ -78,6 +81,32 @@ def test_time_is_worth_what_late_prompts_lose_within_bounds() -> None:
     assert time_price(density=100.0, delay_loss=70.0) == 70.0
     assert time_price(density=100.0, delay_loss=1000.0) == 100.0
     assert time_price(density=0.0, delay_loss=0.0) == 0.0
+
+
+def fading(*, lead_s: float, most_lost: float) -> DecodeStakes:
+    """A decode with half a second in hand that asks for a token each 80 ms and gets one each 100 ms."""
+    return DecodeStakes(
+        slack_s=np.array([0.5]),
+        lead_s=np.array([lead_s]),
+        tpot_s=np.array([0.1]),
+        lost_s=np.array([0.02]),
+        token_gain=np.ones(1),
+        left=np.ones(1),
+        most_lost=np.array([most_lost]),
+    )
+
+
+def test_a_decode_that_fades_makes_short_steps_for_as_long_as_there_is_something_to_lose() -> None:
+    # 300/s * 10 ms = 3. A step of 25 ms wins 75 ms, 3.75 tokens at 20 ms each: -0.75 / 25 ms = -30.
+    assert length(fading(lead_s=-1.0, most_lost=25.0), price=300.0) == pytest.approx(SHORTEST_S)
+    assert length(fading(lead_s=-1.0, most_lost=2.0), price=300.0) == pytest.approx(SHORTEST_S)
+    # 1200/s * 10 ms = 12: (12 - 3.75) / 25 ms = 330, 12 / 92 ms = 130. In 500 ms 20 tokens are lost and 4 for the lead,
+    # (12 + 24) / 500 ms = 72, but for 2 that are in time (12 + 2) / 500 ms = 28.
+    assert length(fading(lead_s=-1.0, most_lost=2.0), price=1200.0) == pytest.approx(0.5)
+
+
+def test_a_decode_that_fades_with_more_in_hand_than_it_needs_can_wait() -> None:
+    assert length(fading(lead_s=10.0, most_lost=25.0), price=300.0) == pytest.approx(0.5)
 
 
 def test_no_step_is_shorter_than_all_decodes_need() -> None:
