@@ -7,8 +7,11 @@ since nobody can predict an engine that is not there. Then they go on as any req
 """
 
 import asyncio
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +27,17 @@ from proserve_gateway.requests.inference_request import InferenceRequest
 
 RETRY_AFTER_S = 10.0
 """What a client is told whose request waited in vain: an engine is on its way."""
+
+
+class _Waiting(NamedTuple):
+    """One request, ordered by its arrival."""
+
+    arrival_s: float
+    number: int
+    """Differs from all others', so that nothing after it is compared."""
+    request: InferenceRequest
+    future: "asyncio.Future[None]"
+    """Done when it waits no more."""
 
 
 class FirstEngines:
@@ -44,7 +58,11 @@ class FirstEngines:
         self._shares = RoomShares(limits)
         self.pools: frozenset[str] = frozenset()
         """Those that may have none."""
-        self._held: dict[str, dict[asyncio.Future[None], InferenceRequest]] = {}
+        self._held: dict[str, dict[int, _Waiting]] = {}
+        """By pool and number."""
+        self._lines: dict[str, dict[str, list[_Waiting]]] = {}
+        """By class and tenant, sorted: who gives way is found without a look at all that wait."""
+        self._numbers = count()
 
     def use(self, pools: Iterable[str]) -> None:
         """These pools may have none from now on; who waits for another one goes on as its requests do."""
@@ -59,10 +77,9 @@ class FirstEngines:
 
     def turn_away(self, error: Callable[[], ApiError]) -> None:
         """No first engine is waited for any more."""
-        for waiting in self._held.values():
-            for future in waiting:
-                if not future.done():
-                    future.set_exception(error())
+        for pool in tuple(self._held):
+            for waiting in self._all_leave(pool):
+                waiting.future.set_exception(error())
 
     def __len__(self) -> int:
         return sum(map(len, self._held.values()))
@@ -70,7 +87,7 @@ class FirstEngines:
     def by_class(self) -> Iterator[tuple[str, Mapping[str, int]]]:
         """Each pool for which requests wait, and how many of each class."""
         for pool, waiting in self._held.items():
-            yield pool, Counter(request.terms.priority_class for request in waiting.values())
+            yield pool, Counter(each.request.terms.priority_class for each in waiting.values())
 
     async def wait(self, request: InferenceRequest, routing: RoutingRequest, *, most_s: float) -> RoutingRequest:
         """Return when its pool has an engine, at once if it has one or can't be without; the request may go on in
@@ -105,47 +122,66 @@ class FirstEngines:
 
     async def _hold(self, request: InferenceRequest, longest_s: float) -> bool:
         """Whether it may go on."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._held.setdefault(request.pool, {})[future] = request
-        self._shares.entered(*_share(request))
+        waiting = _Waiting(request.arrival_s, next(self._numbers), request, asyncio.get_running_loop().create_future())
+        self._enter(waiting)
         try:
             self._trim()
             async with asyncio.timeout(longest_s):
-                await future
+                await waiting.future
         except TimeoutError:
             return False
         finally:
-            self._leave(future, request)
+            self._leave(waiting)
         return True
 
     def _trim(self) -> None:
         """Hold no more than the limits. The lightest class gives way, in it the tenant that holds most, of whom the
         latest."""
         while self._shares.full:
-            # Those that are done leave as soon as their tasks run; whoever came last is not.
-            held = [entry for waiting in self._held.values() for entry in waiting.items() if not entry[0].done()]
-            held.reverse()
-            _, weakest = min(held, key=_worth)
+            latest = (max(line[-1] for line in tenants.values()) for tenants in self._lines.values())
+            weakest = min(latest, key=_worth).request
             name = weakest.terms.priority_class
-            tenant = self._shares.gives_way(name, weakest.tenant)
-            of_tenant = (entry for entry in held if (entry[1].terms.priority_class, entry[1].tenant) == (name, tenant))
-            future, gone = min(of_tenant, key=_worth)
-            self._leave(future, gone)
-            self._metrics.refused(gone.pool, name, Refusal.ROOM_FULL)
-            future.set_exception(OverloadedError(Refusal.ROOM_FULL, priority_class=name, retry_after_s=RETRY_AFTER_S))
+            gone = self._lines[name][self._shares.gives_way(name, weakest.tenant)][-1]
+            self._leave(gone)
+            if gone.future.done():
+                # Its client left, or its time is up: that its task has not run since is no reason to refuse anybody.
+                continue
+            self._metrics.refused(gone.request.pool, name, Refusal.ROOM_FULL)
+            error = OverloadedError(Refusal.ROOM_FULL, priority_class=name, retry_after_s=RETRY_AFTER_S)
+            gone.future.set_exception(error)
 
-    def _leave(self, future: asyncio.Future[None], request: InferenceRequest) -> None:
-        waiting = self._held.get(request.pool, {})
-        if waiting.pop(future, None) is None:
+    def _enter(self, waiting: _Waiting) -> None:
+        name, tenant, size = _share(waiting.request)
+        self._held.setdefault(waiting.request.pool, {})[waiting.number] = waiting
+        insort(self._lines.setdefault(name, {}).setdefault(tenant, []), waiting)
+        self._shares.entered(name, tenant, size)
+
+    def _leave(self, waiting: _Waiting) -> None:
+        pool = self._held.get(waiting.request.pool, {})
+        if pool.pop(waiting.number, None) is None:
             return
-        self._shares.left(*_share(request))
-        if not waiting:
-            del self._held[request.pool]
+        if not pool:
+            del self._held[waiting.request.pool]
+        name, tenant, size = _share(waiting.request)
+        tenants = self._lines[name]
+        line = tenants[tenant]
+        del line[bisect_left(line, waiting)]
+        if not line:
+            del tenants[tenant]
+        if not tenants:
+            del self._lines[name]
+        self._shares.left(name, tenant, size)
 
     def _release(self, pool: str) -> None:
-        for future in self._held[pool]:
-            if not future.done():
-                future.set_result(None)
+        for waiting in self._all_leave(pool):
+            waiting.future.set_result(None)
+
+    def _all_leave(self, pool: str) -> list[_Waiting]:
+        """All that wait for this pool give their places back; returns those that are not gone by themselves."""
+        all_of_pool = list(self._held[pool].values())
+        for waiting in all_of_pool:
+            self._leave(waiting)
+        return [waiting for waiting in all_of_pool if not waiting.future.done()]
 
 
 def _share(request: InferenceRequest) -> tuple[str, str, int]:
@@ -153,10 +189,9 @@ def _share(request: InferenceRequest) -> tuple[str, str, int]:
     return request.terms.priority_class, request.tenant, request.body.size
 
 
-def _worth(entry: tuple[asyncio.Future[None], InferenceRequest]) -> tuple[float, float]:
+def _worth(waiting: _Waiting) -> tuple[float, float]:
     """Who has the least gives way."""
-    _, request = entry
-    return request.terms.weight, -request.arrival_s
+    return waiting.request.terms.weight, -waiting.arrival_s
 
 
 def _too_slow(pool: str) -> ApiError:

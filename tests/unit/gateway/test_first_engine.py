@@ -1,9 +1,11 @@
 """Requests for a pool that sleeps wait for its first engine, as long as their class lets them. Simulated time."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
+import pool_queue_bench
 from fleet_builders import capacity, routing_request
 from pool_queue_bench import inference_request, priority_class
 from proserve_core.objectives import Overload, OverloadAction, PriorityClass
@@ -14,6 +16,7 @@ from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.overload_errors import OverloadedError
 from proserve_gateway.fleet.room_shares import WaitingLimits
 from proserve_gateway.fleet.target import EngineTarget
+from proserve_gateway.requests.inference_request import InferenceRequest
 
 pytestmark = pytest.mark.looptime
 
@@ -29,9 +32,12 @@ class Sleeping:
         self.fleet = Fleet(make_room=lambda _: room, clock=self.clock, waiting_limits=limits)
         self.fleet.first_engines.use(["chat"])
 
-    def ask(self, *classes: PriorityClass, size: int = 100, tenant: str = "gold") -> "asyncio.Task[RoutingRequest]":
+    def ask(
+        self, *classes: PriorityClass, size: int = 100, tenant: str = "gold", pool: str = "chat"
+    ) -> "asyncio.Task[RoutingRequest]":
         """Of the first of these classes."""
         request = inference_request(*classes, arrival_s=self.clock(), size=size, tenant=tenant)
+        request.pool = pool
         waiting = self.fleet.first_engines.wait(request, routing_request(1, terms=request.terms), most_s=MOST_S)
         return asyncio.create_task(waiting)
 
@@ -141,6 +147,58 @@ async def test_flood_of_one_tenant_pushes_out_nobody_else() -> None:
     assert isinstance(await error_of(more), OverloadedError)
     sleeping.engine_comes()
     assert len(await asyncio.gather(*flood[:2], *others)) == 4
+
+
+async def test_who_goes_on_in_this_moment_takes_nobodys_place() -> None:
+    sleeping = Sleeping(limits=WaitingLimits(requests=2))
+    sleeping.fleet.first_engines.use(["chat", "other"])
+    released = [sleeping.ask(QUEUE), sleeping.ask(QUEUE)]
+    await asyncio.sleep(1)
+    heavy = priority_class("heavy", Overload(), weight=4)
+    # Its task runs before those of who is released.
+    waits = sleeping.ask(heavy, pool="other")
+    sleeping.engine_comes()
+    await asyncio.gather(*released)
+    await asyncio.sleep(1)
+    assert dict(sleeping.fleet.waiting_by_class())["other"] == {"heavy": 1}
+    sleeping.fleet.first_engines.use([])
+    await waits
+
+
+async def test_client_that_leaves_in_this_moment_is_who_gives_way() -> None:
+    sleeping = Sleeping(limits=WaitingLimits(requests=2))
+    stays, leaves = sleeping.ask(QUEUE), sleeping.ask(QUEUE)
+    await asyncio.sleep(1)
+    heavy = sleeping.ask(priority_class("heavy", Overload(), weight=4))
+    leaves.cancel()
+    await asyncio.wait({leaves})
+    await asyncio.sleep(1)
+    assert dict(sleeping.fleet.waiting_by_class()) == {"chat": {"patient": 1, "heavy": 1}}
+    sleeping.engine_comes()
+    await asyncio.gather(stays, heavy)
+
+
+class LookedAt(InferenceRequest):
+    """Counts how often anybody asks for the class of such a request."""
+
+    looks = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "terms":
+            LookedAt.looks += 1
+        return super().__getattribute__(name)
+
+
+async def test_refusal_in_a_full_room_looks_at_few_of_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_queue_bench, "InferenceRequest", LookedAt)
+    sleeping = Sleeping(limits=WaitingLimits(requests=400))
+    waiting = [sleeping.ask(QUEUE, tenant=f"t{number % 4}") for number in range(400)]
+    await asyncio.sleep(1)
+    LookedAt.looks = 0
+    assert isinstance(await error_of(sleeping.ask(QUEUE, tenant="t0")), OverloadedError)
+    assert 0 < LookedAt.looks < 40
+    sleeping.engine_comes()
+    await asyncio.gather(*waiting)
 
 
 async def test_client_that_leaves_is_forgotten() -> None:
