@@ -1,16 +1,19 @@
 """The gateway's Prometheus registry and the table of all its metrics, from which docs/metrics.md is generated.
 
-Events are counted here as they fall; sums and states that are kept anyway are read at scrape time by the collectors
-in `seeing.accounting_metrics` and `fleet.metrics`. Label values come from the configuration (class, tenant, model,
-pool, engine) or from closed lists, never from clients; `Bounded` caps what is left.
+Events are counted here as they fall; sums and states that are kept anyway are read at scrape time, as the tables in
+`seeing.accounting_metrics`, `fleet.metrics` and others say. Label values come from the configuration (class, tenant,
+model, pool, engine) or from closed lists, never from clients; `Bounded` caps what is left.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from proserve_gateway.exposition import MetricInfo, Table, family_lines
 
 PREFIX = "proserve_gateway_"
 
@@ -18,19 +21,10 @@ TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.
 WAIT_BUCKETS_S = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 TPOT_BUCKETS_S = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 
+SLICE_S = 0.001
+"""Of the event loop for a scrape: a third of what chunks may be delayed."""
 OTHER = "other"
 """Label value of what does not come from the configuration, such as a model that nobody serves."""
-
-
-class MetricInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the metrics table."""
-
-    name: str
-    """As exposed, `_total` included."""
-    kind: str
-    labels: tuple[str, ...]
-    help: str
-    buckets: tuple[float, ...] = ()
 
 
 class Bounded:
@@ -48,15 +42,14 @@ class Bounded:
         return value
 
 
-class _Collected(CollectorRegistry):
-    """What was collected already."""
+class _Tables(Collector):
+    """For a registry."""
 
-    def __init__(self, families: list[Metric]) -> None:
-        super().__init__()
-        self._families = families
+    def __init__(self, tables: Callable[[], Iterator[Table]]) -> None:
+        self.tables = tables
 
     def collect(self) -> Iterator[Metric]:
-        return iter(self._families)
+        return (table.family() for table in self.tables())
 
 
 class GatewayMetrics:
@@ -66,6 +59,10 @@ class GatewayMetrics:
         # The `_created` series double the output and nothing of ours reads them.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        self._counted = CollectorRegistry()
+        """What is counted as it falls, and so a part of `registry`."""
+        self.registry.register(self._counted)
+        self._tables: list[Callable[[], Iterator[Table]]] = []
         self.table: list[MetricInfo] = []
         self.ttft = self._histogram(
             "time_to_first_token_seconds", ("class", "model"), "From arrival to the first token.", TTFT_BUCKETS_S
@@ -145,32 +142,48 @@ class GatewayMetrics:
             "configuration_last_success_timestamp_seconds", "When the configuration in force was taken over."
         )
 
-    def declare(self, info: MetricInfo) -> None:
-        """Add a row to the table: for collectors that make their series when they are scraped."""
-        self.table.append(info)
+    def read(self, infos: Iterable[MetricInfo], tables: Callable[[], Iterator[Table]]) -> None:
+        """Add metrics whose series are made by `tables` when they are scraped."""
+        self.table.extend(infos)
+        self._tables.append(tables)
+        self.registry.register(_Tables(tables))
 
     def _counter(self, name: str, labels: Sequence[str], text: str) -> Counter:
-        self.declare(MetricInfo(name=f"{PREFIX}{name}_total", kind="counter", labels=tuple(labels), help=text))
-        return Counter(PREFIX + name, text, labels, registry=self.registry)
+        self.table.append(MetricInfo(name=f"{PREFIX}{name}_total", kind="counter", labels=tuple(labels), help=text))
+        return Counter(PREFIX + name, text, labels, registry=self._counted)
 
     def _gauge(self, name: str, text: str) -> Gauge:
-        self.declare(MetricInfo(name=PREFIX + name, kind="gauge", labels=(), help=text))
-        return Gauge(PREFIX + name, text, registry=self.registry)
+        self.table.append(MetricInfo(name=PREFIX + name, kind="gauge", labels=(), help=text))
+        return Gauge(PREFIX + name, text, registry=self._counted)
 
     def _histogram(self, name: str, labels: Sequence[str], text: str, buckets: Sequence[float]) -> Histogram:
-        self.declare(
+        self.table.append(
             MetricInfo(name=PREFIX + name, kind="histogram", labels=tuple(labels), help=text, buckets=tuple(buckets))
         )
-        return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
+        return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self._counted)
 
     async def render(self) -> bytes:
-        """Text exposition of all series. Streams go on meanwhile: with a thousand tenants it takes a tenth of a second.
-        What changes in the event loop is read there, a family at a time, and written out in a thread."""
-        families = []
-        for family in self.registry.collect():
-            families.append(family)
-            await asyncio.sleep(0)
-        return await asyncio.to_thread(generate_latest, _Collected(families))
+        """Text exposition of all series. Streams go on meanwhile: they have their turn after every `SLICE_S`."""
+        clock = time.perf_counter  # the loop's has whole milliseconds
+        slices: list[bytes] = []
+        lines: list[str] = []
+        until_s = clock() + SLICE_S
+        for line in self._lines():
+            lines.append(line)
+            if clock() > until_s:
+                slices.append("".join(lines).encode())
+                lines.clear()
+                await asyncio.sleep(0)
+                until_s = clock() + SLICE_S
+        slices.append("".join(lines).encode())
+        return b"".join(slices)
+
+    def _lines(self) -> Iterator[str]:
+        for family in self._counted.collect():
+            yield from family_lines(family)
+        for tables in self._tables:
+            for table in tables():
+                yield from table.lines()
 
 
 def table_markdown(rows: Iterable[MetricInfo]) -> str:

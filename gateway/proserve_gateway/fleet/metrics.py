@@ -1,15 +1,15 @@
 """Fleet series: gauges are made when they are scraped, decisions are counted as they fall."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import Counter
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
+from proserve_core.admission.headroom import HeadroomUse
+from proserve_gateway.exposition import MetricInfo, Row, Table
 from proserve_gateway.fleet.fleet import Fleet
 from proserve_gateway.fleet.health import EngineState
 from proserve_gateway.fleet.status import EngineStatus
-from proserve_gateway.metrics import PREFIX, Bounded, GatewayMetrics, MetricInfo
+from proserve_gateway.metrics import PREFIX, Bounded, GatewayMetrics
 
 MAX_REASONS = 64
 """Reasons are phrases of the routing policies: few, but free text."""
@@ -66,39 +66,29 @@ class RouteCounter:
         child.inc()
 
 
-class FleetCollector(Collector):
+class FleetCollector:
     """Reads the fleet at scrape time."""
 
     def __init__(self, fleet: Fleet, metrics: GatewayMetrics) -> None:
         self._fleet = fleet
-        for info in (_STATE, _IN_FLIGHT, _POLL_AGE, _WAITING, _HEADROOM):
-            metrics.declare(info)
-        metrics.registry.register(self)
+        metrics.read((_STATE, _IN_FLIGHT, _POLL_AGE, _WAITING, _HEADROOM), self._tables)
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def _tables(self) -> Iterator[Table]:
         rows = self._fleet.status()
-        state, in_flight, poll_age = (
-            GaugeMetricFamily(info.name, info.help, labels=info.labels) for info in (_STATE, _IN_FLIGHT, _POLL_AGE)
-        )
-        for row in rows:
-            labels = _labels(row)
-            for name in EngineState:
-                state.add_metric([*labels, name], 1.0 if row.state is name else 0.0)
-            in_flight.add_metric(labels, row.in_flight)
-            if row.poll_age_s is not None:
-                poll_age.add_metric(labels, row.poll_age_s)
-        waiting = GaugeMetricFamily(_WAITING.name, _WAITING.help, labels=_WAITING.labels)
-        for pool, classes in self._fleet.waiting_by_class():
-            for priority_class, count in classes.items():
-                waiting.add_metric((pool, priority_class), count)
-        headroom = GaugeMetricFamily(_HEADROOM.name, _HEADROOM.help, labels=_HEADROOM.labels)
-        for pool, uses in self._fleet.headroom_uses().items():
+        yield Table(_STATE, (((*_labels(row), name), row.state is name) for row in rows for name in EngineState))
+        yield Table(_IN_FLIGHT, ((_labels(row), row.in_flight) for row in rows))
+        yield Table(_POLL_AGE, ((_labels(row), row.poll_age_s) for row in rows if row.poll_age_s is not None))
+        waiting = [(pool, dict(classes)) for pool, classes in self._fleet.waiting_by_class()]
+        yield Table(_WAITING, (((pool, name), count) for pool, classes in waiting for name, count in classes.items()))
+        yield Table(_HEADROOM, self._shares(self._fleet.headroom_uses()))
+
+    def _shares(self, pools: Mapping[str, Sequence[HeadroomUse]]) -> Iterator[Row]:
+        for pool, uses in pools.items():
             for use in uses:
                 shares = {"held": use.held, "used": use.used, "lent": use.lent, "borrowed": use.borrowed}
                 for kind, share in shares.items():
-                    headroom.add_metric([pool, use.priority_class, kind], share)
-        yield from (state, in_flight, poll_age, waiting, headroom)
+                    yield (pool, use.priority_class, kind), share
 
 
-def _labels(row: EngineStatus) -> list[str]:
-    return [row.name, row.pool]
+def _labels(row: EngineStatus) -> tuple[str, str]:
+    return row.name, row.pool

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
-
-from proserve_gateway.metrics import PREFIX, GatewayMetrics, MetricInfo
+from proserve_core.admission.quota import QuotaKind
+from proserve_gateway.exposition import MetricInfo, Table
+from proserve_gateway.metrics import PREFIX, GatewayMetrics
 from proserve_gateway.quotas.quotas import Quotas
 
 _LABELS = ("tenant", "quota")
@@ -36,36 +34,20 @@ _FAILURES = _info(
 _REASONS = ("connection", "lost_data", "refused", "slow", "timeout")
 
 
-class QuotaCollector(Collector):
+class QuotaCollector:
     """Reads quotas at scrape time."""
 
     def __init__(self, quotas: Quotas, metrics: GatewayMetrics) -> None:
         self._quotas = quotas
-        for info in (_LIMIT, _USED, _REFUSED, _UP, _GATEWAYS, _FAILURES):
-            metrics.declare(info)
-        metrics.registry.register(self)
+        metrics.read((_LIMIT, _USED, _REFUSED, _UP, _GATEWAYS, _FAILURES), self._tables)
 
-    def collect(self) -> Iterator[Metric]:
-        limit = GaugeMetricFamily(_LIMIT.name, _LIMIT.help, labels=_LABELS)
-        used = GaugeMetricFamily(_USED.name, _USED.help, labels=_LABELS)
-        refused = CounterMetricFamily(_REFUSED.name, _REFUSED.help, labels=_LABELS)
-        for tenant, uses, refusals in self._quotas.by_tenant():
-            for use in uses:
-                limit.add_metric((tenant, use.kind), use.limit)
-                used.add_metric((tenant, use.kind), use.used)
-            for kind, count in refusals.items():
-                refused.add_metric((tenant, kind), count)
-        yield from (limit, used, refused)
-        yield from self._store()
-
-    def _store(self) -> Iterator[Metric]:
-        """Without samples where there is no store."""
-        up = GaugeMetricFamily(_UP.name, _UP.help, labels=())
-        gateways = GaugeMetricFamily(_GATEWAYS.name, _GATEWAYS.help, labels=())
-        failures = CounterMetricFamily(_FAILURES.name, _FAILURES.help, labels=_FAILURES.labels)
-        if (store := self._quotas.store) is not None:
-            up.add_metric((), store.up)
-            gateways.add_metric((), store.replicas)
-            for reason in _REASONS:
-                failures.add_metric((reason,), store.failures[reason])
-        yield from (up, gateways, failures)
+    def _tables(self) -> Iterator[Table]:
+        quotas, tenants = self._quotas, list(self._quotas.tenants)
+        yield Table(_LIMIT, (((each.name, use.kind), use.limit) for each in tenants for use in quotas.uses(each)))
+        yield Table(_USED, (((each.name, use.kind), use.used) for each in tenants for use in quotas.uses(each)))
+        yield Table(_REFUSED, (((each.name, kind), each.refusals[kind]) for each in tenants for kind in QuotaKind))
+        # Without samples where there is no store.
+        stores = [] if quotas.store is None else [quotas.store]
+        yield Table(_UP, (((), store.up) for store in stores))
+        yield Table(_GATEWAYS, (((), store.replicas) for store in stores))
+        yield Table(_FAILURES, (((reason,), store.failures[reason]) for store in stores for reason in _REASONS))

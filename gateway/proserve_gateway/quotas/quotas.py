@@ -6,7 +6,7 @@ is asked. Tenants without limits never come here.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from proserve_core.admission.quota import (
@@ -99,7 +99,7 @@ class Quotas:
             tenant.exchange(wall_s)
 
     def uses(self, tenant: QuotaTenant) -> list[QuotaUse]:
-        """How the tenant's quotas stand (`QuotaTicket`)."""
+        """How the tenant's quotas stand."""
         return tenant.usage.uses(tenant.limits, self._wall_clock())
 
     async def run(self, store: "QuotaStore") -> None:
@@ -115,7 +115,7 @@ class Quotas:
         for tenant in self._tenants.values():
             tenant.exchange(wall_s)
 
-    def by_tenant(self) -> Iterator[tuple[str, list[QuotaUse], dict[QuotaKind, int]]]:
-        """Name, use and refusals of each tenant that has sent something."""
-        for tenant in self._tenants.values():
-            yield tenant.name, self.uses(tenant), tenant.refusals
+    @property
+    def tenants(self) -> Collection[QuotaTenant]:
+        """Those that have sent something."""
+        return self._tenants.values()

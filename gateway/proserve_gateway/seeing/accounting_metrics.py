@@ -2,13 +2,10 @@
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
-
 from proserve_core.gain import GainTotals, LossCause
-from proserve_gateway.metrics import OTHER, PREFIX, GatewayMetrics, MetricInfo
-from proserve_gateway.seeing.accounting import Accounting
+from proserve_gateway.exposition import MetricInfo, Row, Table
+from proserve_gateway.metrics import OTHER, PREFIX, GatewayMetrics
+from proserve_gateway.seeing.accounting import Accounting, Series
 
 _BY_TENANT = ("class", "tenant")
 _BY_MODEL = ("class", "tenant", "model")
@@ -43,45 +40,36 @@ _OUTPUT = _info("counter", "output_tokens_total", _BY_MODEL, "Tokens sent to cli
 _PROMPT = _info("counter", "prompt_tokens_total", _BY_MODEL, "Prompt tokens, as the engines reported them.")
 
 
-class AccountingCollector(Collector):
+_NOTHING = GainTotals()
+
+
+class AccountingCollector:
     """Reads the books at scrape time."""
 
     def __init__(self, accounting: Accounting, metrics: GatewayMetrics) -> None:
         self._accounting = accounting
-        for info in (_REQUESTS, _IN_FLIGHT, _ATTAINED, _JUDGED, _EARNED, _LOST, _OUTPUT, _PROMPT):
-            metrics.declare(info)
-        metrics.registry.register(self)
+        metrics.read((_REQUESTS, _IN_FLIGHT, _OUTPUT, _PROMPT, _ATTAINED, _JUDGED, _EARNED, _LOST), self._tables)
 
-    def collect(self) -> Iterator[Metric]:
-        yield from self._by_model()
-        yield from self._gain()
-
-    def _by_model(self) -> Iterator[Metric]:
-        requests, output, prompt = _counter(_REQUESTS), _counter(_OUTPUT), _counter(_PROMPT)
-        in_flight = GaugeMetricFamily(_IN_FLIGHT.name, _IN_FLIGHT.help, labels=_IN_FLIGHT.labels)
-        for key, series in self._accounting.series.items():
-            in_flight.add_metric(key, series.in_flight)
-            output.add_metric(key, series.output_tokens)
-            prompt.add_metric(key, series.prompt_tokens)
-            for code, count in series.by_code.items():
-                requests.add_metric((*key, str(code)), count)
-        for (priority_class, tenant, code), count in self._accounting.refusals.items():
-            requests.add_metric((priority_class, tenant, OTHER, str(code)), count)
-        yield from (requests, in_flight, output, prompt)
-
-    def _gain(self) -> Iterator[Metric]:
-        attained, judged, earned, lost = (_counter(info) for info in (_ATTAINED, _JUDGED, _EARNED, _LOST))
+    def _tables(self) -> Iterator[Table]:
+        series = list(self._accounting.series.items())
+        yield Table(_REQUESTS, self._requests(series))
+        yield Table(_IN_FLIGHT, ((key, each.in_flight) for key, each in series))
+        yield Table(_OUTPUT, ((key, each.output_tokens) for key, each in series))
+        yield Table(_PROMPT, ((key, each.prompt_tokens) for key, each in series))
         # From zero on, before the first request of a class ends: a series that starts at its first value hides it
         # from rate().
-        opened = {(priority_class, tenant): GainTotals() for priority_class, tenant, _ in self._accounting.series}
-        for key, totals in (opened | dict(self._accounting.ledger.by_class_and_tenant)).items():
-            attained.add_metric(key, totals.slo_attained)
-            judged.add_metric(key, totals.requests)
-            earned.add_metric(key, totals.earned)
-            for cause in LossCause:
-                lost.add_metric((*key, cause), totals.lost.get(cause, 0.0))
-        yield from (attained, judged, earned, lost)
+        opened = dict.fromkeys([(priority_class, tenant) for (priority_class, tenant, _), _ in series], _NOTHING)
+        gains = list((opened | dict(self._accounting.ledger.by_class_and_tenant)).items())
+        yield Table(_ATTAINED, ((key, totals.slo_attained) for key, totals in gains))
+        yield Table(_JUDGED, ((key, totals.requests) for key, totals in gains))
+        yield Table(_EARNED, ((key, totals.earned) for key, totals in gains))
+        yield Table(
+            _LOST, (((*key, cause), totals.lost.get(cause, 0.0)) for key, totals in gains for cause in LossCause)
+        )
 
-
-def _counter(info: MetricInfo) -> CounterMetricFamily:
-    return CounterMetricFamily(info.name, info.help, labels=info.labels)
+    def _requests(self, series: list[tuple[tuple[str, str, str], Series]]) -> Iterator[Row]:
+        for key, each in series:
+            for code, count in list(each.by_code.items()):
+                yield (*key, str(code)), count
+        for (priority_class, tenant, code), count in list(self._accounting.refusals.items()):
+            yield (priority_class, tenant, OTHER, str(code)), count

@@ -5,11 +5,9 @@ Queries compare with it, and find the class that is worth most.
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
-
 from proserve_gateway.configuration.catalog import Catalog
-from proserve_gateway.metrics import PREFIX, GatewayMetrics, MetricInfo
+from proserve_gateway.exposition import MetricInfo, Table
+from proserve_gateway.metrics import PREFIX, GatewayMetrics
 
 
 def _info(name: str, text: str) -> MetricInfo:
@@ -21,22 +19,16 @@ _TTFT = _info("class_time_to_first_token_objective_seconds", "Time to first toke
 _TPOT = _info("class_time_per_output_token_objective_seconds", "Time per output token that the class is promised.")
 
 
-class ClassCollector(Collector):
+class ClassCollector:
     """Reads the configuration at scrape time."""
 
     def __init__(self, catalog: Callable[[], Catalog], metrics: GatewayMetrics) -> None:
         """`catalog()` is the configuration in force."""
         self._catalog = catalog
-        for info in (_WEIGHT, _TTFT, _TPOT):
-            metrics.declare(info)
-        metrics.registry.register(self)
+        metrics.read((_WEIGHT, _TTFT, _TPOT), self._tables)
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        weight, ttft, tpot = (
-            GaugeMetricFamily(each.name, each.help, labels=["class"]) for each in (_WEIGHT, _TTFT, _TPOT)
-        )
-        for name, each in self._catalog().priority_classes.items():
-            weight.add_metric([name], each.weight)
-            ttft.add_metric([name], each.objectives.ttft_s)
-            tpot.add_metric([name], each.objectives.tpot_s)
-        yield from (weight, ttft, tpot)
+    def _tables(self) -> Iterator[Table]:
+        classes = list(self._catalog().priority_classes.items())
+        yield Table(_WEIGHT, (((name,), each.weight) for name, each in classes))
+        yield Table(_TTFT, (((name,), each.objectives.ttft_s) for name, each in classes))
+        yield Table(_TPOT, (((name,), each.objectives.tpot_s) for name, each in classes))

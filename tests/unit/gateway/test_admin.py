@@ -1,12 +1,8 @@
 """The admin port says whether the gateway can serve, and if not, why."""
 
-import asyncio
-import threading
-
 import httpx
 import msgspec
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 
 from proserve_core.capacity import CapacitySnapshot
 from proserve_core.gain_report import GainReport
@@ -161,20 +157,6 @@ async def test_metrics_show_the_engines(bench: Bench) -> None:
     text = (await bench.get("/metrics")).text
     assert 'proserve_gateway_engine_state{engine="chat-0",pool="chat",state="ready"} 1.0' in text
     assert 'proserve_gateway_engine_state{engine="chat-0",pool="chat",state="suspected"} 0.0' in text
-
-
-async def test_requests_go_on_while_metrics_are_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    other_answered = threading.Event()
-
-    def wait_and_write(registry: CollectorRegistry) -> bytes:
-        assert other_answered.wait(30)
-        return generate_latest(registry)
-
-    monkeypatch.setattr("proserve_gateway.metrics.generate_latest", wait_and_write)
-    scrape = asyncio.create_task(bench.get("/metrics"))
-    assert (await bench.get("/healthz")).status_code == 200
-    other_answered.set()
-    assert "proserve_gateway_engine_state" in (await scrape).text
 
 
 async def test_gain_is_told_for_windows_and_intervals(bench: Bench) -> None:

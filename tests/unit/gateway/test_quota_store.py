@@ -258,7 +258,7 @@ async def test_two_whole_gateways_share_a_quota_and_show_it(server: QuotaServer)
                 admin = gateways[1].admin
                 assert admin is not None
                 metrics = (await client.get(f"http://127.0.0.1:{admin.port}/metrics")).text
-                assert 'proserve_gateway_quota_used{quota="requests",tenant="alice"} 2.0' in metrics
+                assert 'proserve_gateway_quota_used{tenant="alice",quota="requests"} 2.0' in metrics
                 assert "proserve_gateway_quota_store_up 1.0" in metrics
         finally:
             for each in gateways:

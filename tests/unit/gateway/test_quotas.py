@@ -207,4 +207,4 @@ async def test_no_store_is_asked_and_nothing_kept_where_no_limit_is_set() -> Non
     quotas = Quotas()
     async with fake_engine() as engine, gateway(engine, quotas=quotas) as gate:
         assert (await gate.chat()).status_code == 200
-        assert list(quotas.by_tenant()) == []
+        assert list(quotas.tenants) == []
