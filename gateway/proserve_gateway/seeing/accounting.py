@@ -14,13 +14,10 @@ from proserve_core.objectives import ServiceTerms
 from proserve_core.routing.output_lengths import OutputLengths
 from proserve_gateway.metrics import OTHER, GatewayMetrics
 from proserve_gateway.quotas.quotas import QuotaTicket
+from proserve_gateway.seeing.length_bounds import LengthBounds
 
 CLIENT_CLOSED = 499
 """Status of a request whose client left; never sent, only counted."""
-
-MOST_TIMES_EXPECTED = 8.0
-"""What one answer counts for in the mean length of its class, at most: quotas and lost gain of all its tenants follow
-that mean, and an engine's count of tokens need not be true."""
 
 
 class Series:
@@ -156,6 +153,7 @@ class Accounting:
     def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
         self._lengths = OutputLengths()
+        self._length_bounds = LengthBounds()
         self.ledger = GainLedger()
         self.series: dict[tuple[str, str, str], Series] = {}
         """By class, tenant and model."""
@@ -228,8 +226,11 @@ class Accounting:
             # It ended before its time, so at least one token is missing.
             account.give_up(cause, max(round(entry.expected_tokens), account.tokens + 1), late_s=late_s)
         elif account.tokens:
-            tokens = min(account.tokens, MOST_TIMES_EXPECTED * entry.expected_tokens) / entry.choices
-            self._lengths.finished(model=entry.model, priority_class=account.terms.priority_class, tokens=tokens)
+            model, name, choices = entry.model, account.terms.priority_class, entry.choices
+            tokens = self._length_bounds.believed(
+                account.tokens / choices, model=model, priority_class=name, expected=entry.expected_tokens / choices
+            )
+            self._lengths.finished(model=model, priority_class=name, tokens=tokens)
         self.ledger.close(account, tenant=entry.tenant)
         self._of_model(entry.model, account.terms.priority_class).add(account)
         series.output_tokens += account.tokens
