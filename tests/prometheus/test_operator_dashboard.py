@@ -13,7 +13,7 @@ CHART = Path(__file__).parents[2] / "charts/proserve"
 PANELS = [
     panel for panel in json.loads((CHART / "dashboards/operator.json").read_text())["panels"] if panel["type"] != "row"
 ]
-LIMIT_S = 60.0
+LIMIT_S = 300.0
 
 
 def resource(condition: str, status: str, reason: str) -> dict[str, Any]:

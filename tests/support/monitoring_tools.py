@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+
+from proserve_lab.free_port import free_port
+
+START_LIMIT_S = 300.0
 
 
 def needs(program: str) -> str:
@@ -30,9 +33,7 @@ def needs(program: str) -> str:
 def prometheus(target: str, folder: Path, *, rules: Path) -> Iterator[httpx.Client]:
     """A running Prometheus that scrapes `target` (HOST:PORT) every second; yields a client of its API."""
     program = needs("prometheus")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     config = folder / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
@@ -52,7 +53,7 @@ def prometheus(target: str, folder: Path, *, rules: Path) -> Iterator[httpx.Clie
             yield client
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def query(client: httpx.Client, expression: str) -> list[Any]:
@@ -68,10 +69,10 @@ def query(client: httpx.Client, expression: str) -> list[Any]:
 
 
 def _wait(client: httpx.Client, process: "subprocess.Popen[bytes]") -> None:
-    end_s = time.monotonic() + 30
+    end_s = time.monotonic() + START_LIMIT_S
     while time.monotonic() < end_s and process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
             if client.get("/-/ready").status_code == 200:
                 return
         time.sleep(0.1)
-    raise AssertionError("prometheus did not start within 30 s, see prometheus.log")
+    raise AssertionError(f"prometheus did not start within {START_LIMIT_S:g} s, see prometheus.log")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import kmock
 import pytest
@@ -15,12 +16,18 @@ pytestmark = pytest.mark.kmock(cls=kmock.RawHandler)
 TINY = {"kind": "EnginePool", "metadata": {"name": "tiny", "namespace": "team"}}
 
 
-@pytest.fixture
-async def client(kmock: kmock.RawHandler) -> AsyncIterator[KubeClient]:
+@asynccontextmanager
+async def connected(kmock: kmock.RawHandler, *, request_limit_s: float = 60.0) -> AsyncIterator[KubeClient]:
     configuration = Configuration(host=str(kmock.url).rstrip("/"))
-    made = KubeClient(ApiClient(configuration), request_limit_s=1.0)
+    made = KubeClient(ApiClient(configuration), request_limit_s=request_limit_s)
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def client(kmock: kmock.RawHandler) -> AsyncIterator[KubeClient]:
+    async with connected(kmock) as made:
+        yield made
 
 
 async def test_apply_takes_over_the_fields_it_names(kmock: kmock.RawHandler, client: KubeClient) -> None:
@@ -53,10 +60,11 @@ async def test_overload_and_conflicts_are_for_later(kmock: kmock.RawHandler, cli
     assert refused.value.retry
 
 
-async def test_server_that_does_not_answer_is_for_later(kmock: kmock.RawHandler, client: KubeClient) -> None:
+async def test_server_that_does_not_answer_is_for_later(kmock: kmock.RawHandler) -> None:
     kmock["get"] << (lambda: asyncio.sleep(30))
-    with pytest.raises(KubeError, match="does not answer") as refused:
-        await client.get("EnginePool", "team", "tiny")
+    async with connected(kmock, request_limit_s=0.5) as client:
+        with pytest.raises(KubeError, match="does not answer") as refused:
+            await client.get("EnginePool", "team", "tiny")
     assert refused.value.retry
 
 

@@ -46,18 +46,24 @@ def without_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operator_run, "watch", watch)
 
 
-@pytest.fixture
-def failing_watches(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Set it, and they fail as that of a kind that is not served."""
-    broken = asyncio.Event()
+class FailingWatches:
+    """Set `broken`, and they fail as that of a kind that is not served."""
 
-    async def watch(*_: object, ready: asyncio.Event, **__: object) -> None:
+    def __init__(self) -> None:
+        self.begun, self.broken = asyncio.Event(), asyncio.Event()
+
+    async def watch(self, *_: object, ready: asyncio.Event, **__: object) -> None:
         ready.set()
-        await broken.wait()
+        self.begun.set()
+        await self.broken.wait()
         raise LookupError("404 page not found")
 
-    monkeypatch.setattr(operator_run, "watch", watch)
-    return broken
+
+@pytest.fixture
+def failing_watches(monkeypatch: pytest.MonkeyPatch) -> FailingWatches:
+    made = FailingWatches()
+    monkeypatch.setattr(operator_run, "watch", made.watch)
+    return made
 
 
 @pytest.fixture
@@ -183,14 +189,14 @@ async def test_operator_is_started_anew_when_the_prometheus_operator_comes_or_go
 
 @pytest.mark.parametrize(("unknown", "ends_with"), [({"ServiceMonitor"}, KindsChangedError), (set[str](), LookupError)])
 async def test_failing_watch_is_the_kinds_fault_if_that_is_gone(
-    failing_watches: asyncio.Event, unknown: set[str], ends_with: type[Exception]
+    failing_watches: FailingWatches, unknown: set[str], ends_with: type[Exception]
 ) -> None:
     kube = FakeKube()
     kube.unknown_kinds = set()
     task = asyncio.create_task(OperatorRun(kube, OperatorSettings()).act())
-    await asyncio.sleep(0.1)
+    await failing_watches.begun.wait()
     kube.unknown_kinds = unknown
-    failing_watches.set()
+    failing_watches.broken.set()
     with pytest.raises(ends_with):
         await asyncio.wait_for(task, LIMIT_S)
 
