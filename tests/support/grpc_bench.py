@@ -155,6 +155,8 @@ class Bench:
     stub: Any
     """Generated stubs carry no types."""
     ready = True
+    later_s = 0.0
+    """What the gateway's clock has gone on by, beside the time that passes."""
 
     def requests(self, code: str) -> float:
         total = 0.0
@@ -177,8 +179,11 @@ async def running_bench(
 ) -> AsyncIterator[Bench]:
     """A gateway in front of these engines, which publish capacity; without any, of the played one, which does not.
     `body_bytes` are the most of all bodies."""
-    clock = asyncio.get_running_loop().time
-    made = Bench()
+    made, loop = Bench(), asyncio.get_running_loop()
+
+    def clock() -> float:
+        return loop.time() + made.later_s
+
     made.engine = PlayedEngine()
     played = await asyncio.start_server(made.engine.serve, "127.0.0.1", 0)
     made.metrics = GatewayMetrics()
