@@ -84,8 +84,13 @@ class Dispatcher:
             choices=body.choices,
             generates=body.kind is not BodyKind.OTHER,
         )
-        prompt_tokens = self._routes.prompt_tokens(request)
-        trail = self._decisions.begin(request, entry, expected_prompt_tokens=prompt_tokens)
+        try:
+            prompt_tokens = self._routes.prompt_tokens(request)
+            trail = self._decisions.begin(request, entry, expected_prompt_tokens=prompt_tokens)
+        except Exception as error:
+            fault = gateway_fault(request.id, error)
+            entry.close(LossCause.ENGINE_FAILURE, status=fault.status)
+            raise fault from error
         attempts = Attempts(
             request=request,
             trail=trail,

@@ -133,6 +133,19 @@ async def test_fault_of_the_gateway_is_an_error_and_leaves_the_books_right(
         assert gate.fleet.status()[0].in_flight == 0
 
 
+async def test_request_that_breaks_before_it_goes_anywhere_has_ended() -> None:
+    def break_(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with fake_engine() as engine, gateway(engine) as gate:
+        gate.decisions.on_begin.append(break_)
+        reply = await gate.chat()
+        assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")
+        assert gate.sample("requests_in_flight", cls="high", tenant="gold", model="tiny") == 0
+        assert gate.sample("requests_total", cls="high", tenant="gold", model="tiny", code="500") == 1
+        assert engine.requests == []
+
+
 @pytest.mark.parametrize(("faulty", "name"), [(HttpRequest, "start"), (HttpRequest, "write"), (Intake, "accept")])
 async def test_fault_while_an_answer_is_passed_on_is_booked_as_one(
     monkeypatch: pytest.MonkeyPatch, faulty: type, name: str
