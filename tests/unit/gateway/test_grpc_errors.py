@@ -195,6 +195,40 @@ async def test_fault_of_the_gateway_is_told_and_booked_as_one(
     assert bool(bench.accounting.ledger.total().lost) is booked
 
 
+class EndedContext:
+    """Of a call that is over while its task has not been told."""
+
+    def __init__(self, context: Any, written: asyncio.Event) -> None:
+        self._context = context
+        self._written = written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: object) -> None:
+        self._written.set()
+        raise grpc.aio.UsageError("RPC already finished.")
+
+
+async def test_call_that_is_over_when_it_is_written_to_was_the_clients_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    generate_stream, written = api.GrpcApi.generate_stream, asyncio.Event()
+
+    async def ended(self: api.GrpcApi, messages: object, context: Any) -> None:
+        await generate_stream(self, messages, EndedContext(context, written))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(api.GrpcApi, "generate_stream", ended)
+    async with running_bench() as bench:
+        call = bench.stub.GenerateStream(PROMPT, metadata=KEY)
+        await asyncio.wait_for(written.wait(), 60)
+        await settled(bench)
+        call.cancel()
+        assert (bench.requests("499"), bench.requests("500")) == (1, 0)
+        assert LossCause.ENGINE_FAILURE not in bench.accounting.ledger.total().lost
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 @pytest.mark.parametrize("key", ["authorization", "x-proserve-class"])
 async def test_what_says_whose_a_call_is_may_not_come_twice(bench: Bench, key: str) -> None:
     metadata = (*KEY, (key, "Bearer no"), (key, "low"))
