@@ -44,7 +44,7 @@ def test_engines_take_the_gpus_that_there_are(installation: Installation, node: 
     try:
         node.kubectl("apply", "-f", "-", stdin=json.dumps(pool()))
         node.wait_for(
-            lambda: phases(node) == ["Pending"] + ["Running"] * GPUS, limit_s=60, what="pods on both GPUs, one waiting"
+            lambda: phases(node) == ["Pending"] + ["Running"] * GPUS, limit_s=300, what="pods on both GPUs, one waiting"
         )
         (waiting,) = [pod for pod in pods(node) if pod["status"]["phase"] == "Pending"]
         assert "Insufficient nvidia.com/gpu" in str(waiting["status"]["conditions"])
@@ -52,4 +52,4 @@ def test_engines_take_the_gpus_that_there_are(installation: Installation, node: 
         node.kubectl("taint", "node", "--all", "nvidia.com/gpu-")
         node.kubectl("delete", "enginepool", "gpus", "--ignore-not-found")
     # An engine that is deleted while it starts may take all of its grace period.
-    node.wait_for(lambda: phases(node) == [], limit_s=180, what="end of the pool's pods")
+    node.wait_for(lambda: phases(node) == [], limit_s=300, what="end of the pool's pods")

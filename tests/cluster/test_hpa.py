@@ -14,7 +14,7 @@ def test_autoscaler_decides_and_nobody_else(installation: Installation, node: Si
         installation.apply(EXAMPLES / "kubernetes-hpa.yaml")
         try:
             node.kubectl("patch", "hpa", "tiny", "-p", AT_ONCE)
-            node.kubectl("wait", "--for=condition=ScalingActive", "hpa/tiny", "--timeout=60s")
+            node.kubectl("wait", "--for=condition=ScalingActive", "hpa/tiny", "--timeout=300s")
             before = node.get("enginepool", "tiny")["metadata"]["generation"]
             in_flight[METRIC] = 48
             installation.wait_pods("tiny", 3)

@@ -85,7 +85,7 @@ def asked_before(installation: Installation) -> Iterator[set[str]]:
         cluster.kubectl("create", "secret", kind, name, "--namespace", NAMESPACE, *content)
     try:
         installation.upgrade(values=VALUES)
-        cluster.wait_for(lambda: leaving() == [], limit_s=120, what="end of the pods before")
+        cluster.wait_for(lambda: leaving() == [], limit_s=300, what="end of the pods before")
         yield set(map(audit_id, asked(cluster))) if isinstance(cluster, SingleNode) else set()
     finally:
         installation.upgrade()
@@ -94,7 +94,7 @@ def asked_before(installation: Installation) -> Iterator[set[str]]:
 
 def test_gateway_serves_tls_and_helm_test_speaks_it(installation: Installation) -> None:
     url = f"{installation.http.replace('http:', 'https:')}/v1/models"
-    models = httpx.get(url, headers={"authorization": "Bearer sk-demo-reports"}, verify=trust())
+    models = httpx.get(url, headers={"authorization": "Bearer sk-demo-reports"}, verify=trust(), timeout=60)
     assert "tiny" in [each["id"] for each in models.json()["data"]]
     answered = installation.helm_test("sk-demo-reports")
     assert answered.returncode == 0, answered.stdout + answered.stderr
@@ -105,13 +105,13 @@ def test_admin_ports_ask_for_the_key_which_the_operator_has(installation: Instal
     pods = cluster.get("pods", "--namespace", NAMESPACE, "-l", "app.kubernetes.io/component=gateway")["items"]
     for pod in pods:
         report = f"http://{cluster.pod_address(pod['metadata']['name'], 9090, namespace=NAMESPACE)}/report"
-        assert httpx.get(report).status_code == 401
-        assert httpx.get(report, headers={"authorization": f"Bearer {ADMIN_KEY}"}).status_code == 200
+        assert httpx.get(report, timeout=60).status_code == 401
+        assert httpx.get(report, headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=60).status_code == 200
     cluster.kubectl("create", "secret", "generic", "watched-keys", f"--from-literal=key={API_KEY}")
     cluster.kubectl("apply", "-f", "-", stdin=tenant())
     try:
         # Only a gateway knows that, and it says so at its admin port.
-        cluster.kubectl("wait", "--for=condition=KeysResolved", "tenant/watched", "--timeout=60s")
+        cluster.kubectl("wait", "--for=condition=KeysResolved", "tenant/watched", "--timeout=300s")
     finally:
         cluster.kubectl("delete", "tenant/watched", "secret/watched-keys")
 
@@ -122,16 +122,16 @@ def test_one_namespace_is_looked_after_and_no_other(installation: Installation) 
     try:
         for namespace in ("default", ELSEWHERE):
             cluster.kubectl("apply", "-f", "-", stdin=pool(namespace))
-        cluster.kubectl("wait", "--for=condition=Accepted", "enginepool/watched", "--timeout=60s")
+        cluster.kubectl("wait", "--for=condition=Accepted", "enginepool/watched", "--timeout=300s")
         cluster.wait_for(
             lambda: cluster.run("kubectl", "get", "deployment", "engine-watched").returncode == 0,
-            limit_s=60,
+            limit_s=300,
             what="objects of the pool",
         )
         assert "status" not in cluster.get("enginepool", "watched", "--namespace", ELSEWHERE)
     finally:
         cluster.kubectl("delete", "enginepool", "watched", "--ignore-not-found")
-        cluster.kubectl("delete", "namespace", ELSEWHERE, "--timeout=60s")
+        cluster.kubectl("delete", "namespace", ELSEWHERE, "--timeout=300s")
 
 
 def test_nothing_else_is_asked_for_than_the_mode_needs(node: SingleNode, asked_before: set[str]) -> None:

@@ -66,7 +66,7 @@ class Table:
             text = pod(name, namespace=namespace, labels=labels, image=self._installation.image)
             self._node.kubectl("apply", "-f", "-", stdin=text)
         for name, namespace, _ in self._others.values():
-            self._node.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=120s")
+            self._node.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=300s")
 
     def delete_pods(self) -> None:
         for name, namespace, _ in self._others.values():
@@ -81,7 +81,7 @@ class Table:
             return found == expected
 
         try:
-            self._node.wait_for(there, limit_s=180, what="such table")
+            self._node.wait_for(there, limit_s=300, what="such table")
         except AssertionError:
             assert found == expected
             raise
@@ -123,7 +123,7 @@ def table(installation: Installation, node: SingleNode) -> Iterator[Table]:
         yield made
     finally:
         made.delete_pods()
-        node.kubectl("delete", "namespace", SCRAPER_NAMESPACE, "--timeout=60s")
+        node.kubectl("delete", "namespace", SCRAPER_NAMESPACE, "--timeout=300s")
 
 
 def test_everybody_reaches_everything_where_nobody_enforces(table: Table) -> None:
@@ -135,7 +135,7 @@ def test_engines_and_admin_ports_are_reached_by_those_who_need_them(
 ) -> None:
     with node.enforced_network_policies(network_policy_programs):
         table.wait_until(WITH_POLICIES)
-        node.wait_for(lambda: request_status(installation.http) == 200, limit_s=60, what="answer to a request")
+        node.wait_for(lambda: request_status(installation.http) == 200, limit_s=300, what="answer to a request")
         installation.upgrade(values={"networkPolicy.enabled": "false"})
         try:
             table.wait_until(WITHOUT)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from installation import NAMESPACE, Installation, request_status
@@ -32,6 +33,14 @@ def gateways(node: SingleNode) -> list[str]:
     return [f"http://{address}:8000" for address in ends]
 
 
+def limits_requests(url: str) -> bool:
+    """Whether a gateway knows of the quota."""
+    body = {"model": "tiny", "prompt": "Hello", "max_tokens": 1}
+    headers = {"authorization": "Bearer sk-demo-reports"}
+    reply = httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=60)
+    return "x-ratelimit-limit-requests" in reply.headers
+
+
 def used_up_at_both(node: SingleNode) -> bool:
     """Whether what a tenant used up at one gateway is used up at the other, too, which it asks once."""
     one, other = gateways(node)
@@ -54,14 +63,14 @@ def test_quota_used_up_at_one_gateway_is_used_up_at_the_other(
         # Gateways are replaced; engines, which have no part in it, are not.
         assert installation.pods("tiny") == engines
         node.kubectl("patch", "tenant", "reports", "--type=merge", "-p", json.dumps(limit))
-        node.kubectl("wait", "--for=condition=Accepted", "tenant/reports", "--timeout=30s")
+        node.wait_for(lambda: all(map(limits_requests, gateways(node))), limit_s=300, what="quota at all gateways")
         # Again, should a minute end in between; not often enough to use up a quota of the other's own.
         assert any(used_up_at_both(node) for _ in range(3))
         store.kill()
         node.kubectl("patch", "tenant", "reports", "--type=merge", "-p", '{"spec": {"limits": null}}')
         node.wait_for(
             lambda: {request_status(each) for each in gateways(node)} == {200},
-            limit_s=60,
+            limit_s=300,
             what="service without the store",
         )
     finally:

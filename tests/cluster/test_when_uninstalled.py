@@ -24,15 +24,15 @@ STAYS = {
 
 def test_only_what_is_promised_stays(installation: Installation) -> None:
     cluster = installation.cluster
-    cluster.kubectl("delete", "enginepools", "--all", "--timeout=30s")
+    cluster.kubectl("delete", "enginepools", "--all", "--timeout=300s")
     engines = ("pods", "-l", "proserve.dev/pool")
-    cluster.wait_for(lambda: cluster.get(*engines)["items"] == [], limit_s=180, what="end of the engines")
+    cluster.wait_for(lambda: cluster.get(*engines)["items"] == [], limit_s=300, what="end of the engines")
     installation.uninstall()
 
     def left() -> set[str]:
         return installation.objects() - installation.before - STAYS
 
-    cluster.wait_for(lambda: left() == set(), limit_s=90, what=f"end of {left()}")
+    cluster.wait_for(lambda: left() == set(), limit_s=300, what=f"end of {left()}")
     assert installation.objects() >= STAYS
 
 
@@ -47,5 +47,5 @@ def test_nothing_waits_for_an_operator_that_is_gone(installation: Installation) 
         }
     )
     node.kubectl("apply", "-f", "-", stdin=pool)
-    node.kubectl("delete", "namespace", NAMESPACE, "--timeout=60s")
-    node.kubectl("delete", "crd", *CRDS, "--timeout=60s")
+    node.kubectl("delete", "namespace", NAMESPACE, "--timeout=300s")
+    node.kubectl("delete", "crd", *CRDS, "--timeout=300s")

@@ -35,7 +35,7 @@ class GivenCluster(KubernetesAccess):
             arguments = ["--namespace", namespace, "port-forward", target, f":{port}"]
             command: list[str | Path] = [self.programs / "kubectl", f"--kubeconfig={self.kubeconfig}", *arguments]
             forward = self._forwards[(target, port)] = ServerProcess(command, log=log)
-            forward.wait_until(lambda: bool(_FORWARDED.search(log.read_text())), limit_s=30, what="forwarded port")
+            forward.wait_until(lambda: bool(_FORWARDED.search(log.read_text())), limit_s=300, what="forwarded port")
         found = _FORWARDED.search(forward.log.read_text())
         assert found is not None
         return found[1]

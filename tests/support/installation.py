@@ -16,7 +16,7 @@ from single_node import SingleNode
 EXAMPLES = ROOT / "examples"
 NAMESPACE = "proserve"
 RELEASE = "proserve"
-INSTALL_LIMIT = "180s"
+INSTALL_LIMIT = "600s"
 TEST_KEY = "test-key"
 """Secret with the API key of `helm test`."""
 
@@ -69,7 +69,7 @@ class Installation:
         name = (TEST_KEY, "--namespace", NAMESPACE)
         self.cluster.kubectl("create", "secret", "generic", *name, f"--from-literal=key={key}")
         try:
-            return self.cluster.run("helm", "test", RELEASE, "--namespace", NAMESPACE, "--logs", "--timeout=150s")
+            return self.cluster.run("helm", "test", RELEASE, "--namespace", NAMESPACE, "--logs", "--timeout=600s")
         finally:
             self.cluster.kubectl("delete", "secret", *name)
 
@@ -94,7 +94,7 @@ class Installation:
         """Change an EnginePool of the namespace default."""
         self.cluster.kubectl("patch", "enginepool", pool, "--type=merge", "-p", json.dumps({"spec": spec}))
 
-    def wait_ready(self, pool: str, *, limit_s: float = 120) -> None:
+    def wait_ready(self, pool: str, *, limit_s: float = 300) -> None:
         self.cluster.kubectl("wait", "--for=condition=Ready", f"enginepool/{pool}", f"--timeout={limit_s:g}s")
 
     def pods(self, pool: str) -> list[str]:

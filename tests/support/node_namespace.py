@@ -33,7 +33,7 @@ KERNEL_SETTINGS = {
 }
 """What kubelet insists on. It finds these values, so it changes nothing."""
 CONTROL_GROUPS = ("kubepods", "k8s.io", "proserve-node2")
-START_LIMIT_S = 20.0
+START_LIMIT_S = 120.0
 
 _FIRST_PROCESS = """
 import json, os, pathlib, signal, subprocess, sys

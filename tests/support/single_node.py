@@ -135,7 +135,7 @@ class SingleNode(KubernetesAccess):
         spec = {"nodeSelector": {"kubernetes.io/hostname": node}}
         overrides = f"--overrides={json.dumps({'apiVersion': 'v1', 'spec': spec})}"
         self.kubectl("run", "probe", "--image=localhost/pause:1", overrides)
-        self.kubectl("wait", "--for=condition=PodScheduled", "pod/probe", "--timeout=120s")
+        self.kubectl("wait", "--for=condition=PodScheduled", "pod/probe", "--timeout=300s")
         self.kubectl("delete", "pod", "probe", "--now")
 
     def _run(self, name: str, *command: str | Path) -> ServerProcess:
@@ -179,7 +179,7 @@ class SingleNode(KubernetesAccess):
     def start_dns(self) -> None:
         """Names of the cluster, for pods; the image of CoreDNS is there."""
         self.kubectl("apply", "-f", str(Path(__file__).parent / "cluster_dns.yaml"))
-        self.kubectl("rollout", "status", "deployment/coredns", "--namespace=kube-system", "--timeout=60s")
+        self.kubectl("rollout", "status", "deployment/coredns", "--namespace=kube-system", "--timeout=300s")
 
     def add_gpus(self, count: int) -> None:
         """Give the node GPUs that are not there: pods that ask for them are scheduled, containers get nothing."""

@@ -9,7 +9,7 @@ from node_namespace import NodeNamespace, make_control_group
 from node_settings import Node
 from server_process import ServerProcess
 
-START_LIMIT_S = 120.0
+START_LIMIT_S = 300.0
 
 
 class Worker:
