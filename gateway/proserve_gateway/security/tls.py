@@ -5,8 +5,10 @@ its handshake callback hands each connection the context that was made last, so 
 together. Files that can't be used are reported once and change nothing.
 """
 
+import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -102,7 +104,7 @@ class EngineTls:
         if (self._files.certificate is None) != (self._files.key is None):
             raise TlsError("a certificate for engines needs its key, and a key its certificate: give both files")
         self._seen = _read(self._files)
-        self._context = _engine_context(self._files)
+        self._context, self._good = _engine_context(self._files), self._seen
         self._of_authority = lru_cache(AUTHORITIES)(self._trusting)
 
     def context(self, authority: str | None = None) -> ssl.SSLContext:
@@ -114,7 +116,14 @@ class EngineTls:
         return self._context if authority is None else self._of_authority(authority)
 
     def _trusting(self, authority: str) -> ssl.SSLContext:
-        return _engine_context(self._files, authority)
+        """With the certificate that is in force, whatever is in the files by now."""
+        context = _trusting(authority)
+        files = self._files
+        if files.certificate is not None and files.key is not None:
+            _, certificate, key = self._good
+            with _as_file(certificate) as certificate_path, _as_file(key) as key_path:
+                _load_chain(context, certificate_path, key_path)
+        return context
 
     def renew(self) -> bool:
         """As `ServerTls.renew`."""
@@ -122,7 +131,7 @@ class EngineTls:
         if seen == self._seen:
             return False
         self._seen = seen
-        self._context = _engine_context(self._files)
+        self._context, self._good = _engine_context(self._files), seen
         self._of_authority.cache_clear()
         return True
 
@@ -157,14 +166,21 @@ def check_authority(text: str) -> None:
     Raises:
         TlsError: it is not one or more certificates in PEM form.
     """
-    _engine_context(EngineTlsFiles(), text)
+    _trusting(text)
 
 
-def _engine_context(files: EngineTlsFiles, authority: str | None = None) -> ssl.SSLContext:
-    if authority is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        _trust(context, authority)
-    elif files.ca is None:
+def _trusting(authority: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cadata=authority)
+    except (ssl.SSLError, ValueError) as error:
+        raise TlsError("who signs the engine's certificate is not known: expected certificates in PEM form") from error
+    return context
+
+
+def _engine_context(files: EngineTlsFiles) -> ssl.SSLContext:
+    if files.ca is None:
         context = ssl.create_default_context()
     else:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -173,6 +189,14 @@ def _engine_context(files: EngineTlsFiles, authority: str | None = None) -> ssl.
     if files.certificate is not None and files.key is not None:
         _load_chain(context, files.certificate, files.key)
     return context
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[Path]:
+    """OpenSSL's contexts take a certificate and its key from files only; this one is in memory and on no disk."""
+    with os.fdopen(os.memfd_create("pem"), "wb", buffering=0) as file:
+        file.write(content)
+        yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
@@ -185,13 +209,6 @@ def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
     _load(lambda: context.load_verify_locations(ca), (ca,), "certificates in PEM form")
-
-
-def _trust(context: ssl.SSLContext, authority: str) -> None:
-    try:
-        context.load_verify_locations(cadata=authority)
-    except (ssl.SSLError, ValueError) as error:
-        raise TlsError("who signs the engine's certificate is not known: expected certificates in PEM form") from error
 
 
 def _load(load: Callable[[], None], paths: tuple[Path, ...], wanted: str) -> None:
