@@ -23,20 +23,36 @@ FIELD = "spec.engine.tls.secretName"
 ENTRY = "ca.crt"
 OVERLAP_S = 600.0
 """For how long a replaced authority is trusted. The kubelet takes some two minutes."""
+MOST_REPLACED = 4
+"""Of one pool at a time, however often its Secret changes."""
 
 Secrets = Mapping[tuple[str, str], Mapping[str, Any]]
 """By namespace and name."""
+
+
+class _Replaced(msgspec.Struct, frozen=True):
+    authority: str
+    until_s: float
 
 
 class _Known(msgspec.Struct, frozen=True):
     """Of one pool."""
 
     authority: str
-    before: str = ""
-    until_s: float = 0.0
+    replaced: tuple[_Replaced, ...] = ()
+    """Those still trusted, the latest last."""
 
     def at(self, now_s: float) -> "_Known":
-        return _Known(self.authority) if self.before and now_s >= self.until_s else self
+        return _Known(self.authority, tuple(each for each in self.replaced if now_s < each.until_s))
+
+    def renewed(self, authority: str, now_s: float) -> "_Known":
+        others = [each for each in self.replaced if each.authority not in (self.authority, authority)]
+        latest = _Replaced(self.authority, now_s + OVERLAP_S)
+        return _Known(authority, (*others, latest)[-MOST_REPLACED:])
+
+    @property
+    def trusted(self) -> str:
+        return self.authority + "".join([each.authority for each in reversed(self.replaced)])
 
 
 class EngineAuthorities:
@@ -64,22 +80,20 @@ class EngineAuthorities:
             if known is None:
                 self._known[name] = _Known(authority)
             elif authority != known.authority:
-                self._known[name] = _Known(authority, before=known.authority, until_s=now_s + OVERLAP_S)
+                self._known[name] = known.renewed(authority, now_s)
         return problems
 
     @property
-    def overlap(self) -> bool:
-        """Whether two are trusted for any pool, so that after `OVERLAP_S` something changes by itself."""
-        return any(known.before for known in self._known.values())
+    def next_change_s(self) -> float | None:
+        """When an authority that was replaced is trusted no longer; None: there is none."""
+        return min((each.until_s for known in self._known.values() for each in known.replaced), default=None)
 
     def with_authorities(self, engines: Iterable[EngineTarget]) -> Sequence[EngineTarget]:
         """The engines with the authorities of their pools."""
         return [
             each
             if each.peer is None or (known := self._known.get(each.pool)) is None
-            else msgspec.structs.replace(
-                each, peer=msgspec.structs.replace(each.peer, authority=known.authority + known.before)
-            )
+            else msgspec.structs.replace(each, peer=msgspec.structs.replace(each.peer, authority=known.trusted))
             for each in engines
         ]
 

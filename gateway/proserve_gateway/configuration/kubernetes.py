@@ -19,7 +19,7 @@ from proserve_core.resources import CUSTOM_KINDS, without_waiting
 from proserve_core.resources.live import Data, DocumentKey, Settled, settle
 from proserve_core.resources.secrets import OPAQUE, TLS
 from proserve_gateway.configuration.configuration import ConfigurationTaker
-from proserve_gateway.configuration.engine_authorities import ENTRY, OVERLAP_S, EngineAuthorities
+from proserve_gateway.configuration.engine_authorities import ENTRY, EngineAuthorities
 from proserve_gateway.configuration.engine_keys import EngineKeys
 from proserve_gateway.configuration.kube_targets import POOL_LABEL, engine_targets
 from proserve_gateway.configuration.kube_watch import ClusterError, KubeWatch, Object, connect, get
@@ -83,6 +83,8 @@ class KubernetesSource:
         counts, not the answer."""
         self._engine_keys = EngineKeys()
         self._authorities = EngineAuthorities()
+        self._overlap_end: asyncio.TimerHandle | None = None
+        """When an authority that was replaced is trusted no longer."""
         self._changed = asyncio.Event()
         self._settled: Settled | None = None
 
@@ -191,8 +193,10 @@ class KubernetesSource:
         loop = asyncio.get_running_loop()
         keys = self._engine_keys.read(pools, self._objects.get("Secret", {}))
         authorities = self._authorities.read(pools, self._objects.get("Certificate", {}), now_s=loop.time())
-        if self._authorities.overlap:
-            loop.call_later(OVERLAP_S, self._changed.set)
+        if self._overlap_end is not None:
+            self._overlap_end.cancel()
+        next_s = self._authorities.next_change_s
+        self._overlap_end = None if next_s is None else loop.call_at(next_s, self._changed.set)
         return [*keys.items(), *authorities.items()]
 
     async def _fetch_secrets(self, api: ApiClient) -> bool:

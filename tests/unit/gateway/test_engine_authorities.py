@@ -1,11 +1,13 @@
 """Who signs certificates of engines in pods: `ca.crt` of the pool's Secret, and for a while the one before."""
 
+import asyncio
 import base64
 from typing import Any
 
 import pytest
 
-from proserve_gateway.configuration.engine_authorities import OVERLAP_S, EngineAuthorities
+from proserve_gateway.configuration.engine_authorities import MOST_REPLACED, OVERLAP_S, EngineAuthorities
+from proserve_gateway.configuration.kubernetes import KubernetesSource
 from proserve_gateway.fleet.target import EngineTarget, TlsPeer
 from resource_builders import engine_pool, parse
 from tls_files import ca
@@ -34,7 +36,7 @@ def test_engine_is_trusted_by_the_authority_of_its_pool() -> None:
     assert trusted(authorities) == ""
     assert authorities.read([POOL], secret(FIRST), now_s=0.0) == {}
     assert trusted(authorities) == FIRST.decode()
-    assert not authorities.overlap
+    assert authorities.next_change_s is None
 
 
 def test_replaced_authority_is_trusted_until_engines_have_their_new_files() -> None:
@@ -42,10 +44,53 @@ def test_replaced_authority_is_trusted_until_engines_have_their_new_files() -> N
     authorities.read([POOL], secret(FIRST), now_s=0.0)
     authorities.read([POOL], secret(SECOND), now_s=5.0)
     assert trusted(authorities) == (SECOND + FIRST).decode()
-    assert authorities.overlap
+    assert authorities.next_change_s == 5.0 + OVERLAP_S
     authorities.read([POOL], secret(SECOND), now_s=5.0 + OVERLAP_S)
     assert trusted(authorities) == SECOND.decode()
-    assert not authorities.overlap
+    assert authorities.next_change_s is None
+
+
+def test_authority_that_is_replaced_twice_in_short_order_keeps_its_time() -> None:
+    authorities = EngineAuthorities()
+    for now_s, text in enumerate((FIRST, SECOND, SECOND + FIRST)):
+        authorities.read([POOL], secret(text), now_s=float(now_s))
+    assert trusted(authorities) == (SECOND + FIRST + SECOND + FIRST).decode()
+    assert authorities.next_change_s == 1.0 + OVERLAP_S
+    authorities.read([POOL], secret(SECOND + FIRST), now_s=1.0 + OVERLAP_S)
+    assert trusted(authorities) == (SECOND + FIRST + SECOND).decode()
+    assert authorities.next_change_s == 2.0 + OVERLAP_S
+
+
+def test_authority_that_comes_back_is_trusted_once() -> None:
+    authorities = EngineAuthorities()
+    for now_s in range(20):
+        authorities.read([POOL], secret((FIRST, SECOND)[now_s % 2]), now_s=float(now_s))
+    assert trusted(authorities) == (SECOND + FIRST).decode()
+
+
+def test_secret_that_changes_all_the_time_does_not_make_ever_more_trusted() -> None:
+    authorities = EngineAuthorities()
+    for number in range(1, 12):
+        authorities.read([POOL], secret(FIRST * number), now_s=float(number))
+    assert (trusted(authorities) or "").count("BEGIN") == sum(range(11 - MOST_REPLACED, 12))
+
+
+@pytest.mark.looptime
+async def test_replaced_authority_is_trusted_no_longer_although_nothing_happens() -> None:
+    source, clock = KubernetesSource(namespaces=("default",)), asyncio.get_running_loop().time
+    began_s = clock()
+    for text in (FIRST, SECOND, SECOND):
+        source._objects["Certificate"] = secret(text)
+        source._read_secrets([POOL])
+        await asyncio.sleep(100)
+    await asyncio.wait_for(source._changed.wait(), 10 * OVERLAP_S)
+    assert clock() - began_s == pytest.approx(100 + OVERLAP_S)
+    source._changed.clear()
+    source._read_secrets([POOL])
+    assert trusted(source._authorities) == SECOND.decode()
+    # Nor is anything looked at again and again.
+    await asyncio.sleep(10 * OVERLAP_S)
+    assert not source._changed.is_set()
 
 
 def test_secret_may_hold_two_authorities_for_gateways_that_start_while_one_replaces_the_other() -> None:
