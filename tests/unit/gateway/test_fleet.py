@@ -1,5 +1,6 @@
 """The fleet decides who may take work, counts own dispatches and forgets nothing."""
 
+import msgspec
 import pytest
 
 from proserve_core.capacity import CapacitySnapshot, RequestRow
@@ -10,7 +11,7 @@ from proserve_gateway.errors import ApiError
 from proserve_gateway.fleet.fleet import ONLY_ENGINE, Fleet
 from proserve_gateway.fleet.health import FAILURES_TO_OPEN, FIRST_OPEN_S, MISSES_TO_SUSPECT, EngineState
 from proserve_gateway.fleet.lease import Outcome
-from proserve_gateway.fleet.target import EngineTarget, TargetError
+from proserve_gateway.fleet.target import EngineTarget, TargetError, TlsPeer
 
 LATENCY = LatencyModel(
     host_s=0.001, floor_s=0.01, linear_base_s=0.005, linear_token_s=1e-5, attention_s=0, context_s=0, sequence_s=0
@@ -274,6 +275,26 @@ def test_replacing_targets_keeps_known_engines_and_their_leases(bench: Bench) ->
     assert bench.chosen() == "b"
     lease.on_tokens(1, 0.0)
     lease.close(Outcome.FAILED, "gone")
+
+
+def test_engine_whose_key_and_authority_change_is_the_same_engine(bench: Bench) -> None:
+    def secured(key: str, authority: str) -> EngineTarget:
+        peer = TlsPeer(server_name="engine-chat.default.svc", authority=authority)
+        return msgspec.structs.replace(target("a"), api_key=key, peer=peer)
+
+    bench.fleet.set_targets([secured("old", "first"), target("b", port=8001)])
+    engine, _ = bench.fleet.engines
+    bench.fleet.snapshot_arrived(engine, snapshot())
+    lease = bench.fleet.choose("chat", request())
+    bench.fleet.set_targets([secured("new", "second"), target("b", port=8001)])
+    assert next(iter(bench.fleet.engines)) is engine
+    assert bench.state("a") is EngineState.READY
+    assert list(engine.view.dispatched) == ["r1"]
+    endpoint = bench.fleet.choose("chat", request("r2")).endpoint
+    assert endpoint.peer is not None
+    assert endpoint.peer.authority == "second"
+    lease.close(Outcome.ANSWERED)
+    assert list(engine.view.dispatched) == ["r2"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,18 @@
 """The estimate of a prompt's length follows the tenant's own prompts, short and long, and nobody else's."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proserve_core.objectives import DEFAULT_CLASS
+from proserve_core.routing import make_room
+from proserve_gateway.fleet.fleet import Fleet
+from proserve_gateway.requests.body import BodyKind, parse_body
+from proserve_gateway.requests.inference_request import InferenceRequest
 from proserve_gateway.requests.prompt_estimate import MOST_BYTES_PER_TOKEN, PromptEstimator, least_tokens
+from proserve_gateway.requests.routing_requests import RoutingRequests
 
 LONG_BYTES, LONG_TOKENS = 4000, 1035
 
@@ -55,3 +63,21 @@ def test_estimate_is_finite_and_positive_whatever_engines_report(prompts: list[t
     estimated = taught(*prompts).estimate("pool", "a", size)
     assert 1 <= estimated <= 10**8 * 2 + size
     assert least_tokens(size) <= max(estimated, size / MOST_BYTES_PER_TOKEN)
+
+
+@pytest.mark.parametrize(("prompt", "learned"), [("q" * 400, True), (list(range(100, 200)), False)])
+def test_prompt_of_token_ids_teaches_nothing_about_text(prompt: object, learned: bool) -> None:
+    routes = RoutingRequests(fleet=Fleet(make_room=lambda _: make_room("round-robin"), clock=float), clock=float)
+
+    def request(prompt: object) -> InferenceRequest:
+        body = parse_body(BodyKind.COMPLETION, json.dumps({"model": "tiny", "prompt": prompt}).encode())
+        return InferenceRequest(
+            id="r", arrival_s=0.0, terms=DEFAULT_CLASS.terms(), tenant="a", pool="pool", path="/v1/completions",
+            body=body,
+        )  # fmt: skip
+
+    text = request("q" * 4000)
+    before = routes.prompt_tokens(text)
+    for _ in range(50):
+        routes.prompt_counted(request(prompt), 10)
+    assert (routes.prompt_tokens(text) != before) is learned

@@ -62,6 +62,19 @@ async def test_abort_closes_the_connection_at_once() -> None:
         assert engine.client.open_exchanges == 0
 
 
+async def test_body_that_cannot_be_made_leaves_no_connection_behind() -> None:
+    def fail() -> bytes:
+        raise ZeroDivisionError
+
+    async with serving(answering(sized(b"one"))) as (engine, _):
+        with pytest.raises(ZeroDivisionError):
+            await engine.client.request(engine.endpoint, request_head(engine.endpoint, "POST", "/v1/x"), fail)
+        assert engine.client.open_exchanges == 0
+        async with asyncio.timeout(60):
+            while engine.client.connections:  # noqa: ASYNC110 - what is awaited is seen from outside
+                await asyncio.sleep(0.002)
+
+
 async def test_cancelled_caller_aborts_the_exchange() -> None:
     asked = asyncio.Event()
 
