@@ -9,12 +9,14 @@ the client cancels or its deadline passes; that aborts the engine's work.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from typing import TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from proserve_gateway.configuration.catalog import TenantGrant
 from proserve_gateway.configuration.catalog_terms import CONTROL_HEADERS
 from proserve_gateway.errors import ApiError, client_stalled
 from proserve_gateway.grpc.convert import PATHS, check_reply, chunk, parse_request, request_body, response
@@ -53,7 +55,7 @@ class GrpcApi:
     ) -> None:
         """`clock` is the dispatcher's: deadlines count from the arrival that is stamped here, when the call's headers
         are there."""
-        self._message_s = (limits or GrpcLimits()).message_s
+        self._limits = limits or GrpcLimits()
         self._intake = intake
         self._dispatcher = dispatcher
         self._clock = clock
@@ -141,11 +143,11 @@ class GrpcApi:
         metadata = self._metadata(context)
         authorization = metadata.get("authorization")
         grant = self._intake.authenticate(None if authorization is None else authorization.encode(errors="replace"))
+        message = await self._message(context, grant)
         try:
-            kind, body = request_body(parse_request(await self._message(context)), stream=stream)
+            kind, body = request_body(parse_request(message), stream=stream)
         except ApiError as error:
-            self._intake.refused(error, grant)
-            raise
+            raise self._counted(error, grant) from None
         return self._intake.accept(
             grant,
             request_id=request_id,
@@ -170,15 +172,37 @@ class GrpcApi:
                 metadata[key] = value
         return metadata
 
-    async def _message(self, context: Context) -> bytes:
-        try:
-            async with asyncio.timeout(self._message_s):
-                message = await context.read()
-        except TimeoutError:
-            raise message_too_slow(self._message_s) from None
+    async def _message(self, context: Context, grant: TenantGrant) -> bytes:
+        limits, loop, task = self._limits, asyncio.get_running_loop(), asyncio.current_task()
+        refusal: ApiError | None = None
+        with ExitStack() as held:
+
+            def hold() -> None:
+                nonlocal refusal
+                try:
+                    held.enter_context(self._intake.holds(grant.name, limits.message_bytes))
+                except ApiError as error:
+                    refusal = error
+                    if task is not None:
+                        task.cancel()
+
+            held.callback(loop.call_later(limits.message_at_once_s, hold).cancel)
+            try:
+                async with asyncio.timeout(limits.message_s):
+                    message = await context.read()
+            except TimeoutError:
+                raise self._counted(message_too_slow(limits.message_s), grant) from None
+            except asyncio.CancelledError:
+                if refusal is None:
+                    raise
+                raise refusal from None
         if not isinstance(message, bytes):
-            raise no_message()
+            raise self._counted(no_message(), grant)
         return message
+
+    def _counted(self, error: ApiError, grant: TenantGrant) -> ApiError:
+        self._intake.refused(error, grant)
+        return error
 
     async def _begin(self, request: InferenceRequest, answer: Answer, context: Context) -> pb.Served:
         """Tell how the request is served, in metadata as HTTP does in headers."""

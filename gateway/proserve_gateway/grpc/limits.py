@@ -10,6 +10,9 @@ class GrpcLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of a request; grpc answers larger ones with RESOURCE_EXHAUSTED."""
     message_s: float = 60.0
     """From the call's headers to the whole message."""
+    message_at_once_s: float = 1.0
+    """One that takes longer counts for the longest that there may be until it is here: grpc does not tell how long it
+    is, and keeps what has come of it. Not from the beginning, or the calls of a burst would find no room."""
     handshake_s: float = 10.0
     """Until a connection speaks HTTP/2, and TLS where it must."""
     connections: int | None = None

@@ -64,6 +64,31 @@ async def test_message_that_does_not_come_ends_its_call(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
+async def test_message_that_is_waited_for_takes_room_of_its_tenants_bodies(method: str) -> None:
+    limits = GrpcLimits(message_bytes=10_000, message_at_once_s=0.0)
+    async with running_bench(grpc_limits=limits, body_bytes=9_999) as bench:
+        error = await without_message(bench, method, KEY)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "tenant acme's requests under way" in str(error.details())
+        assert (bench.requests("429"), bench.requests("408")) == (1, 0)
+
+
+async def test_room_for_a_message_that_did_not_come_is_given_back() -> None:
+    limits = GrpcLimits(message_bytes=10_000, message_at_once_s=0.0, message_s=0.1)
+    async with running_bench(grpc_limits=limits, body_bytes=20_000) as bench:
+        for _ in range(3):
+            error = await without_message(bench, "Generate", KEY)
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_burst_of_calls_whose_messages_are_there_finds_room() -> None:
+    limits = GrpcLimits(message_bytes=10_000, message_at_once_s=LONG_S)
+    async with running_bench(grpc_limits=limits, body_bytes=20_000) as bench:
+        calls = [bench.stub.Generate(PROMPT, metadata=KEY) for _ in range(20)]
+        assert [reply.text for reply in await asyncio.gather(*calls)] == ["a b c"] * 20
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
 async def test_call_that_ends_without_its_message_is_refused(bench: Bench, method: str) -> None:
     error = await without_message(bench, method, KEY, half_close=True)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
