@@ -86,9 +86,16 @@ def test_engines_answer_gateways_and_nobody_else(keyed: Installation) -> None:
     assert said == ["401", "401", "401", "200"]
 
 
-def certificate(folder: Path) -> dict[str, Any]:
-    """As cert-manager writes it."""
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of one that makes certificates."""
+    folder = tmp_path_factory.mktemp("authority")
     make_authority(folder)
+    return folder
+
+
+def certificate(folder: Path) -> dict[str, Any]:
+    """A new one, as cert-manager writes it."""
     make_certificate(folder, "tls", subject="/CN=engine", addresses=["DNS:engine-keyed.default.svc"])
     return {
         "apiVersion": "v1",
@@ -99,9 +106,15 @@ def certificate(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_pool_gets_tls_while_it_serves(keyed: Installation, tmp_path: Path) -> None:
+def probed(keyed: Installation, engine: str) -> tuple[str, str]:
+    """What becomes of a connection without TLS, and the certificate of one with it."""
+    plain, served = keyed.cluster.kubectl("exec", engine, "--", "python3", "-c", TLS_PROBE).split("\n", 1)
+    return plain, served.strip()
+
+
+def test_pool_gets_tls_while_it_serves(keyed: Installation, authority: Path) -> None:
     (old,) = keyed.pods("keyed")
-    keyed.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(certificate(tmp_path)))
+    keyed.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(certificate(authority)))
     keyed.patch("keyed", {"engine": {"tls": {"secretName": "keyed-tls"}}})
     answers = []
 
@@ -113,9 +126,26 @@ def test_pool_gets_tls_while_it_serves(keyed: Installation, tmp_path: Path) -> N
     answers += [tokens(keyed, limit_s=60) for _ in range(5)]
     assert set(answers) == {TOKEN_LIMIT}
     (new,) = keyed.pods("keyed")
-    plain, served = keyed.cluster.kubectl("exec", new, "--", "python3", "-c", TLS_PROBE).split("\n", 1)
-    assert plain == "closed"
-    assert served.strip() == (tmp_path / "tls.crt").read_text().strip()
+    assert probed(keyed, new) == ("closed", (authority / "tls.crt").read_text().strip())
+
+
+def test_renewed_certificate_is_served_by_the_same_engine(keyed: Installation, authority: Path) -> None:
+    """The kubelet brings it into the pod when it next looks after it: here after seconds, by default within two
+    minutes."""
+    (engine,) = keyed.pods("keyed")
+    keyed.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(certificate(authority)))
+    renewed, answers = (authority / "tls.crt").read_text().strip(), []
+
+    def served() -> bool:
+        answers.append(tokens(keyed, limit_s=60))
+        return probed(keyed, engine) == ("closed", renewed)
+
+    keyed.cluster.wait_for(served, limit_s=300, what="renewed certificate")
+    answers += [tokens(keyed, limit_s=60) for _ in range(5)]
+    assert set(answers) == {TOKEN_LIMIT}
+    assert keyed.pods("keyed") == [engine]
+    (container,) = keyed.cluster.get("pod", engine)["status"]["containerStatuses"]
+    assert container["restartCount"] == 0
 
 
 def test_idle_pool_sleeps_and_the_next_request_waits_for_its_engine(keyed: Installation) -> None:
