@@ -8,13 +8,15 @@ report names.
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 import images
 import single_node
+from disturbed_service import SEATS, Service
 from environments import ROOT
 from given_cluster import IMAGE_VARIABLE, GivenCluster
 from images import Images
@@ -98,10 +100,22 @@ def installation(cluster: Cluster) -> Installation:
     emulated = "    runtime: Emulated\n"
     example = (EXAMPLES / "kubernetes.yaml").read_text()
     assert example.count(emulated) == 1
-    # 40 ms for a token, so that 60 streams leave two cores time for the cluster.
-    cluster.kubectl("apply", "-f", "-", stdin=example.replace(emulated, emulated + "    args: [--speed=0.2]\n"))
+    # 70 ms for a token, so that the streams leave two cores time for the cluster.
+    arguments = f"    args: [--speed=0.1, --max-sequences={SEATS}]\n"
+    cluster.kubectl("apply", "-f", "-", stdin=example.replace(emulated, emulated + arguments))
     made.wait_ready("tiny")
     return made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(installation: Installation) -> AsyncIterator[Service]:
+    """With a promise that this machine can keep."""
+    made = Service(installation)
+    try:
+        await made.promise()
+        yield made
+    finally:
+        made.end()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,12 +1,14 @@
 """From an older chart, with other images and definitions that lack a field, to this one."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from charts import package_older
-from disturbed_service import assert_nothing_lost, disturbed
+from disturbed_service import Service
 from installation import Installation
 from single_node import SingleNode
 
@@ -30,7 +32,9 @@ def images(installation: Installation) -> set[str]:
     }
 
 
-def upgrade(installation: Installation) -> None:
+def upgrade(installation: Installation, older: Callable[[], None]) -> None:
+    if images(installation) == {installation.image}:
+        older()
     installation.upgrade()
     installation.cluster.wait_for(
         lambda: images(installation) == {installation.image}, limit_s=240, what="rollout of the engines"
@@ -39,21 +43,28 @@ def upgrade(installation: Installation) -> None:
 
 
 @pytest.fixture
-def older(installation: Installation, node: SingleNode, tmp_path: Path) -> None:
-    """The release is that of the older chart, and so are the engines."""
+def older(installation: Installation, node: SingleNode, tmp_path: Path) -> Callable[[], None]:
+    """Makes the release that of the older chart, and the engines, too; it has been called."""
     image = f"{installation.image}-{OLDER}"
     node.tag_image(installation.image, image)
     chart = package_older(node, tmp_path, version=OLDER, lacks=FIELD)
-    installation.upgrade(chart=chart, values={"image.tag": image.rsplit(":", 1)[1]})
-    node.wait_for(lambda: images(installation) == {image}, limit_s=240, what="engines of the older chart")
-    installation.wait_pods("tiny", 2)
+
+    def install() -> None:
+        installation.upgrade(chart=chart, values={"image.tag": image.rsplit(":", 1)[1]})
+        node.wait_for(lambda: images(installation) == {image}, limit_s=240, what="engines of the older chart")
+        installation.wait_pods("tiny", 2)
+
+    install()
+    return install
 
 
-@pytest.mark.usefixtures("older")
-async def test_upgrade_loses_no_stream_and_brings_the_new_field(installation: Installation, node: SingleNode) -> None:
-    users = "enginepools,tenants,priorityclasses.proserve.dev"
-    before = {each["metadata"]["uid"]: each["spec"] for each in node.get(users)["items"]}
+async def test_upgrade_loses_no_stream_and_brings_the_new_field(
+    service: Service, node: SingleNode, older: Callable[[], None]
+) -> None:
+    # Those of examples/kubernetes.yaml.
+    users = ("ppc/interactive", "ppc/batch", "ptn/product", "ptn/reports", "epool/tiny")
+    before = {each["metadata"]["uid"]: each["spec"] for each in node.get(*users)["items"]}
     assert not takes_the_field(node)
-    assert_nothing_lost(await disturbed(installation, upgrade))
+    await service.disturbed(partial(upgrade, older=older))
     assert takes_the_field(node)
-    assert {each["metadata"]["uid"]: each["spec"] for each in node.get(users)["items"]} == before
+    assert {each["metadata"]["uid"]: each["spec"] for each in node.get(*users)["items"]} == before

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from charts import PROSERVE
 from environments import ROOT
 from given_cluster import GivenCluster
+from proserve_core.gain_report import REPORT_PATH, GainReport
 from single_node import SingleNode
 
 EXAMPLES = ROOT / "examples"
 NAMESPACE = "proserve"
 RELEASE = "proserve"
+HTTP_PORT, ADMIN_PORT = 8000, 9090
+"""Of a gateway."""
 INSTALL_LIMIT = "600s"
 TEST_KEY = "test-key"
 """Secret with the API key of `helm test`."""
@@ -26,6 +30,15 @@ def request_status(url: str) -> int:
     headers = {"authorization": "Bearer sk-demo-reports"}
     body = {"model": "tiny", "prompt": "Hello", "max_tokens": 1}
     return httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=60).status_code
+
+
+def _leaving(pod: dict[str, Any]) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def _ready(pod: dict[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", ())
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 class Installation:
@@ -100,22 +113,32 @@ class Installation:
     def pods(self, pool: str) -> list[str]:
         """Names of a pool's pods that are not on their way out."""
         found = self.cluster.get("pods", "-l", f"proserve.dev/pool={pool}")["items"]
-        return [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        return [pod["metadata"]["name"] for pod in found if not _leaving(pod)]
 
-    def wait_pods(self, pool: str, count: int, *, limit_s: float = 120) -> None:
+    def wait_pods(self, pool: str, count: int, *, limit_s: float = 300) -> None:
         """Until the pool has exactly that many pods, all ready."""
 
         def there() -> bool:
             found = self.cluster.get("pods", "-l", f"proserve.dev/pool={pool}")["items"]
-            ready = [
-                condition["status"] == "True"
-                for pod in found
-                for condition in pod["status"].get("conditions", ())
-                if condition["type"] == "Ready"
-            ]
-            return len(found) == count and ready == [True] * count
+            return len(found) == count and all(map(_ready, found))
 
         self.cluster.wait_for(there, limit_s=limit_s, what=f"{count} ready pods of {pool}")
+
+    def gateways(self, port: int) -> list[str]:
+        """HOST:PORT of each gateway that is not on its way out, at one of their ports, once all of them are ready."""
+        own = ("--namespace", NAMESPACE, "-l", "app.kubernetes.io/component=gateway")
+
+        def staying() -> list[dict[str, Any]]:
+            return [each for each in self.cluster.get("pods", *own)["items"] if not _leaving(each)]
+
+        self.cluster.wait_for(lambda: all(map(_ready, staying())), limit_s=300, what="gateways that are ready")
+        names = [pod["metadata"]["name"] for pod in staying()]
+        return [self.cluster.pod_address(name, port, namespace=NAMESPACE) for name in names]
+
+    def gateway_reports(self) -> list[GainReport]:
+        """What each gateway tells the operator."""
+        answers = [httpx.get(f"http://{each}{REPORT_PATH}", timeout=60) for each in self.gateways(ADMIN_PORT)]
+        return [msgspec.json.decode(answer.content, type=GainReport) for answer in answers]
 
     @property
     def http(self) -> str:
