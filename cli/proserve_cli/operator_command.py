@@ -49,6 +49,12 @@ def operator(
             show_default="Prometheus' own",
         ),
     ] = None,
+    max_concurrent_rollouts: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Pools that roll at the same time because of a new version or option of the operator."
+        ),
+    ] = 5,
     lease_name: Annotated[str, typer.Option(help="Name of the Lease that says which replica acts.")] = LEASE,
     lease_namespace: Annotated[
         str | None, typer.Option(help="Namespace of the Lease.", show_default="this pod's")
@@ -86,6 +92,7 @@ def operator(
         monitors=monitors,
         monitor_labels=of_monitors,
         monitor_interval=interval,
+        max_concurrent_rollouts=max_concurrent_rollouts,
         lease_name=lease_name,
         lease_namespace=lease_namespace or own_namespace(),
     )

@@ -17,10 +17,10 @@ def differs(desired: Mapping[str, Any], actual: Mapping[str, Any]) -> bool:
     that we set. Fields, and named things in lists, that others added do not count.
     """
     marks = [each["metadata"].get("annotations", {}).get(HASH_ANNOTATION) for each in (desired, actual)]
-    return marks[0] != marks[1] or not _holds(desired, actual)
+    return marks[0] != marks[1] or not holds(desired, actual)
 
 
-def _holds(desired: Any, actual: Any) -> bool:
+def holds(desired: Any, actual: Any) -> bool:
     if isinstance(desired, Mapping):
         return isinstance(actual, Mapping) and all(_field_holds(name, value, actual) for name, value in desired.items())
     if isinstance(desired, list):
@@ -30,7 +30,7 @@ def _holds(desired: Any, actual: Any) -> bool:
         return (
             isinstance(actual, list)
             and len(actual) >= len(desired)
-            and all(any(_holds(one, other) for other in actual) for one in desired)
+            and all(any(holds(one, other) for other in actual) for one in desired)
         )
     return bool(desired == actual) or _same_quantity(desired, actual)
 
@@ -38,7 +38,7 @@ def _holds(desired: Any, actual: Any) -> bool:
 def _field_holds(name: str, desired: Any, actual: Mapping[str, Any]) -> bool:
     if name not in actual:
         return name not in _UNLIKE_ABSENT and _is_zero(desired)
-    return bool(desired == actual[name]) if name in _EXACT else _holds(desired, actual[name])
+    return bool(desired == actual[name]) if name in _EXACT else holds(desired, actual[name])
 
 
 def _is_zero(value: Any) -> bool:

@@ -18,6 +18,7 @@ from proserve_operator.pool_scaling import WAKE_S, PoolScaling
 from proserve_operator.reconcile import CHILDREN, PoolReconciler
 from proserve_operator.reports import Reports
 from proserve_operator.resource_status import ResourceStatuses
+from proserve_operator.rollout_turns import RolloutTurns
 from proserve_operator.settings import OperatorSettings
 from proserve_operator.status_writer import StatusWriter
 from proserve_operator.store import Key, Object, Store, key_of, pool_key
@@ -73,6 +74,9 @@ class OperatorRun:
             status_s=settings.status_s,
         )
         self._scaling = PoolScaling(self._reports, clock=clock, wall_clock=wall_clock, every_s=settings.report_s)
+        self._turns = RolloutTurns(
+            kube, self._store, namespaces=settings.namespaces, at_once=settings.max_concurrent_rollouts
+        )
         self._pools = PoolReconciler(
             kube=kube,
             store=self._store,
@@ -80,6 +84,7 @@ class OperatorRun:
             scaling=self._scaling,
             reports=self._reports,
             statuses=statuses,
+            turns=self._turns,
             settings=settings,
             with_monitor=lambda: self._with_monitor,
         )
@@ -205,7 +210,10 @@ class OperatorRun:
         result = "ok"
         try:
             if kind == "EnginePool":
-                return await self._pools.reconcile(key)
+                again_s = await self._pools.reconcile(key)
+                for pool in self._turns.next_after(key):
+                    self._queue.add(("EnginePool", pool))
+                return again_s
             return await self._resources.reconcile(kind, key)
         except Retry:
             result = "retry"

@@ -10,6 +10,7 @@ from proserve_core.resources.conditions import Reason
 from proserve_core.resources.errors import ResourceError
 from proserve_operator.conditions import Condition
 from proserve_operator.names import selector_text
+from proserve_operator.rollout_turns import WAITING, rollout_state
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +97,10 @@ def _ready(observed: Observed) -> Condition:
         return _condition(ready > 0, Reason.ROLLOUT_STUCK, f"{text}; pods of the newest version do not become ready")
     if ready >= observed.desired and updated >= observed.desired and _is_current(observed):
         return _condition(True, Reason.ENGINES_READY, text)
+    if ready >= observed.desired and _waits(observed):
+        return _condition(
+            True, Reason.ROLLOUT_WAITS, f"{text}; their replacement for a change of the operator waits for its turn"
+        )
     if ready > 0:
         return _condition(True, Reason.SOME_ENGINES_MISSING, f"{text}, {updated} are of the newest version")
     return _condition(False, Reason.ENGINES_STARTING, text)
@@ -131,6 +136,10 @@ def _is_stuck(status: Mapping[str, Any]) -> bool:
         each["type"] == "Progressing" and each.get("reason") == "ProgressDeadlineExceeded"
         for each in status.get("conditions", ())
     )
+
+
+def _waits(observed: Observed) -> bool:
+    return observed.deployment is not None and rollout_state(observed.deployment) == WAITING
 
 
 def _is_current(observed: Observed) -> bool:

@@ -23,6 +23,7 @@ from proserve_operator.overlay import OverlayError
 from proserve_operator.pool_scaling import PoolScaling
 from proserve_operator.pool_status import Observed, Refusal
 from proserve_operator.reports import Reports
+from proserve_operator.rollout_turns import RolloutTurns
 from proserve_operator.settings import OperatorSettings
 from proserve_operator.status_writer import FAILURES_TOLD, StatusWriter
 from proserve_operator.store import Key, Object, Store, pool_key
@@ -58,6 +59,7 @@ class PoolReconciler:
         scaling: PoolScaling,
         reports: Reports,
         statuses: StatusWriter,
+        turns: RolloutTurns,
         settings: OperatorSettings,
         with_monitor: Callable[[], bool],
     ) -> None:
@@ -67,6 +69,7 @@ class PoolReconciler:
         self._scaling = scaling
         self._reports = reports
         self._statuses = statuses
+        self._turns = turns
         self._settings = settings
         self._with_monitor = with_monitor
         self._failures: dict[Key, int] = {}
@@ -90,7 +93,7 @@ class PoolReconciler:
             # Looked at when it is judged.
             return None
         try:
-            observed, again_s, failure = await self._observed(key, body)
+            observed, again_s, failure = await self._observed(key, body, generation)
             if failure is not None and self._failures[key] < FAILURES_TOLD:
                 # Most pass before anybody needs to know.
                 raise failure
@@ -107,7 +110,9 @@ class PoolReconciler:
             raise Retry(failure.retry_after_s) from failure
         return min((each for each in (again_s, later_s) if each is not None), default=None)
 
-    async def _observed(self, key: Key, body: Object) -> tuple[Observed, float | None, KubeError | None]:
+    async def _observed(
+        self, key: Key, body: Object, generation: int
+    ) -> tuple[Observed, float | None, KubeError | None]:
         """Make the objects; what there is to say about it, when to look again, and what did not go well for now."""
         problems, pool = self._accepted.problems("EnginePool", key), self._accepted.pool(key)
         keys = keys_condition(self._reports, "EnginePool", key, body)
@@ -119,7 +124,7 @@ class PoolReconciler:
         replicas, again_s = self._scaling.decide(key, pool, self._store.get("Deployment", name), body.get("status", {}))
         if replicas < _replicas(self._store.get("Deployment", name)):
             await price_pods(self._kube, self._reports, pool)
-        refused, failed = await self._make(pool, uid, replicas)
+        refused, failed = await self._make(pool, uid, replicas, generation)
         self._failures[key] = self._failures.get(key, 0) + 1 if failed else 0
         refusal = refused[0].refusal if refused else None
         if refusal is None and failed:
@@ -151,7 +156,9 @@ class PoolReconciler:
             if there is not None and _owner(there) == body["metadata"]["uid"]:
                 self._store.put_reply("Deployment", there, asked=None)
 
-    async def _make(self, pool: EnginePool, uid: str, replicas: int) -> tuple[list[Refused], list[KubeError]]:
+    async def _make(
+        self, pool: EnginePool, uid: str, replicas: int, generation: int
+    ) -> tuple[list[Refused], list[KubeError]]:
         """What is refused for good and what for now. Engines need some objects, and the others hinder nobody.
 
         Raises:
@@ -167,7 +174,7 @@ class PoolReconciler:
             return [Refused(Reason.INVALID, str(error))], []
         for each in made:
             try:
-                await self._make_one(each, pool, uid)
+                await self._make_one(each, pool, uid, generation)
             except Refused as error:
                 refused.append(error)
             except KubeError as error:
@@ -189,21 +196,24 @@ class PoolReconciler:
                 await self._kube.delete(kind, *name)
                 self._store.remove(kind, name)
 
-    async def _make_one(self, made: Object, pool: EnginePool, uid: str) -> None:
+    async def _make_one(self, made: Object, pool: EnginePool, uid: str, generation: int) -> None:
         kind, key = made["kind"], (made["metadata"]["namespace"], made["metadata"]["name"])
         there = asked = self._store.get(kind, key)
         if there is None:
             # The watch shows only objects with our labels, and it may be behind.
             there = await self._kube.get(kind, *key)
-        if there is not None:
-            if _owner(there) != uid:
-                raise _taken(kind, key, there)
-            if not differs(made, there):
-                self._store.put_reply(kind, there, asked=asked)
-                return
+        if there is not None and _owner(there) != uid:
+            raise _taken(kind, key, there)
+        if kind == "Deployment":
+            made = await self._turns.arrange(made, there, generation=generation)
+        if there is not None and not differs(made, there):
+            self._store.put_reply(kind, there, asked=asked)
+            return
         try:
             applied = await self._kube.apply(made, manager=FIELD_MANAGER)
         except KubeError as error:
+            if kind == "Deployment":
+                self._turns.applied(key, None)
             if error.retry:
                 raise
             if error.status == 404 and await self._is_gone(pool, uid):
@@ -212,6 +222,8 @@ class PoolReconciler:
             raise Refused(Reason.APPLY_REFUSED, f"{kind} {key[1]}: {error}") from error
         logger.info("applied %s %s/%s", kind, *key)
         self._store.put_reply(kind, applied, asked=asked)
+        if kind == "Deployment":
+            self._turns.applied(key, applied)
 
     async def _is_gone(self, pool: EnginePool, uid: str) -> bool:
         there = await self._kube.get("EnginePool", pool.namespace, pool.name)

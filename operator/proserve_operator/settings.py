@@ -38,6 +38,8 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of ServiceMonitors, by which Prometheus finds them."""
     monitor_interval: str | None = None
     """Between two readings, as Prometheus writes it. None: Prometheus' own."""
+    max_concurrent_rollouts: int = 5
+    """Pools that roll at the same time because this operator makes their pods otherwise than the one before."""
     lease_name: str = "proserve-operator"
     lease_namespace: str = "default"
     identity: str = ""

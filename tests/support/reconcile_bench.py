@@ -12,6 +12,7 @@ from proserve_operator.events import Events
 from proserve_operator.pool_scaling import PoolScaling
 from proserve_operator.reconcile import PoolReconciler
 from proserve_operator.reports import Reports
+from proserve_operator.rollout_turns import RolloutTurns
 from proserve_operator.settings import OperatorSettings
 from proserve_operator.status_writer import StatusWriter
 from proserve_operator.store import Store
@@ -43,6 +44,7 @@ class ReconcileBench:
             statuses=StatusWriter(
                 kube=self.kube, store=self.store, events=events, clock=clock, wall_clock=clock, status_s=60.0
             ),
+            turns=RolloutTurns(self.kube, self.store, namespaces=(), at_once=5),
             settings=OperatorSettings(),
             with_monitor=lambda: self.with_monitor,
         )

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     NO_ENGINES = "NoEngines"
     EXTERNAL_ENGINES = "ExternalEngines"
     ROLLOUT_STUCK = "RolloutStuck"
+    ROLLOUT_WAITS = "RolloutWaits"
     PODS_REFUSED = "PodsRefused"
     APPLY_REFUSED = "ApplyRefused"
     APPLY_FAILS = "ApplyFails"
@@ -81,6 +82,9 @@ _READY = ConditionType(
         Reason.EXTERNAL_ENGINES: "The pool lists endpoints, which the gateways watch.",
         Reason.ROLLOUT_STUCK: "Pods of the newest version did not become ready in time; those of the one before "
         "serve on. Look at the newest pod's log and events, then correct the pool.",
+        Reason.ROLLOUT_WAITS: "All engines are ready. A new version or option of the operator makes their pods "
+        "otherwise, and they are replaced when other pools are done. If that lasts, some of those do not get done: "
+        "see [upgrade](operations.md#upgrade).",
         Reason.PODS_REFUSED: "Pods may not be made, because of a quota, Pod Security or an admission webhook; the "
         "message is the API server's own. Engines that are there serve on. Raise the quota, or lower what the pool "
         "asks for; engines come by themselves within minutes.",
