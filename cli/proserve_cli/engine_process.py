@@ -4,9 +4,11 @@ import asyncio
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,9 +30,10 @@ class EngineProcess:
     kernel ends the child when we are killed before we can.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: Path, sockets: str) -> None:
         self._process = process
         self._log = log
+        self._sockets = sockets
         self._gone = False
 
     @classmethod
@@ -40,17 +43,23 @@ class EngineProcess:
         Raises:
             OSError: the program can't be started.
         """
-        with log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=dict(environment),
-                start_new_session=True,
-                preexec_fn=_end_with_parent,
-            )
-        return cls(process, log)
+        # vLLM's processes talk over sockets that they never remove. The path of one may have 107 bytes.
+        sockets = tempfile.mkdtemp(prefix="proserve-")
+        try:
+            with log.open("ab") as output:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={"VLLM_RPC_BASE_PATH": sockets, **environment},
+                    start_new_session=True,
+                    preexec_fn=_end_with_parent,
+                )
+        except OSError:
+            shutil.rmtree(sockets)
+            raise
+        return cls(process, log, sockets)
 
     @property
     def pid(self) -> int:
@@ -64,6 +73,7 @@ class EngineProcess:
         """End the whole group: TERM, and KILL for what is left after `grace_s`. Returns when nothing is left."""
         for number, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_GRACE_S)):
             if await self._ended(number, limit_s):
+                shutil.rmtree(self._sockets, ignore_errors=True)
                 return
         logger.error("process group %d is still there after SIGKILL", self.pid)
 

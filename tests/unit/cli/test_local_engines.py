@@ -104,6 +104,18 @@ async def test_a_killed_engine_is_started_again_and_its_children_are_gone(tmp_pa
         assert not alive(child)
 
 
+async def test_sockets_between_the_processes_of_an_engine_go_with_it(tmp_path: Path) -> None:
+    code = "import os, pathlib, time; folder = pathlib.Path(os.environ['VLLM_RPC_BASE_PATH']); "
+    code += "(folder / 'socket').touch(); print(folder, flush=True); time.sleep(600)"
+    log = tmp_path / "engine.log"
+    process = await EngineProcess.start([sys.executable, "-c", code], environment={}, log=log)
+    await until(lambda: log.read_text().endswith("\n"))
+    folder = Path(log.read_text().strip())
+    assert (folder / "socket").exists()
+    await process.stop()
+    assert not folder.exists()
+
+
 async def test_an_engine_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
     port = free_port()
     once = f"import os, sys\nif os.path.exists({str(tmp_path / 'ran')!r}): sys.exit(1)\n"
