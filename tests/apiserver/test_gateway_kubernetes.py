@@ -205,8 +205,8 @@ async def test_engines_with_tls_are_trusted_by_the_authority_in_their_pools_secr
             engine_pool("tiny", engine={"tls": {"secretName": "engine-tls"}}),
             addresses,
         )
-        (problem,) = await until(problems_now, bool)
-        assert "Secret 'engine-tls' has no entry 'ca.crt'" in problem
+        # Until the Secret has been read, what is told is that there is none.
+        await until(problems_now, lambda said: "Secret 'engine-tls' has no entry 'ca.crt'" in " ".join(said))
         await until(answer, lambda said: said == 503)
         certificate["stringData"]["ca.crt"] = (tmp_path / "ca.crt").read_text()
         await namespace.apply(certificate)
