@@ -5,13 +5,11 @@ on request a NetworkPolicy and a ServiceMonitor. There is no ConfigMap: all sett
 that a change of any rolls the pods.
 """
 
-import hashlib
 import math
 from typing import Any
 
-import msgspec
-
 from proserve_core.pools import EnginePool, EngineRuntime, Rollout
+from proserve_operator.drift import mark_of
 from proserve_operator.engine_container import CAPACITY_PORT, ENCRYPTED, HTTP_PORT, PLAIN
 from proserve_operator.names import HASH_ANNOTATION, child_name, labels, selector_labels, server_name
 from proserve_operator.pod_template import pod_template
@@ -155,7 +153,6 @@ def _service_monitor(pool: EnginePool, settings: OperatorSettings) -> Object:
 
 def _finished(pool: EnginePool, uid: str, made: Object) -> Object:
     """With name, labels, owner, and a mark of what was asked for."""
-    digest = hashlib.sha256(msgspec.json.encode(made, order="deterministic")).hexdigest()[:16]
     return {
         "apiVersion": made["apiVersion"],
         "kind": made["kind"],
@@ -163,7 +160,7 @@ def _finished(pool: EnginePool, uid: str, made: Object) -> Object:
             "name": child_name(pool.name),
             "namespace": pool.namespace,
             "labels": {**made.get("labels", {}), **labels(pool)},
-            "annotations": {HASH_ANNOTATION: digest},
+            "annotations": {HASH_ANNOTATION: mark_of(made)},
             "ownerReferences": [
                 {
                     "apiVersion": "proserve.dev/v1alpha1",

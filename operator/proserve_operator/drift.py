@@ -1,7 +1,10 @@
 """Whether an object is still what was asked for."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from proserve_core.quantities import exact_units
 from proserve_operator.names import HASH_ANNOTATION
@@ -10,6 +13,11 @@ _EXACT = frozenset({"command", "ingress"})
 """Fields in which nothing may be added: each rule of `ingress` opens the engines to somebody."""
 _UNLIKE_ABSENT = frozenset({"allowPrivilegeEscalation", "automountServiceAccountToken"})
 """Fields whose `false` the API server gives back, and whose absence means true."""
+
+
+def mark_of(wanted: Any) -> str:
+    """What differs when something else is asked for: for annotations."""
+    return hashlib.sha256(msgspec.json.encode(wanted, order="deterministic")).hexdigest()[:16]
 
 
 def differs(desired: Mapping[str, Any], actual: Mapping[str, Any]) -> bool:

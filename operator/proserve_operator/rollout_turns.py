@@ -10,13 +10,10 @@ annotations say of which template and of which generation of the pool each was m
 keeps its place, so a version whose engines do not start stops there.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
-from proserve_operator.drift import holds
+from proserve_operator.drift import holds, mark_of
 from proserve_operator.kube_client import Kube
 from proserve_operator.names import ANNOTATION_PREFIX, HASH_ANNOTATION
 from proserve_operator.store import Key, Object, Store, key_of, pool_key
@@ -49,7 +46,7 @@ class RolloutTurns:
         Raises:
             KubeError: the API server does not say what is under way.
         """
-        template = _digest(made["spec"]["template"])
+        template = mark_of(made["spec"]["template"])
         marks = {TEMPLATE_ANNOTATION: template, GENERATION_ANNOTATION: str(generation)}
         state = None if there is None else _state(made, there, marks)
         if state == WAITING:
@@ -157,7 +154,3 @@ def _marked(made: Object, marks: Mapping[str, str], state: str | None) -> Object
     if state == WAITING:
         spec = {**spec, "paused": True}
     return {**made, "metadata": {**metadata, "annotations": annotations, "labels": labels}, "spec": spec}
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]

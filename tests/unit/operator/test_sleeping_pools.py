@@ -5,15 +5,20 @@ from reconcile_bench import ReconcileBench
 SLEEPY = {"scaling": {"min": 0, "max": 3, "idleDelay": "60s", "scaleUpDelay": "10s"}}
 
 
+async def looks(bench: ReconcileBench, times: int, *, waiting: int = 0) -> None:
+    """So many, 15 s apart, while no new request comes and so many wait."""
+    for _ in range(times):
+        bench.report(requests=0, lost=0, waiting=waiting)
+        await bench.look()
+        bench.now_s += 15
+
+
 async def asleep() -> ReconcileBench:
     """A pool whose only engine went."""
     bench = ReconcileBench(**SLEEPY)
     await bench.look()
     bench.engines_are(1)
-    for _ in range(5):
-        bench.report(requests=0, lost=0)
-        await bench.look()
-        bench.now_s += 15
+    await looks(bench, 5)
     return bench
 
 
@@ -68,10 +73,7 @@ async def test_running_request_keeps_the_pool_awake() -> None:
     bench = ReconcileBench(**SLEEPY)
     await bench.look()
     bench.engines_are(1)
-    for _ in range(20):
-        bench.report(requests=0, lost=0, waiting=1)
-        await bench.look()
-        bench.now_s += 15
+    await looks(bench, 20, waiting=1)
     assert engines(bench) == 1
 
 
@@ -80,18 +82,12 @@ async def test_gateway_that_does_not_answer_may_have_requests() -> None:
     await bench.look()
     bench.engines_are(1)
     bench.reports.silent = 1
-    for _ in range(20):
-        bench.report(requests=0, lost=0)
-        await bench.look()
-        bench.now_s += 15
+    await looks(bench, 20)
     assert engines(bench) == 1
     assert bench.condition("ScalingActive") == ("False", "GatewaySilent")
     assert bench.told("GatewaySilent") == [bench.message("ScalingActive")]
     bench.reports.silent = 0
-    for _ in range(5):
-        bench.report(requests=0, lost=0)
-        await bench.look()
-        bench.now_s += 15
+    await looks(bench, 5)
     assert engines(bench) == 0
     assert bench.condition("ScalingActive") == ("True", "ScaledToZero")
 
